@@ -1,1 +1,3 @@
 //! The Postgres wire, both ends.
+
+pub mod client;
