@@ -1,0 +1,1 @@
+//! The client end: connections of ours to Postgres servers.
