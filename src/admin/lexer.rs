@@ -395,26 +395,35 @@ mod tests {
 
     #[test]
     fn comments_nest_and_are_skipped() {
-        check("a -- b\n/* c /* d */ e */ f", expect![[r#"
+        check(
+            "a -- b\n/* c /* d */ e */ f",
+            expect![[r#"
             0..1 Word("a")
             25..26 Word("f")
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn literals_join_across_lines_only() {
-        check("'a'\n 'b' 'c'", expect![[r#"
+        check(
+            "'a'\n 'b' 'c'",
+            expect![[r#"
             0..8 Text("ab")
             9..12 Text("c")
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn what_is_not_closed_is_named_where_it_opens() {
-        check("a 'b", expect![[r#"
+        check(
+            "a 'b",
+            expect![[r#"
             0..1 Word("a")
             2 error: unterminated quoted string
-        "#]]);
+        "#]],
+        );
         check("\"b", expect!["0 error: unterminated quoted identifier\n"]);
         check("\"\"", expect!["0 error: zero-length delimited identifier\n"]);
         check(" /* /* */", expect!["1 error: unterminated /* comment\n"]);

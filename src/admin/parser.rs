@@ -5,7 +5,7 @@
 
 use super::arguments::{self, Argument, Arguments};
 use super::commands;
-use super::grammar::{Command, Item, OptionSpec};
+use super::grammar::{Command, Item, OptionKind, OptionSpec};
 use super::lexer::{Lexer, Token, TokenKind};
 use super::statement::Statement;
 use super::syntax::{SyntaxError, did_you_mean};
@@ -155,6 +155,10 @@ impl Attempt<'_> {
         };
         if found {
             self.lexer.next()?;
+            // A keyword that may be left out is an argument by being there.
+            if let Item::Word(word) = item {
+                self.arguments.insert(word, Argument::Flag(true), token.span.start);
+            }
         } else {
             self.mismatch.record(token, item.expected());
         }
@@ -247,8 +251,10 @@ impl Attempt<'_> {
         let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
         match index.and_then(|index| values.get(index)) {
             Some(Some(text)) => Ok(Some(Argument::Text(text.clone()))),
-            Some(None) => Err(SyntaxError::at(at, "null value not allowed here")
-                .with_sqlstate(NULL_NOT_ALLOWED)),
+            Some(None) => {
+                Err(SyntaxError::at(at, "null value not allowed here")
+                    .with_sqlstate(NULL_NOT_ALLOWED))
+            }
             None => Err(SyntaxError::at(at, format!("there is no parameter ${number}"))
                 .with_sqlstate(UNDEFINED_PARAMETER)),
         }
@@ -292,6 +298,13 @@ impl Attempt<'_> {
             return Ok(());
         }
         let at = token.span.start;
+        if let OptionKind::Name = spec.kind
+            && let Some(token) = self.lexer.bare_name()?
+            && let TokenKind::Word(word) = token.kind
+        {
+            self.arguments.insert(spec.name, arguments::name(&word, at)?, at);
+            return Ok(());
+        }
         let value = match self.value(&token)? {
             Some(Argument::Text(text)) => arguments::option(spec, Some(&text), at)?,
             Some(unknown) => unknown,
