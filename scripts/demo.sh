@@ -37,13 +37,10 @@ shown() { printf '%s ' "${@##*/release/}" | sed -e "s/:$SOURCE_PASSWORD@/:***@/"
 
 # ---- processes -----------------------------------------------------------------------------------------
 
-as_postgres() {
-  if [ "$(id -u)" = 0 ]; then
-    setsid setpriv --reuid postgres --regid postgres --init-groups "$@"
-  else
-    setsid "$@"
-  fi
-}
+# Postgres refuses to run as root. In a session of its own Ctrl-C reaches this script alone, which then
+# stops everything in order.
+as_postgres=(setsid)
+if [ "$(id -u)" = 0 ]; then as_postgres+=(setpriv --reuid postgres --regid postgres --init-groups); fi
 
 # until_true SECONDS WHAT COMMAND...: nothing outside these processes tells when they are ready, so ask often.
 until_true() {
@@ -124,7 +121,7 @@ start_source() {
   [ "$(id -u)" != 0 ] || chown postgres "$WORK"
   source_port=$(free_port)
   echo "$SOURCE_PASSWORD" >"$WORK/password"
-  as_postgres "$PG_BIN/initdb" -D "$WORK/source" -U postgres --pwfile "$WORK/password" --no-sync \
+  "${as_postgres[@]}" "$PG_BIN/initdb" -D "$WORK/source" -U postgres --pwfile "$WORK/password" --no-sync \
     --auth-local trust --auth-host scram-sha-256 --encoding UTF8 --locale C.UTF-8 >/dev/null
   {
     echo "listen_addresses = '127.0.0.1'"
@@ -134,11 +131,11 @@ start_source() {
     echo 'fsync = off            # this source is thrown away'
     echo 'max_wal_size = 4GB'
     # Debian's current Postgres loads an output plugin only when this names it; older ones lack the setting.
-    if as_postgres "$PG_BIN/postgres" -C output_plugin_libraries -D "$WORK/source" >/dev/null 2>&1; then
+    if "${as_postgres[@]}" "$PG_BIN/postgres" -C output_plugin_libraries -D "$WORK/source" >/dev/null 2>&1; then
       echo "output_plugin_libraries = 'pgoutput, test_decoding, wal2json'"
     fi
   } >>"$WORK/source/postgresql.conf"
-  as_postgres "$PG_BIN/postgres" -D "$WORK/source" >"$WORK/source.log" 2>&1 &
+  "${as_postgres[@]}" "$PG_BIN/postgres" -D "$WORK/source" >"$WORK/source.log" 2>&1 &
   source_pid=$!
   until_true 30 'start of the source' psql -XqAt -h "$WORK" -p "$source_port" -U postgres -c 'select 1' postgres
   psql -Xq -h "$WORK" -p "$source_port" -U postgres -c 'create database shop' postgres
