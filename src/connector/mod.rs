@@ -15,7 +15,6 @@ mod cleanup;
 mod cut;
 mod follow;
 mod setup;
-mod template;
 mod worker;
 
 use std::sync::Arc;
@@ -56,8 +55,6 @@ pub struct ConnectorServices {
     pub config: Config,
     /// Where branch data directories and sockets are.
     pub data_dir: crate::data_dir::DataDir,
-    /// One template is made at a time.
-    pub templates: tokio::sync::Mutex<()>,
 }
 
 /// All connectors of this server.
