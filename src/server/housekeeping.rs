@@ -93,7 +93,7 @@ pub(super) async fn sweep(
         if !known.contains(&branch) {
             tracing::info!(branch = branch.get(), "removing branch without a record");
             computes.remove(branch).await?;
-            store.call(move |client: &mut StoreClient| client.delete(branch)).await?;
+            store.delete(branch).await?;
         }
     }
     Ok(())
