@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn refusal_is_kept_as_it_is() {
-        let error = b"E\0\0\0\x12SFATAL\0C3D000\0\0".to_vec();
+        let error = b"E\0\0\0\x13SFATAL\0C3D000\0\0".to_vec();
         let mut greeting = Greeting::default();
         let result = greeting.take(&mut [&GREETING[..18], &error].concat());
         let Err(BackendError::Refused { sqlstate, bytes }) = result else { panic!("{result:?}") };

@@ -112,10 +112,10 @@ impl RunningStatement {
     }
 
     fn cancel(&self) {
-        if let Some(sender) = self.slot().take() {
-            if sender.send(()).is_err() {
-                tracing::trace!("cancel of a statement that ended just now");
-            }
+        if let Some(sender) = self.slot().take()
+            && sender.send(()).is_err()
+        {
+            tracing::trace!("cancel of a statement that ended just now");
         }
     }
 

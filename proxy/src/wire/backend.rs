@@ -171,7 +171,7 @@ mod tests {
         let mut out = Vec::new();
         let text = Refusal::error("42601", "syntax error").with_hint("Look.").at(7);
         refusal(&mut out, &text);
-        let expected = b"E\0\0\0\x3dSERROR\0VERROR\0C42601\0Msyntax error\0HLook.\0P7\0\0";
+        let expected = b"E\0\0\0\x32SERROR\0VERROR\0C42601\0Msyntax error\0HLook.\0P7\0\0";
         assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(expected));
     }
 
