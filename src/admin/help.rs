@@ -55,7 +55,7 @@ mod tests {
     fn check(words: &[&str], expected: Expect) {
         let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
         let out = match rows(&words) {
-            Err(error) => format!("{error}\n{}\n", error.hint.unwrap()),
+            Err(error) => format!("{error}\n{}\n", error.hint.clone().unwrap()),
             Ok(rows) => rows
                 .iter()
                 .map(|row| match (&row[2], &row[3]) {
