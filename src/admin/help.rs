@@ -13,10 +13,8 @@ pub(super) fn rows(words: &[String]) -> Outcome<Vec<Vec<Value>>> {
     if let Some(rest) = wanted.strip_prefix("ARDENT") {
         wanted = rest.trim_start().to_owned();
     }
-    let rows: Vec<_> = commands::all()
-        .filter(|command| is_prefix(&wanted, &command.name()))
-        .map(|command| row(command))
-        .collect();
+    let rows: Vec<_> =
+        commands::all().filter(|command| is_prefix(&wanted, &command.name())).map(row).collect();
     if !rows.is_empty() {
         return Ok(rows);
     }
