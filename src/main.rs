@@ -8,6 +8,7 @@ use ardent::cli::{
     self,
     args::{Cli, Command},
 };
+use ardent::data_dir::DataDir;
 use ardent::server::{self, ServeOptions};
 use clap::Parser;
 use storage::StoreConfig;
@@ -23,11 +24,12 @@ fn main() -> ExitCode {
             };
             server::run(&options).map(|()| 0).map_err(Into::into)
         }
-        Command::Store(store) => {
+        Command::Store => {
+            let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
-                store_dir: store.store_dir,
-                mount_dir: store.mount_dir,
-                socket: store.socket,
+                store_dir: data_dir.store(),
+                mount_dir: data_dir.mount(),
+                socket: data_dir.store_socket(),
             };
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)
         }

@@ -101,7 +101,8 @@ impl Branches {
     /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
     /// registry.
     pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
-        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        let branches =
+            Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
         for record in branches.services.catalog.branches()? {
             match (record.made.kind, record.state) {
                 (BranchKind::User, BranchState::Active) => branches.register(record),
@@ -109,7 +110,7 @@ impl Branches {
                     tracing::info!(branch = %record.made.name, "removing unfinished branch");
                     branches.remove(&record).await?;
                 }
-                (BranchKind::Template | BranchKind::Trunk, _) => {}
+                (BranchKind::Trunk, _) => {}
             }
         }
         Ok(branches)
@@ -125,7 +126,7 @@ impl Branches {
         let mut branches: Vec<_> = self
             .by_endpoint
             .iter()
-            .filter(|entry| entry.value().made.connector == Some(connector))
+            .filter(|entry| entry.value().made.connector == connector)
             .map(|entry| entry.value().clone())
             .collect();
         branches.sort_by(|a, b| a.made.name.cmp(&b.made.name));
@@ -141,7 +142,9 @@ impl Branches {
         self.by_endpoint
             .iter()
             .map(|entry| entry.value().clone())
-            .find(|branch| branch.made.connector == Some(connector) && branch.made.name == name)
+            .find(|branch| {
+                branch.made.connector == connector && branch.made.name == name
+            })
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }
 
@@ -174,5 +177,9 @@ impl Branches {
 
 /// What a branch's compute serves.
 pub fn target(branch: &BranchRecord) -> ComputeTarget {
-    ComputeTarget { branch: branch.number, major: branch.made.major, kind: ComputeKind::Branch }
+    ComputeTarget {
+        branch: branch.number,
+        major: branch.made.major,
+        kind: ComputeKind::Branch,
+    }
 }

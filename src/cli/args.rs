@@ -47,7 +47,7 @@ pub enum Command {
     Serve(Serve),
     /// Run the page store; started by the server
     #[command(hide = true)]
-    Store(Store),
+    Store,
     /// Follow Postgres sources
     #[command(subcommand)]
     Connector(Connector),
@@ -91,20 +91,6 @@ pub struct Serve {
     /// Take over from a running server without stopping computes
     #[arg(long)]
     pub takeover: bool,
-}
-
-/// `ardent store`
-#[derive(Args, Debug)]
-pub struct Store {
-    /// Where layers and the journal are kept
-    #[arg(long)]
-    pub store_dir: PathBuf,
-    /// Where branches appear
-    #[arg(long)]
-    pub mount_dir: PathBuf,
-    /// Control socket
-    #[arg(long)]
-    pub socket: PathBuf,
 }
 
 /// The only kind of source.
