@@ -16,6 +16,9 @@ use storage::StoreConfig;
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let outcome: Result<u8, Box<dyn Error>> = match command {
+        Command::Serve(serve) if serve.takeover => {
+            Err("--takeover is not supported yet: stop the running server, its data stays".into())
+        }
         Command::Serve(serve) => {
             let options = ServeOptions {
                 data_dir: cli::data_dir(&global),

@@ -250,3 +250,141 @@ pub(super) fn table(rows: &[Row]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use expect_test::expect;
+
+    use super::super::row::Cell;
+    use super::*;
+
+    fn text(value: &str) -> Cell {
+        Cell::Text(value.to_owned())
+    }
+
+    fn noon() -> Cell {
+        Cell::Time(UNIX_EPOCH + Duration::from_secs(1_780_315_200))
+    }
+
+    fn connector(name: &str, state: &str, is_current: bool) -> Row {
+        Row::of(&[
+            ("name", text(name)),
+            ("id", text("c1")),
+            ("service", text("postgresql")),
+            ("state", text(state)),
+            ("warnings", Cell::Null),
+            ("current", Cell::Bool(is_current)),
+        ])
+    }
+
+    #[test]
+    fn connectors_read_as_documented() {
+        let rows =
+            [connector("prod-db", "ready", true), connector("staging-db", "setup pending", false)];
+        expect![[r"
+            Connectors:
+            * ● prod-db
+                postgresql
+
+              ○ staging-db
+                postgresql
+        "]]
+        .assert_eq(&connector_list(&rows, Style::Plain));
+        expect![[r"
+            ✓ Connector created and ready
+              ID: c1
+              Ready to branch:
+              ardent branch create <name>
+        "]]
+        .assert_eq(&connector_ready(&rows[0], "Connector created and ready", Style::Plain));
+        expect![[r"
+            Connector: prod-db
+            Service:   postgresql
+            Status:    Ready
+        "]]
+        .assert_eq(&connector_status(&rows[..1], Style::Plain));
+        expect![["✓ Connector deleted\n"]]
+            .assert_eq(&connector_deleted(&Row::of(&[("name", text("a"))]), Style::Plain));
+        let coloured = connector_list(&rows[..1], Style::Coloured);
+        assert!(coloured.contains("\x1b[32m* \u{25cf} prod-db\x1b[0m\n"), "{coloured:?}");
+    }
+
+    #[test]
+    fn warnings_and_locks_stand_with_their_connector() {
+        let row = Row::of(&[
+            ("name", text("prod-db")),
+            ("service", text("postgresql")),
+            ("state", text("degraded")),
+            ("warnings", text("table public.audit is excluded")),
+            ("locked", Cell::Bool(true)),
+        ]);
+        expect![[r"
+            Connectors:
+              ● prod-db ⚠ 1 [delete locked]
+                ⚠ table public.audit is excluded
+                postgresql
+        "]]
+        .assert_eq(&connector_list(&[row], Style::Plain));
+    }
+
+    #[test]
+    fn switches_name_both_ends() {
+        let row = Row::of(&[("previous", text("prod-db")), ("name", text("staging-db"))]);
+        expect![["Switched from 'prod-db' to 'staging-db'\n"]].assert_eq(&switched(&row));
+        let row = Row::of(&[("previous", Cell::Null), ("name", text("b")), ("url", text("u"))]);
+        expect![["Switched to 'b'\nu\n"]].assert_eq(&switched(&row));
+    }
+
+    #[test]
+    fn branches_read_as_documented() {
+        let row = Row::of(&[
+            ("name", text("my-feature")),
+            ("connector", text("prod-db")),
+            ("status", text("active")),
+            ("url", text("postgresql://branch_owner.my-feature:x@127.0.0.1:6432/app")),
+            ("lsn", text("0/155BE40")),
+            ("unique_bytes", Cell::Integer(1_258_291)),
+            ("shared_bytes", Cell::Integer(104_857_600)),
+            ("created_at", noon()),
+            ("idle_s", Cell::Integer(150)),
+            ("current", Cell::Bool(true)),
+        ]);
+        expect![[r"
+            ✓ Branch 'my-feature' created and checked out in 4.2s
+
+            postgresql://branch_owner.my-feature:x@127.0.0.1:6432/app
+        "]]
+        .assert_eq(&branch_created(&row, Duration::from_millis(4210), Style::Plain));
+        expect![[r"
+            Branches:
+            * ● my-feature
+                  postgres · ready · created 2026-06-01 · idle 2m (active)
+        "]]
+        .assert_eq(&branch_list(std::slice::from_ref(&row), Style::Plain));
+        expect![[r"
+            Branch: my-feature (current)
+              Type:    postgres
+              Status:  active
+              Ready:   read + write
+              Created: 6/1/2026, 12:00:00 PM
+              Source:  prod-db at 0/155BE40
+              Size:    1.1 MB own, 100.0 MB shared
+
+            Direct URL: postgresql://branch_owner.my-feature:x@127.0.0.1:6432/app
+        "]]
+        .assert_eq(&branch_info(&row, Style::Plain));
+    }
+
+    #[test]
+    fn other_rows_are_a_table() {
+        let row = |name: &str| Row::of(&[("name", text(name)), ("pid", Cell::Integer(7))]);
+        expect![[r"
+            NAME   PID
+            a      7
+            trunk  7
+        "]]
+        .assert_eq(&table(&[row("a"), row("trunk")]));
+    }
+}
