@@ -15,11 +15,20 @@
 
 pub mod client;
 mod refusal;
-mod scram;
-mod route;
-mod console;
 mod limits;
+mod scram;
+mod wire;
+mod route;
 mod sessions;
+mod socket;
+mod naming;
+mod cancel;
+mod preauth;
+mod console;
+mod backend;
+mod relay;
+mod record;
+mod door;
 mod listener;
 
 pub use console::{

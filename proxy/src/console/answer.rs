@@ -103,6 +103,7 @@ impl Notice {
     }
 
     /// A notice.
+    #[expect(clippy::self_named_constructors, reason = "the levels are named as Postgres does")]
     pub fn notice(message: impl Into<String>) -> Self {
         Self::new(NoticeLevel::Notice, "00000", message.into())
     }

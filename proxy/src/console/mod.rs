@@ -5,6 +5,10 @@
 //! our own authenticated stream.
 
 mod answer;
+mod encode;
+mod desk;
+mod protocol;
+mod serve;
 
 use std::future::Future;
 use std::ops::Range;
@@ -12,6 +16,8 @@ use std::ops::Range;
 use crate::refusal::Refusal;
 use crate::scram::ScramVerifier;
 use crate::sessions::Peer;
+
+pub(crate) use serve::{Start, serve};
 
 pub use answer::{Answer, Column, ColumnKind, Notice, NoticeLevel, NoticeSender, Value};
 
