@@ -11,7 +11,7 @@ use super::style::Paint;
 use super::time::rough_duration;
 
 /// Appends a line.
-macro_rules! line {
+macro_rules! push_line {
     ($out:expr, $($format:tt)*) => {
         writeln!($out, $($format)*).expect("writing into memory does not fail")
     };
@@ -26,11 +26,11 @@ pub(super) fn preflight(rows: &[Row], style: Style) -> String {
 pub(super) fn connector_ready(row: &Row, done: &str, style: Style) -> String {
     let mut out = String::new();
     let mark = style.paint(Paint::Green, "\u{2713}");
-    line!(out, "{mark} {done}");
-    line!(out, "  ID: {}", row.text("id"));
+    push_line!(out, "{mark} {done}");
+    push_line!(out, "  ID: {}", row.text("id"));
     warnings(&mut out, row, "  ", style);
-    line!(out, "  Ready to branch:");
-    line!(out, "  ardent branch create <name>");
+    push_line!(out, "  Ready to branch:");
+    push_line!(out, "  ardent branch create <name>");
     out
 }
 
@@ -53,9 +53,9 @@ pub(super) fn connector_list(rows: &[Row], style: Style) -> String {
         if row.flag("locked") {
             line += " [delete locked]";
         }
-        line!(out, "{}", highlight(row, &line, style));
+        push_line!(out, "{}", highlight(row, &line, style));
         warnings(&mut out, row, "    ", style);
-        line!(out, "{}", highlight(row, &format!("    {}", row.text("service")), style));
+        push_line!(out, "{}", highlight(row, &format!("    {}", row.text("service")), style));
     }
     out
 }
@@ -85,7 +85,7 @@ fn icon(row: &Row) -> char {
 
 fn warnings(out: &mut String, row: &Row, indent: &str, style: Style) {
     for warning in row.text("warnings").lines() {
-        line!(out, "{indent}{} {warning}", style.paint(Paint::Yellow, "\u{26a0}"));
+        push_line!(out, "{indent}{} {warning}", style.paint(Paint::Yellow, "\u{26a0}"));
     }
 }
 
@@ -98,25 +98,25 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
         if index > 0 {
             out.push('\n');
         }
-        line!(out, "Connector: {}", row.text("name"));
-        line!(out, "Service:   {}", row.text("service"));
-        line!(out, "Status:    {}", capitalised(row.text("state")));
+        push_line!(out, "Connector: {}", row.text("name"));
+        push_line!(out, "Service:   {}", row.text("service"));
+        push_line!(out, "Status:    {}", capitalised(row.text("state")));
         if let Some(phase) = row.optional_text("phase") {
-            line!(out, "Phase:     {phase}");
+            push_line!(out, "Phase:     {phase}");
         }
         if let (Some(done), Some(total)) = (row.integer("bytes_done"), row.integer("bytes_total"))
             && row.text("state") == "validating"
         {
-            line!(out, "Copied:    {} of {}", bytes(done), bytes(total));
+            push_line!(out, "Copied:    {} of {}", bytes(done), bytes(total));
         }
         if let Some(lag) = row.integer("lag_bytes") {
-            line!(out, "Lag:       {}", bytes(lag));
+            push_line!(out, "Lag:       {}", bytes(lag));
         }
         if let Some(retained) = row.integer("retained_wal_bytes") {
-            line!(out, "WAL held:  {}", bytes(retained));
+            push_line!(out, "WAL held:  {}", bytes(retained));
         }
         if let Some(error) = row.optional_text("error") {
-            line!(out, "Error:     {error}");
+            push_line!(out, "Error:     {error}");
         }
         warnings(&mut out, row, "", style);
     }
@@ -153,7 +153,7 @@ pub(super) fn switched(row: &Row) -> String {
         None => format!("Switched to '{name}'\n"),
     };
     if let Some(url) = row.optional_text("url") {
-        line!(out, "{url}");
+        push_line!(out, "{url}");
     }
     out
 }
@@ -161,7 +161,7 @@ pub(super) fn switched(row: &Row) -> String {
 pub(super) fn connector_deleted(row: &Row, style: Style) -> String {
     let mut out = done("Connector deleted", style);
     for branch in row.text("deleted_branches").lines() {
-        line!(out, "  Deleted branch: {branch}");
+        push_line!(out, "  Deleted branch: {branch}");
     }
     out
 }
@@ -177,7 +177,7 @@ pub(super) fn branch_created(row: &Row, took: Duration, style: Style) -> String 
     let what = format!("Branch '{name}' created and checked out in {took:.1}s");
     let mut out = done(&what, style);
     warnings(&mut out, row, "  ", style);
-    line!(out, "\n{}", row.text("url"));
+    push_line!(out, "\n{}", row.text("url"));
     out
 }
 
@@ -190,14 +190,18 @@ pub(super) fn branch_list(rows: &[Row], style: Style) -> String {
         let status = row.text("status");
         let icon = if status == "active" { '\u{25cf}' } else { '\u{25cb}' };
         let line = format!("{} {icon} {}", current(row), row.text("name"));
-        line!(out, "{}", if row.flag("current") { style.paint(Paint::Green, &line) } else { line });
+        push_line!(
+            out,
+            "{}",
+            if row.flag("current") { style.paint(Paint::Green, &line) } else { line }
+        );
         let ready = if matches!(status, "active" | "suspended") { "ready" } else { status };
         let created = row.time("created_at").map(|time| time.date()).unwrap_or_default();
         let idle = match row.integer("idle_s") {
             Some(seconds) => format!("idle {} ({status})", rough_duration(seconds)),
             None => format!("in use ({status})"),
         };
-        line!(out, "      postgres \u{b7} {ready} \u{b7} created {created} \u{b7} {idle}");
+        push_line!(out, "      postgres \u{b7} {ready} \u{b7} created {created} \u{b7} {idle}");
         warnings(&mut out, row, "      ", style);
     }
     out
@@ -208,21 +212,21 @@ pub(super) fn branch_info(row: &Row, style: Style) -> String {
     let current = if row.flag("current") { " (current)" } else { "" };
     let status = row.text("status");
     let ready = if matches!(status, "active" | "suspended") { "read + write" } else { "no" };
-    line!(out, "Branch: {}{current}", row.text("name"));
-    line!(out, "  Type:    postgres");
-    line!(out, "  Status:  {status}");
-    line!(out, "  Ready:   {ready}");
+    push_line!(out, "Branch: {}{current}", row.text("name"));
+    push_line!(out, "  Type:    postgres");
+    push_line!(out, "  Status:  {status}");
+    push_line!(out, "  Ready:   {ready}");
     let created = row.time("created_at").map(|time| time.american()).unwrap_or_default();
-    line!(out, "  Created: {created}");
+    push_line!(out, "  Created: {created}");
     let parent = row.optional_text("parent").unwrap_or_else(|| row.text("connector"));
     let at = row.optional_text("lsn").map(|lsn| format!(" at {lsn}")).unwrap_or_default();
-    line!(out, "  Source:  {parent}{at}");
+    push_line!(out, "  Source:  {parent}{at}");
     if let (Some(own), Some(shared)) = (row.integer("unique_bytes"), row.integer("shared_bytes")) {
-        line!(out, "  Size:    {} own, {} shared", bytes(own), bytes(shared));
+        push_line!(out, "  Size:    {} own, {} shared", bytes(own), bytes(shared));
     }
     warnings(&mut out, row, "  ", style);
     if let Some(url) = row.optional_text("url") {
-        line!(out, "\nDirect URL: {url}");
+        push_line!(out, "\nDirect URL: {url}");
     }
     out
 }
@@ -246,7 +250,7 @@ pub(super) fn table(rows: &[Row]) -> String {
     let mut out = String::new();
     for row in grid {
         let padded = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        line!(out, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        push_line!(out, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     }
     out
 }
