@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 const DEFAULTS: &str = include_str!("../config/server.toml");
 
 /// Everything an operator may set; read once at start.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The server process itself.
@@ -26,7 +26,7 @@ pub struct Config {
 }
 
 /// Section `[server]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     /// Longest orderly stop, in seconds.
@@ -36,7 +36,7 @@ pub struct ServerConfig {
 }
 
 /// Section `[proxy]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyConfig {
     /// Base domain of branch host names; may be empty.
@@ -52,7 +52,7 @@ pub struct ProxyConfig {
 }
 
 /// Section `[compute]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeConfig {
     /// Folders searched first for Postgres binaries.
@@ -68,7 +68,7 @@ pub struct ComputeConfig {
 }
 
 /// Section `[branch]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BranchConfig {
     /// Idle time after which a branch is suspended, in seconds; 0 never.
@@ -80,7 +80,7 @@ pub struct BranchConfig {
 }
 
 /// Section `[replication]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicationConfig {
     /// Longest time between two status updates to the source, in seconds.
@@ -125,6 +125,21 @@ impl Config {
             merge(&mut merged, section, keys)?;
         }
         Value::Table(merged).try_into().map_err(|e: toml::de::Error| e.message().to_owned())
+    }
+
+    /// Every key as `section.key`, its value as the file writes it, and whether it is the default.
+    pub fn entries(&self) -> Vec<(String, String, bool)> {
+        let table = |config: &Self| Table::try_from(config).unwrap_or_default();
+        let (ours, defaults) = (table(self), table(&Self::default()));
+        let mut entries = Vec::new();
+        for (section, keys) in ours {
+            for (key, value) in keys.as_table().into_iter().flatten() {
+                let default = defaults.get(&section).and_then(|keys| keys.get(key));
+                let name = format!("{section}.{key}");
+                entries.push((name, value.to_string(), default == Some(value)));
+            }
+        }
+        entries
     }
 
     /// Longest wait for freshness at branch creation.

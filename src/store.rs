@@ -151,8 +151,9 @@ async fn find(socket: &Path) -> Option<StoreProcess> {
 
 fn watch(pid: Pid) -> io::Result<StoreProcess> {
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    let pidfd = std::sync::Arc::new(AsyncFd::with_interest(pidfd, Interest::READABLE)?);
-    Ok(StoreProcess { pid, pidfd })
+    // SAFETY: the descriptor stays open and the same inside the AsyncFd until that is dropped.
+    let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    Ok(StoreProcess { pid, pidfd: std::sync::Arc::new(registered) })
 }
 
 /// Starts `ardent store` in its own session and waits for its `ready` line; after that line the

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use proxy::ScramVerifier;
 use storage::client::StoreClient;
 
-use super::{BRANCH_OWNER, BranchError, Branches, target};
+use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
-use crate::postgres;
+use crate::compute::ComputeTarget;
+use crate::postgres::{self, OWNER_ROLE};
 use crate::secret::Secret;
 
 /// What an operator asks for.
@@ -29,7 +30,7 @@ pub struct CreateBranch {
     pub name: Name,
     /// The branch to cut from; none means the trunk.
     pub from: Option<Name>,
-    /// The role of its URL; none means [`BRANCH_OWNER`].
+    /// The role of its URL; none means [`OWNER_ROLE`].
     pub role: Option<String>,
     /// Longest wait for the trunk to reach the source's present position.
     pub freshness_timeout: Option<Duration>,
@@ -60,7 +61,7 @@ impl Branches {
         request: &CreateBranch,
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let parent = self.parent(request)?.map(|parent| parent.number);
-        let role = request.role.as_deref().unwrap_or(BRANCH_OWNER);
+        let role = request.role.as_deref().unwrap_or(OWNER_ROLE);
         if existing.made.role == role && existing.made.parent == parent {
             Ok(existing)
         } else {
@@ -99,6 +100,8 @@ impl Branches {
         parent: Option<&BranchRecord>,
     ) -> Result<BranchRecord, BranchError> {
         let password = Secret::random();
+        let verifier = ScramVerifier::from_password(password.reveal())
+            .expect("a random password of hexadecimal digits has a verifier");
         let mut new = NewBranch {
             kind: BranchKind::User,
             connector: request.connector.id(),
@@ -106,9 +109,10 @@ impl Branches {
             endpoint: None,
             parent: parent.map(|parent| parent.number),
             major: request.connector.major()?,
-            role: request.role.clone().unwrap_or_else(|| BRANCH_OWNER.to_owned()),
+            database: request.connector.database().to_owned(),
+            role: request.role.clone().unwrap_or_else(|| OWNER_ROLE.to_owned()),
             password: Some(self.services.key.seal(&password)),
-            verifier: Some(ScramVerifier::from_password(password.reveal()).to_string()),
+            verifier: Some(verifier.to_string()),
         };
         let candidates = endpoint_candidates(&request.name, request.connector.name());
         for endpoint in candidates.take(self.services.config.branch.branches_max + 2) {
@@ -142,7 +146,7 @@ impl Branches {
         let was_cut = Instant::now();
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
-        let lease = self.services.computes.wake(target(&record)).await?;
+        let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
         self.prove(&record, request, lease.compute().socket_dir()).await?;
         catalog.set_branch_state(record.number, BranchState::Active)?;
         tracing::info!(
@@ -169,11 +173,11 @@ impl Branches {
         request: &CreateBranch,
         socket_dir: &std::path::Path,
     ) -> Result<(), BranchError> {
-        if record.made.role == BRANCH_OWNER {
+        if record.made.role == OWNER_ROLE {
             return Ok(());
         }
         let role = record.made.role.clone();
-        postgres::check_login(socket_dir, &role, request.connector.database())
+        postgres::Session::check_login(socket_dir, &role, request.connector.database())
             .await
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
     }

@@ -23,16 +23,12 @@ use crate::catalog::{BranchKind, BranchRecord, BranchState, Catalog, CatalogErro
 use crate::compute::{ComputeError, ComputeTarget, Computes, Lease};
 use crate::config::Config;
 use crate::connector::{Connectors, CutError};
-use crate::postgres::ComputeKind;
 use crate::secret::{SecretError, SecretKey};
 use crate::store::{Store, StoreError};
 use names::NameLocks;
 
 pub use create::CreateBranch;
 pub use url::{FrontDoorAddress, UrlParts};
-
-/// The role that a branch's URL logs in as unless another is asked for.
-pub const BRANCH_OWNER: &str = "branch_owner";
 
 /// What branches are made with.
 pub struct BranchServices {
@@ -165,21 +161,12 @@ impl Branches {
 
     /// Starts or joins the branch's compute.
     pub async fn wake(&self, branch: &BranchRecord) -> Result<Lease, BranchError> {
-        Ok(self.services.computes.wake(target(branch)).await?)
+        Ok(self.services.computes.wake(ComputeTarget::of(branch)).await?)
     }
 
     fn register(&self, record: BranchRecord) {
         if let Some(endpoint) = record.made.endpoint.clone() {
             self.by_endpoint.insert(endpoint, Arc::new(record));
         }
-    }
-}
-
-/// What a branch's compute serves.
-pub fn target(branch: &BranchRecord) -> ComputeTarget {
-    ComputeTarget {
-        branch: branch.number,
-        major: branch.made.major,
-        kind: ComputeKind::Branch,
     }
 }

@@ -85,6 +85,8 @@ pub struct NewBranch {
     pub parent: Option<BranchId>,
     /// Major version of its Postgres.
     pub major: u32,
+    /// Name of its database, that of the source.
+    pub database: String,
     /// Role its URL logs in as.
     pub role: String,
     /// Password of that role, sealed.
@@ -125,8 +127,8 @@ pub struct RoleVerifier {
     pub can_login: bool,
 }
 
-const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, role, \
-                       password, verifier, lsn, commit_time, stale, created_at";
+const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, database, \
+                       role, password, verifier, lsn, commit_time, stale, created_at";
 
 impl Catalog {
     /// Stores a new branch in state `Creating` and gives it its number.
@@ -135,9 +137,9 @@ impl Catalog {
         let created_at = SystemTime::now();
         connection
             .execute(
-                "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, role, \
-                 password, verifier, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, \
+                 database, role, password, verifier, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
@@ -146,6 +148,7 @@ impl Catalog {
                     new.endpoint,
                     new.parent.map(BranchId::get),
                     new.major,
+                    new.database,
                     new.role,
                     new.password,
                     new.verifier,
@@ -263,7 +266,7 @@ impl Catalog {
 }
 
 fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
-    let lsn: Option<String> = row.get(11)?;
+    let lsn: Option<String> = row.get(12)?;
     let lsn = lsn.map(|text| text.parse()).transpose();
     Ok(BranchRecord {
         number: stored_number(row.get(0)?)?,
@@ -275,13 +278,14 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
             endpoint: row.get(5)?,
             parent: row.get::<_, Option<u32>>(6)?.map(stored_number).transpose()?,
             major: row.get(7)?,
-            role: row.get(8)?,
-            password: row.get(9)?,
-            verifier: row.get(10)?,
+            database: row.get(8)?,
+            role: row.get(9)?,
+            password: row.get(10)?,
+            verifier: row.get(11)?,
         },
         lsn: lsn.map_err(|_| CatalogError::Damaged("branch position"))?,
-        commit_time: row.get::<_, Option<i64>>(12)?.map(from_micros),
-        stale: row.get(13)?,
-        created_at: from_micros(row.get(14)?),
+        commit_time: row.get::<_, Option<i64>>(13)?.map(from_micros),
+        stale: row.get(14)?,
+        created_at: from_micros(row.get(15)?),
     })
 }

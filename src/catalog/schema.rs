@@ -32,6 +32,7 @@ CREATE TABLE branch (
     endpoint          TEXT UNIQUE,
     parent            INTEGER,
     major             INTEGER NOT NULL,
+    database          TEXT NOT NULL,
     role              TEXT NOT NULL,
     password          BLOB,
     verifier          TEXT,

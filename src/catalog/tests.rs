@@ -29,6 +29,7 @@ fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
         endpoint: Some(endpoint.to_owned()),
         parent: None,
         major: 15,
+        database: "shop".to_owned(),
         role: "branch_owner".to_owned(),
         password: None,
         verifier: None,

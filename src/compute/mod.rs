@@ -20,7 +20,7 @@ use storage::BranchId;
 use storage::client::StoreClient;
 use tokio::sync::RwLock;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::postgres::{
@@ -42,6 +42,21 @@ pub struct ComputeTarget {
     pub kind: ComputeKind,
     /// The database clients use.
     pub database: String,
+}
+
+impl ComputeTarget {
+    /// The compute of a branch.
+    pub fn of(branch: &BranchRecord) -> Self {
+        Self {
+            branch: branch.number,
+            major: branch.made.major,
+            kind: match branch.made.kind {
+                BranchKind::Trunk => ComputeKind::Trunk,
+                BranchKind::User => ComputeKind::Branch,
+            },
+            database: branch.made.database.clone(),
+        }
+    }
 }
 
 /// Why a compute does not run.
@@ -189,6 +204,12 @@ impl Computes {
         compute.clone().filter(|compute| compute.is_running())
     }
 
+    /// Time since a branch was last used in this server's life; none while a lease is out.
+    pub fn idle_for(&self, branch: BranchId) -> Option<Duration> {
+        let idle = self.0.slots.get(&branch)?.idle_for();
+        (idle > Duration::ZERO).then_some(idle)
+    }
+
     /// Stops a compute in order, whoever uses it, and sees it gone.
     pub async fn stop(&self, branch: BranchId) -> Result<(), ComputeError> {
         let Some(slot) = self.0.slots.get(&branch).map(|slot| slot.clone()) else { return Ok(()) };
@@ -278,8 +299,8 @@ impl Computes {
     }
 
     fn slot(&self, target: ComputeTarget) -> Arc<Slot> {
-        let slot = || Arc::new(Slot::new(target));
-        self.0.slots.entry(target.branch).or_insert_with(slot).clone()
+        let branch = target.branch;
+        self.0.slots.entry(branch).or_insert_with(|| Arc::new(Slot::new(target))).clone()
     }
 
     fn spec(&self, target: &ComputeTarget) -> Result<ComputeSpec, ComputeError> {

@@ -44,7 +44,7 @@ impl Worker {
 
     async fn begin_following(&mut self) -> Result<Followed, SetupError> {
         let trunk = setup::find_trunk(&self.services, &self.record)?.ok_or(SetupError::NoTrunk)?;
-        let target = setup::target(&trunk, &self.record.made.database);
+        let target = ComputeTarget::of(&trunk);
         let link = setup::link(&self.record, &self.source)?;
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);

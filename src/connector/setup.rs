@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::compute::ComputeTarget;
-use crate::postgres::{self, ComputeKind, LocaleProvider, TemplateSpec};
+use crate::postgres::{self, LocaleProvider, TemplateSpec};
 use crate::replication::{self, Link, SetupProgress, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
 
@@ -36,7 +36,7 @@ impl Setup {
             Some(trunk) => trunk,
             None => self.make_trunk(&facts, installation.major).await?,
         };
-        let lease = self.services.computes.wake(self.target(&trunk)).await?;
+        let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
         let access = TrunkAccess {
             socket_dir: lease.compute().socket_dir().to_owned(),
             database: self.record.made.database.clone(),
@@ -64,10 +64,6 @@ impl Setup {
         Ok(facts)
     }
 
-    fn target(&self, trunk: &BranchRecord) -> ComputeTarget {
-        target(trunk, &self.record.made.database)
-    }
-
     /// The trunk of an earlier attempt, if its data directory is whole.
     fn finished_trunk(&self) -> Result<Option<BranchRecord>, SetupError> {
         let trunk = find_trunk(&self.services, &self.record)?;
@@ -84,6 +80,7 @@ impl Setup {
             endpoint: None,
             parent: None,
             major,
+            database: self.record.made.database.clone(),
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
@@ -141,16 +138,6 @@ pub(super) async fn remove_trunk(
     services.store.delete(number).await?;
     services.catalog.delete_branch(number)?;
     Ok(())
-}
-
-/// What a trunk's compute serves.
-pub(super) fn target(trunk: &BranchRecord, database: &str) -> ComputeTarget {
-    ComputeTarget {
-        branch: trunk.number,
-        major: trunk.made.major,
-        kind: ComputeKind::Trunk,
-        database: database.to_owned(),
-    }
 }
 
 /// The two ends of a connector, as replication sees them.

@@ -35,6 +35,7 @@ pub use activity::{Activity, activity};
 pub use compute::{Compute, ComputeSpec};
 pub use error::PostgresError;
 pub use installation::{Installation, choose, find};
+pub use precheck::SOCKET_NAME;
 pub use process::{Account, Exit};
 pub use roles::{
     APPLY_ROLE, OWNER_ROLE, RoleVerifier, SYSTEM_DATABASE, SYSTEM_ROLE, forget_passwords,

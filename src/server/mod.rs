@@ -18,19 +18,18 @@ use std::time::Duration;
 
 use proxy::{Limits, Listener, Sessions, Settings};
 use sha2::{Digest, Sha256};
-use storage::client::StoreClient;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::AdminConsole;
 use crate::branch::{BranchError, BranchServices, Branches, FrontDoorAddress};
-use crate::catalog::{BranchKind, Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError};
 use crate::compute::{ComputeError, ComputeTarget, Computes};
 use crate::config::{Config, ConfigError};
 use crate::connector::{ConnectorError, ConnectorServices, Connectors};
 use crate::control::{ControlPlane, ControlServices};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::postgres::{self, ComputeKind};
+use crate::postgres;
 use crate::router::Router;
 use crate::secret::{SecretError, SecretKey};
 use crate::store::{Store, StoreError, StorePaths};
@@ -162,6 +161,7 @@ impl Parts {
         let control = ControlPlane::new(ControlServices {
             config: self.config.clone(),
             catalog: self.catalog.clone(),
+            key: self.key.clone(),
             connectors: connectors.clone(),
             branches: branches.clone(),
             computes: self.computes.clone(),
@@ -297,12 +297,7 @@ fn store_paths(data_dir: &DataDir) -> StorePaths {
 /// Finds the computes that a killed server left running.
 async fn adopt(catalog: &Catalog, computes: &Computes) -> Result<(), ServerError> {
     for record in catalog.branches()? {
-        let kind = match record.made.kind {
-            BranchKind::Trunk => ComputeKind::Trunk,
-            BranchKind::User => ComputeKind::Branch,
-        };
-        let target = ComputeTarget { branch: record.number, major: record.made.major, kind };
-        if computes.adopt(target).await? {
+        if computes.adopt(ComputeTarget::of(&record)).await? {
             tracing::info!(branch = record.number.get(), "adopted running compute");
         }
     }

@@ -14,5 +14,6 @@ pub mod daemon;
 
 pub use client::StoreClient;
 pub use daemon::StoreConfig;
-pub use error::{Advice, Error};
+pub use error::{Advice, Error, RefusalCode};
 pub use id::BranchId;
+pub use wire::{BranchSummary, Owner, Usage};
