@@ -21,6 +21,9 @@ pub mod statement;
 mod syntax;
 mod tolerance;
 
+#[cfg(test)]
+mod tests;
+
 pub use console::AdminConsole;
 pub use error::{OperationError, Outcome, sqlstate};
 pub use operations::{Caller, Operations, Progress};
