@@ -1,2 +1,137 @@
-//! x
-fn main() {}
+//! What a branch costs in time, from the statement to the first answer of the branch, beside the
+//! ordinary ways to copy a database: `cp -a` of the data directory, `CREATE DATABASE ... TEMPLATE`.
+//!
+//! All of it in one run on one machine, so that the ratios mean something whatever the machine.
+
+#[expect(dead_code, reason = "shared with the integration tests, which use more of it")]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::drivers::psql;
+use support::server::Server;
+use support::source::Source;
+use support::workload::Pgbench;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+/// pgbench scale and what it amounts to on disk.
+const SIZES: [(u32, &str); 2] = [(7, "100 MB"), (68, "1 GB")];
+const CREATES: usize = 15;
+const COPIES: usize = 3;
+/// The steps that the server reports with a new branch, in order.
+const STEPS: [&str; 4] = ["freshness_ms", "quiesce_ms", "fork_ms", "start_ms"];
+
+fn main() {
+    println!("medians in ms; every line ends with the first answer to `select 1`");
+    for (scale, size) in SIZES {
+        let mut source = Source::with(&[("fsync", "on")]);
+        source.pgbench(scale);
+        source.sql("checkpoint");
+        println!("\n{size}: {} in the source", size_of(&source));
+        branches(&source);
+        template(&source);
+        source.stop();
+        copies(&source);
+    }
+}
+
+fn size_of(source: &Source) -> String {
+    source.sql("select pg_size_pretty(pg_database_size(current_database()))")
+}
+
+/// One create after another on one admin connection, under a write load on the source.
+fn branches(source: &Source) {
+    let server = Server::start();
+    server.follow(source);
+    let load = Pgbench::start(source);
+    let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
+    let samples = runtime.block_on(async {
+        let admin = connect(&server.console_url()).await;
+        let mut samples = Vec::new();
+        for number in 0..CREATES {
+            samples.push(create(&admin, number).await);
+        }
+        samples
+    });
+    load.stop();
+    let column = |index: usize| median(samples.iter().map(|sample| sample[index]).collect());
+    let totals: Vec<f64> = samples.iter().map(|sample| sample[STEPS.len() + 1]).collect();
+    let worst = totals.iter().copied().fold(0.0, f64::max);
+    println!(
+        "  ardent branch create     {:9.1}   worst of {CREATES}: {worst:.1}",
+        column(STEPS.len() + 1)
+    );
+    let names = ["freshness wait", "quiesce", "fork", "start", "first query"];
+    for (index, name) in names.iter().enumerate() {
+        println!("    {name:<22} {:9.1}", column(index));
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(connection);
+    client
+}
+
+/// Milliseconds of the four steps, of the first query with its connection, and of it all.
+async fn create(admin: &Client, number: usize) -> Vec<f64> {
+    let started = Instant::now();
+    let messages =
+        admin.simple_query(&format!("ARDENT BRANCH CREATE b{number}")).await.expect("create");
+    let created = started.elapsed();
+    let row = first_row(&messages);
+    let branch = connect(row.get("url").expect("the branch's url")).await;
+    branch.simple_query("select 1").await.expect("select 1");
+    let total = started.elapsed();
+    // A step the server does not report prints as NaN rather than as a flattering zero.
+    let step = |name: &&str| row.try_get(*name).ok().flatten().and_then(|text| text.parse().ok());
+    let mut sample: Vec<f64> = STEPS.iter().map(|name| step(name).unwrap_or(f64::NAN)).collect();
+    sample.push(milliseconds(total - created));
+    sample.push(milliseconds(total));
+    sample
+}
+
+fn first_row(messages: &[SimpleQueryMessage]) -> &SimpleQueryRow {
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.expect("a row")
+}
+
+/// `CREATE DATABASE ... TEMPLATE` on the source itself, which no one may be connected to meanwhile.
+fn template(source: &Source) {
+    let samples = (0..COPIES).map(|number| {
+        let started = Instant::now();
+        let copy = format!("copy{number}");
+        let elsewhere = source.socket_url().replace("/postgres?", "/template1?");
+        psql(&elsewhere, &format!("create database {copy} template postgres")).ok();
+        psql(&source.socket_url().replace("/postgres?", &format!("/{copy}?")), "select 1").ok();
+        let taken = milliseconds(started.elapsed());
+        psql(&elsewhere, &format!("drop database {copy}")).ok();
+        taken
+    });
+    println!("  CREATE DATABASE TEMPLATE {:9.1}", median(samples.collect()));
+}
+
+/// `cp -a` of the stopped source's data directory, then a start of Postgres on the copy.
+fn copies(source: &Source) {
+    let samples = (0..COPIES).map(|_| {
+        let started = Instant::now();
+        let copy = source.copied();
+        let taken = milliseconds(started.elapsed());
+        drop(copy);
+        taken
+    });
+    println!("  cp -a and start          {:9.1}", median(samples.collect()));
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -37,7 +37,9 @@ pub enum DataDirError {
     #[error("data directory {0} is in use by another ardent server: stop it first")]
     InUse(String),
     /// Postgres could not be reached below this path.
-    #[error("data directory path {0} is too long for unix sockets: choose one of at most {1} bytes")]
+    #[error(
+        "data directory path {0} is too long for unix sockets: choose one of at most {1} bytes"
+    )]
     TooLong(String, usize),
     /// The system refused.
     #[error("prepare data directory {path}: {source}")]
@@ -92,8 +94,7 @@ impl DataDir {
 
     fn check_socket_paths(&self) -> Result<(), DataDirError> {
         let longest = self.compute_socket_dir(BranchId(u32::MAX)).join(".s.PGSQL.5432");
-        let excess =
-            longest.as_os_str().as_bytes().len().saturating_sub(SOCKET_PATH_BYTES_MAX);
+        let excess = longest.as_os_str().as_bytes().len().saturating_sub(SOCKET_PATH_BYTES_MAX);
         if excess == 0 {
             return Ok(());
         }

@@ -4,16 +4,10 @@ use crate::support::drivers::psql;
 use crate::support::server::Server;
 use crate::support::source::Source;
 
-/// The URL of the admin database over the unix socket, where root is admin without a password.
-fn console(server: &Server) -> String {
-    let directory = server.data_dir().join("run");
-    format!("postgresql:///ardent?host={}&port={}&user=root", directory.display(), server.port())
-}
-
 #[test]
 fn mistakes_in_admin_sql_get_a_position_and_a_hint() {
     let server = Server::start();
-    let url = console(&server);
+    let url = server.console_url();
     let typo = psql(&url, "ARDENT BRANCH CRAETE b1").failed(1);
     assert!(typo.contains("42601") && typo.contains("LINE 1:"), "{typo}");
     assert!(typo.contains("HINT:") && typo.contains('^'), "{typo}");

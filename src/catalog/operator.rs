@@ -42,8 +42,8 @@ impl Catalog {
     /// All admin roles by name.
     pub fn admin_roles(&self) -> Result<Vec<AdminRole>, CatalogError> {
         let connection = self.lock();
-        let mut statement =
-            connection.prepare("SELECT name, verifier, level, created_at FROM admin_role ORDER BY name")?;
+        let mut statement = connection
+            .prepare("SELECT name, verifier, level, created_at FROM admin_role ORDER BY name")?;
         let mut rows = statement.query([])?;
         let mut roles = Vec::new();
         while let Some(row) = rows.next()? {
@@ -65,17 +65,12 @@ impl Catalog {
     /// What this operator has selected.
     pub fn selection(&self, operator: &str) -> Result<Selection, CatalogError> {
         let sql = "SELECT connector, branch FROM selection WHERE operator = ?1";
-        let read =
-            |row: &Row<'_>| Ok(Selection { connector: row.get(0)?, branch: row.get(1)? });
+        let read = |row: &Row<'_>| Ok(Selection { connector: row.get(0)?, branch: row.get(1)? });
         Ok(self.lock().query_row(sql, params![operator], read).optional()?.unwrap_or_default())
     }
 
     /// Remembers what this operator has selected.
-    pub fn set_selection(
-        &self,
-        operator: &str,
-        selection: &Selection,
-    ) -> Result<(), CatalogError> {
+    pub fn set_selection(&self, operator: &str, selection: &Selection) -> Result<(), CatalogError> {
         let sql = "INSERT OR REPLACE INTO selection VALUES (?1, ?2, ?3)";
         self.lock().execute(sql, params![operator, selection.connector, selection.branch])?;
         Ok(())

@@ -45,6 +45,12 @@ impl Server {
         self.scratch.path().join("data")
     }
 
+    /// The admin database over the unix socket, where root is admin without a password.
+    pub(crate) fn console_url(&self) -> String {
+        let directory = self.data_dir().join("run");
+        format!("postgresql:///ardent?host={}&port={}&user=root", directory.display(), self.port)
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
