@@ -25,6 +25,8 @@ use storage::BranchId;
 
 /// `sun_path` holds 108 bytes with its closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Branch numbers have at most 31 bits.
+const BRANCH_NUMBER_LONGEST: &str = "2147483647";
 
 /// The data directory of one server.
 #[derive(Clone, Debug)]
@@ -37,9 +39,7 @@ pub enum DataDirError {
     #[error("data directory {0} is in use by another ardent server: stop it first")]
     InUse(String),
     /// Postgres could not be reached below this path.
-    #[error(
-        "data directory path {0} is too long for unix sockets: choose one of at most {1} bytes"
-    )]
+    #[error("data directory path {0} is too long for unix sockets: choose one of at most {1} bytes")]
     TooLong(String, usize),
     /// The system refused.
     #[error("prepare data directory {path}: {source}")]
@@ -93,7 +93,7 @@ impl DataDir {
     }
 
     fn check_socket_paths(&self) -> Result<(), DataDirError> {
-        let longest = self.compute_socket_dir(BranchId(u32::MAX)).join(".s.PGSQL.5432");
+        let longest = self.run().join(BRANCH_NUMBER_LONGEST).join(".s.PGSQL.5432");
         let excess = longest.as_os_str().as_bytes().len().saturating_sub(SOCKET_PATH_BYTES_MAX);
         if excess == 0 {
             return Ok(());
@@ -144,22 +144,22 @@ impl DataDir {
 
     /// The Postgres data directory of a branch.
     pub fn branch(&self, branch: BranchId) -> PathBuf {
-        self.mount().join(branch.0.to_string())
+        self.mount().join(branch.get().to_string())
     }
 
     /// The folder of a compute's socket.
     pub fn compute_socket_dir(&self, branch: BranchId) -> PathBuf {
-        self.run().join(branch.0.to_string())
+        self.run().join(branch.get().to_string())
     }
 
     /// What a new server needs to find a compute again.
     pub fn compute_state(&self, branch: BranchId) -> PathBuf {
-        self.run().join(format!("{}.compute", branch.0))
+        self.run().join(format!("{}.compute", branch.get()))
     }
 
     /// The log of a compute.
     pub fn compute_log(&self, branch: BranchId) -> PathBuf {
-        self.0.join("log").join(format!("compute-{}.log", branch.0))
+        self.0.join("log").join(format!("compute-{}.log", branch.get()))
     }
 
     /// The socket on which operators reach the admin database.

@@ -20,4 +20,5 @@ pub mod connector;
 pub mod branch;
 pub mod router;
 pub mod admin;
+pub mod control;
 pub mod server;

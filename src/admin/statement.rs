@@ -71,3 +71,21 @@ pub enum Statement {
     /// A statement of the design that this server does not do yet.
     Unsupported(&'static str),
 }
+
+impl Statement {
+    /// It changes something, here or on a source; a transaction block does not undo that.
+    pub fn changes_state(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectorCreate(_)
+                | Self::ConnectorSwitch(_)
+                | Self::ConnectorRetrySetup { .. }
+                | Self::ConnectorDelete { .. }
+                | Self::BranchCreate(_)
+                | Self::BranchSwitch(_)
+                | Self::BranchDelete(_)
+                | Self::RoleCreate { .. }
+                | Self::RoleDelete(_)
+        )
+    }
+}

@@ -147,7 +147,7 @@ impl Branches {
         catalog.set_branch_state(record.number, BranchState::Active)?;
         tracing::info!(
             branch = %record.made.name,
-            number = record.number.0,
+            number = record.number.get(),
             freshness_ms = millis(cut.freshness_wait),
             quiesce_ms = millis(cut.quiesce),
             fork_ms = millis(cut.fork),

@@ -35,7 +35,7 @@ impl Branches {
         let number = branch.number;
         services.store.call(move |client: &mut StoreClient| client.delete(number)).await?;
         services.catalog.delete_branch(number)?;
-        tracing::info!(branch = %branch.made.name, number = number.0, "deleted branch");
+        tracing::info!(branch = %branch.made.name, number = number.get(), "deleted branch");
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension, Row, params};
 use storage::BranchId;
 
-use super::{Catalog, CatalogError, ConnectorId, from_micros, taken, to_micros};
+use super::{Catalog, CatalogError, ConnectorId, from_micros, stored_number, taken, to_micros};
 use crate::lsn::Lsn;
 
 /// What a branch of the store is for.
@@ -87,7 +87,7 @@ pub struct NewBranch {
     /// The user branch it was cut from; none means the trunk.
     pub parent: Option<BranchId>,
     /// Major version of its Postgres.
-    pub major: u16,
+    pub major: u32,
     /// Role its URL logs in as.
     pub role: String,
     /// Password of that role, sealed.
@@ -147,7 +147,7 @@ impl Catalog {
                     new.connector.map(|id| id.0),
                     new.name,
                     new.endpoint,
-                    new.parent.map(|branch| branch.0),
+                    new.parent.map(BranchId::get),
                     new.major,
                     new.role,
                     new.password,
@@ -159,7 +159,7 @@ impl Catalog {
         let number = u32::try_from(connection.last_insert_rowid())
             .map_err(|_| CatalogError::Damaged("branch number"))?;
         Ok(BranchRecord {
-            number: BranchId(number),
+            number: stored_number(number)?,
             made: new.clone(),
             state: BranchState::Creating,
             lsn: None,
@@ -193,7 +193,7 @@ impl Catalog {
         let sql = "UPDATE branch SET lsn = ?2, commit_time = ?3, stale = ?4 WHERE number = ?1";
         let lsn = lsn.map(|lsn| lsn.to_string());
         let commit_time = commit_time.map(to_micros);
-        self.lock().execute(sql, params![number.0, lsn, commit_time, stale])?;
+        self.lock().execute(sql, params![number.get(), lsn, commit_time, stale])?;
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl Catalog {
         state: BranchState,
     ) -> Result<(), CatalogError> {
         let sql = "UPDATE branch SET state = ?2 WHERE number = ?1";
-        self.lock().execute(sql, params![number.0, state.as_str()])?;
+        self.lock().execute(sql, params![number.get(), state.as_str()])?;
         Ok(())
     }
 
@@ -216,13 +216,13 @@ impl Catalog {
         verifier: &str,
     ) -> Result<(), CatalogError> {
         let sql = "UPDATE branch SET password = ?2, verifier = ?3 WHERE number = ?1";
-        self.lock().execute(sql, params![number.0, password, verifier])?;
+        self.lock().execute(sql, params![number.get(), password, verifier])?;
         Ok(())
     }
 
     /// Forgets a branch that the store no longer has.
     pub fn delete_branch(&self, number: BranchId) -> Result<(), CatalogError> {
-        self.lock().execute("DELETE FROM branch WHERE number = ?1", params![number.0])?;
+        self.lock().execute("DELETE FROM branch WHERE number = ?1", params![number.get()])?;
         Ok(())
     }
 
@@ -234,12 +234,12 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM role_verifier WHERE branch = ?1", params![number.0])?;
+        transaction.execute("DELETE FROM role_verifier WHERE branch = ?1", params![number.get()])?;
         for role in roles {
             let valid_until = role.valid_until.map(to_micros);
             transaction.execute(
                 "INSERT INTO role_verifier VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![number.0, role.role, role.verifier, valid_until, role.can_login],
+                params![number.get(), role.role, role.verifier, valid_until, role.can_login],
             )?;
         }
         Ok(transaction.commit()?)
@@ -261,7 +261,7 @@ impl Catalog {
                 can_login: row.get(3)?,
             })
         };
-        Ok(self.lock().query_row(sql, params![number.0, role], read).optional()?)
+        Ok(self.lock().query_row(sql, params![number.get(), role], read).optional()?)
     }
 }
 
@@ -269,14 +269,14 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
     let lsn: Option<String> = row.get(11)?;
     let lsn = lsn.map(|text| text.parse()).transpose();
     Ok(BranchRecord {
-        number: BranchId(row.get(0)?),
+        number: stored_number(row.get(0)?)?,
         state: BranchState::parse(&row.get::<_, String>(2)?)?,
         made: NewBranch {
             kind: BranchKind::parse(&row.get::<_, String>(1)?)?,
             connector: row.get::<_, Option<i64>>(3)?.map(ConnectorId),
             name: row.get(4)?,
             endpoint: row.get(5)?,
-            parent: row.get::<_, Option<u32>>(6)?.map(BranchId),
+            parent: row.get::<_, Option<u32>>(6)?.map(stored_number).transpose()?,
             major: row.get(7)?,
             role: row.get(8)?,
             password: row.get(9)?,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension, Row, params};
 use storage::BranchId;
 
-use super::{Catalog, CatalogError, from_micros, taken, to_micros};
+use super::{Catalog, CatalogError, from_micros, stored_number, taken, to_micros};
 
 /// Number of a connector, never reused; names its slot on the source (`ardent_c7`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +189,7 @@ impl Catalog {
         trunk: Option<BranchId>,
     ) -> Result<(), CatalogError> {
         let sql = "UPDATE connector SET trunk = ?2 WHERE id = ?1";
-        self.lock().execute(sql, params![id.0, trunk.map(|branch| branch.0)])?;
+        self.lock().execute(sql, params![id.0, trunk.map(BranchId::get)])?;
         Ok(())
     }
 
@@ -216,7 +216,7 @@ fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
             database_oid: row.get(8)?,
             database: row.get(9)?,
         },
-        trunk: row.get::<_, Option<u32>>(10)?.map(BranchId),
+        trunk: row.get::<_, Option<u32>>(10)?.map(stored_number).transpose()?,
         message: row.get(11)?,
         created_at: from_micros(row.get(12)?),
     })

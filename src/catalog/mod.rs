@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
+use storage::BranchId;
 
 pub use branch::{BranchKind, BranchRecord, BranchState, NewBranch, RoleVerifier};
 pub use connector::{ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
@@ -69,6 +70,11 @@ fn taken(error: rusqlite::Error, what: impl FnOnce() -> String) -> CatalogError 
         Some(rusqlite::ErrorCode::ConstraintViolation) => CatalogError::Taken(what()),
         _ => CatalogError::Sqlite(error),
     }
+}
+
+/// A branch number as read from a row.
+fn stored_number(number: u32) -> Result<BranchId, CatalogError> {
+    BranchId::new(number).map_err(|_| CatalogError::Damaged("branch number"))
 }
 
 /// Times are kept as microseconds since 1970.

@@ -19,7 +19,7 @@ impl Computes {
         for slot in slots {
             let idle = slot.target.kind == ComputeKind::Branch && slot.idle_for() >= limit;
             if idle && let Err(error) = self.suspend(&slot, limit).await {
-                tracing::warn!(branch = slot.target.branch.0, %error, "suspend branch");
+                tracing::warn!(branch = slot.target.branch.get(), %error, "suspend branch");
             }
         }
     }
@@ -35,7 +35,7 @@ impl Computes {
         self.store_verifiers(slot, &compute).await?;
         compute.stop(self.stop_limits()).await.map_err(Arc::new)?;
         *guard = None;
-        tracing::info!(branch = slot.target.branch.0, "suspended idle branch");
+        tracing::info!(branch = slot.target.branch.get(), "suspended idle branch");
         Ok(())
     }
 

@@ -38,7 +38,7 @@ pub struct ComputeTarget {
     /// The branch of the store.
     pub branch: BranchId,
     /// Major version of its Postgres.
-    pub major: u16,
+    pub major: u32,
     /// Trunk or branch.
     pub kind: ComputeKind,
 }
@@ -116,7 +116,7 @@ impl Computes {
     /// The owner of a branch's files and processes: its own uid where we may choose one.
     pub fn owner(&self, branch: BranchId) -> storage::Owner {
         if rustix::process::geteuid().is_root() {
-            let id = self.0.config.compute.uid_base.saturating_add(branch.0);
+            let id = self.0.config.compute.uid_base.saturating_add(branch.get());
             storage::Owner { uid: id, gid: id }
         } else {
             storage::Owner {
@@ -243,7 +243,7 @@ impl Computes {
             let computes = self.clone();
             tokio::spawn(async move {
                 if let Err(error) = computes.wake(target).await {
-                    tracing::error!(branch = target.branch.0, %error, "restart after store crash");
+                    tracing::error!(branch = target.branch.get(), %error, "restart after store crash");
                 }
             });
         }
@@ -256,14 +256,14 @@ impl Computes {
         let branches: Vec<_> = self.0.slots.iter().map(|entry| *entry.key()).collect();
         let stops = branches.into_iter().map(|branch| async move {
             if let Err(error) = self.stop(branch).await {
-                tracing::error!(branch = branch.0, %error, "stop compute");
+                tracing::error!(branch = branch.get(), %error, "stop compute");
             }
         });
         futures_util::future::join_all(stops).await;
     }
 
     /// The installation that serves this major version.
-    pub fn installation(&self, major: u16) -> Result<&Installation, ComputeError> {
+    pub fn installation(&self, major: u32) -> Result<&Installation, ComputeError> {
         Ok(postgres::choose(&self.0.installations, major).map_err(Arc::new)?)
     }
 
