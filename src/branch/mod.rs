@@ -101,7 +101,8 @@ impl Branches {
     /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
     /// registry.
     pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
-        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        let branches =
+            Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
         for record in branches.services.catalog.branches()? {
             match (record.made.kind, record.state) {
                 (BranchKind::User, BranchState::Active) => branches.register(record),
@@ -141,7 +142,9 @@ impl Branches {
         self.by_endpoint
             .iter()
             .map(|entry| entry.value().clone())
-            .find(|branch| branch.made.connector == Some(connector) && branch.made.name == name)
+            .find(|branch| {
+                branch.made.connector == Some(connector) && branch.made.name == name
+            })
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }
 
@@ -174,5 +177,9 @@ impl Branches {
 
 /// What a branch's compute serves.
 pub fn target(branch: &BranchRecord) -> ComputeTarget {
-    ComputeTarget { branch: branch.number, major: branch.made.major, kind: ComputeKind::Branch }
+    ComputeTarget {
+        branch: branch.number,
+        major: branch.made.major,
+        kind: ComputeKind::Branch,
+    }
 }

@@ -152,7 +152,11 @@ impl Computes {
         start.await.map_err(|_| ComputeError::Stopping)?
     }
 
-    async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
+    async fn start(
+        &self,
+        slot: &Arc<Slot>,
+        mut guard: slot::Guard,
+    ) -> Result<Lease, ComputeError> {
         let _store = self.0.store_in_use.read().await;
         if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(ComputeError::Stopping);
