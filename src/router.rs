@@ -11,7 +11,7 @@ use proxy::{Backend, Refusal, Route, ScramVerifier};
 use crate::branch::{BranchError, Branches};
 use crate::catalog::{BranchRecord, Catalog, RoleVerifier};
 use crate::compute::{ComputeError, Computes};
-use crate::postgres::{self, SOCKET_FILE};
+use crate::postgres;
 
 /// SQLSTATE `58000`: the system under the database failed.
 const SYSTEM_ERROR: &str = "58000";
@@ -40,23 +40,17 @@ impl Router {
         branch: &BranchRecord,
         role: &str,
     ) -> Result<Option<RoleVerifier>, Refusal> {
-        let Some(compute) = self.computes.running(branch.number).await else {
-            return self.catalog.role_verifier(branch.number, role).map_err(|error| {
-                tracing::error!(%error, "read stored verifier");
-                Refusal::fatal(SYSTEM_ERROR, "stored credentials cannot be read")
-            });
-        };
-        let roles = postgres::verifiers(compute.socket_dir()).await.map_err(|error| {
+        let roles = self.computes.verifiers(branch.number).await.map_err(|error| {
             tracing::warn!(branch = %branch.made.name, %error, "read verifiers of branch");
             Refusal::fatal(CANNOT_CONNECT_NOW, "credentials of the branch cannot be read now")
         })?;
-        let found = roles.into_iter().find(|found| found.name == role);
-        Ok(found.map(|role| RoleVerifier {
-            role: role.name,
-            verifier: role.verifier,
-            valid_until: role.valid_until,
-            can_login: role.can_login,
-        }))
+        if let Some(roles) = roles {
+            return Ok(roles.into_iter().find(|found| found.role == role));
+        }
+        self.catalog.role_verifier(branch.number, role).map_err(|error| {
+            tracing::error!(%error, "read stored verifier");
+            Refusal::fatal(SYSTEM_ERROR, "stored credentials cannot be read")
+        })
     }
 }
 
@@ -85,7 +79,7 @@ impl Route for Router {
         };
         let lease =
             self.branches.wake(&branch).await.map_err(|error| refuse_wake(endpoint, &error))?;
-        let socket = lease.compute().socket_dir().join(SOCKET_FILE);
+        let socket = lease.compute().socket_dir().join(postgres::SOCKET_NAME);
         Ok(Backend { socket, session: Box::new(lease) })
     }
 }

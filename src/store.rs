@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use storage::client::StoreClient;
+use storage::{BranchId, RefusalCode};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -92,6 +93,17 @@ impl Store {
         match timeout(SILENCE_MAX, task).await {
             Ok(joined) => joined.map_err(io::Error::other)?.map_err(StoreError::Refused),
             Err(_) => Err(StoreError::Silent),
+        }
+    }
+
+    /// Deletes a branch; one that is gone already is deleted well.
+    pub async fn delete(&self, branch: BranchId) -> Result<(), StoreError> {
+        match self.call(move |client| client.delete(branch)).await {
+            Err(StoreError::Refused(storage::Error::Refused {
+                code: RefusalCode::NoSuchBranch,
+                ..
+            })) => Ok(()),
+            outcome => outcome,
         }
     }
 

@@ -101,7 +101,7 @@ impl Branches {
         let password = Secret::random();
         let mut new = NewBranch {
             kind: BranchKind::User,
-            connector: Some(request.connector.id()),
+            connector: request.connector.id(),
             name: request.name.to_string(),
             endpoint: None,
             parent: parent.map(|parent| parent.number),

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use storage::client::StoreClient;
-
 use super::{BranchError, Branches};
 use crate::catalog::{BranchRecord, BranchState, ConnectorId};
 
@@ -32,10 +30,9 @@ impl Branches {
             self.by_endpoint.remove(endpoint);
         }
         services.computes.remove(branch.number).await?;
-        let number = branch.number;
-        services.store.call(move |client: &mut StoreClient| client.delete(number)).await?;
-        services.catalog.delete_branch(number)?;
-        tracing::info!(branch = %branch.made.name, number = number.get(), "deleted branch");
+        services.store.delete(branch.number).await?;
+        services.catalog.delete_branch(branch.number)?;
+        tracing::info!(branch = %branch.made.name, number = branch.number.get(), "deleted branch");
         Ok(())
     }
 }

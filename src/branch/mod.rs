@@ -110,7 +110,7 @@ impl Branches {
                     tracing::info!(branch = %record.made.name, "removing unfinished branch");
                     branches.remove(&record).await?;
                 }
-                (BranchKind::Template | BranchKind::Trunk, _) => {}
+                (BranchKind::Trunk, _) => {}
             }
         }
         Ok(branches)
@@ -126,7 +126,7 @@ impl Branches {
         let mut branches: Vec<_> = self
             .by_endpoint
             .iter()
-            .filter(|entry| entry.value().made.connector == Some(connector))
+            .filter(|entry| entry.value().made.connector == connector)
             .map(|entry| entry.value().clone())
             .collect();
         branches.sort_by(|a, b| a.made.name.cmp(&b.made.name));
@@ -143,7 +143,7 @@ impl Branches {
             .iter()
             .map(|entry| entry.value().clone())
             .find(|branch| {
-                branch.made.connector == Some(connector) && branch.made.name == name
+                branch.made.connector == connector && branch.made.name == name
             })
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }

@@ -1,4 +1,4 @@
-//! Branches in the catalog: templates and trunks are branches of the store too and have a row.
+//! Branches in the catalog: trunks are branches of the store too and have a row.
 
 use std::time::SystemTime;
 
@@ -11,8 +11,6 @@ use crate::lsn::Lsn;
 /// What a branch of the store is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BranchKind {
-    /// A fresh `initdb` that trunks are forked from.
-    Template,
     /// The copy of a source that the applier writes.
     Trunk,
     /// A branch that a user asked for.
@@ -22,14 +20,13 @@ pub enum BranchKind {
 impl BranchKind {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Template => "template",
             Self::Trunk => "trunk",
             Self::User => "user",
         }
     }
 
     fn parse(text: &str) -> Result<Self, CatalogError> {
-        [Self::Template, Self::Trunk, Self::User]
+        [Self::Trunk, Self::User]
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or(CatalogError::Damaged("branch kind"))
@@ -78,11 +75,11 @@ impl BranchState {
 pub struct NewBranch {
     /// What it is for.
     pub kind: BranchKind,
-    /// The connector it belongs to; none for templates.
-    pub connector: Option<ConnectorId>,
+    /// The connector it belongs to.
+    pub connector: ConnectorId,
     /// Unique within its connector.
     pub name: String,
-    /// The name that routes to it; none for templates and trunks.
+    /// The name that routes to it; none for trunks.
     pub endpoint: Option<String>,
     /// The user branch it was cut from; none means the trunk.
     pub parent: Option<BranchId>,
@@ -144,7 +141,7 @@ impl Catalog {
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
-                    new.connector.map(|id| id.0),
+                    new.connector.0,
                     new.name,
                     new.endpoint,
                     new.parent.map(BranchId::get),
@@ -273,7 +270,7 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
         state: BranchState::parse(&row.get::<_, String>(2)?)?,
         made: NewBranch {
             kind: BranchKind::parse(&row.get::<_, String>(1)?)?,
-            connector: row.get::<_, Option<i64>>(3)?.map(ConnectorId),
+            connector: ConnectorId(row.get(3)?),
             name: row.get(4)?,
             endpoint: row.get(5)?,
             parent: row.get::<_, Option<u32>>(6)?.map(stored_number).transpose()?,

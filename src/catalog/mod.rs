@@ -10,6 +10,8 @@ mod connector;
 mod operator;
 mod schema;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,6 +46,9 @@ pub enum CatalogError {
     /// A stored value is not one we write.
     #[error("catalog holds an invalid {0}")]
     Damaged(&'static str),
+    /// The file cannot be made.
+    #[error("open catalog: {0}")]
+    Io(#[from] std::io::Error),
     /// SQLite refused.
     #[error("use catalog")]
     Sqlite(#[from] rusqlite::Error),
@@ -52,6 +57,8 @@ pub enum CatalogError {
 impl Catalog {
     /// Opens the catalog file, making it on first use.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        // SQLite gives its log the mode of the database file, so that is made first, for us alone.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let connection = Connection::open(path)?;
         schema::prepare(&connection)?;
         Ok(Self(Mutex::new(connection)))

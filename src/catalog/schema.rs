@@ -27,7 +27,7 @@ CREATE TABLE branch (
     number            INTEGER PRIMARY KEY AUTOINCREMENT,
     kind              TEXT NOT NULL,
     state             TEXT NOT NULL,
-    connector         INTEGER REFERENCES connector(id),
+    connector         INTEGER NOT NULL REFERENCES connector(id),
     name              TEXT NOT NULL,
     endpoint          TEXT UNIQUE,
     parent            INTEGER,
@@ -40,7 +40,7 @@ CREATE TABLE branch (
     stale             INTEGER NOT NULL DEFAULT 0,
     created_at        INTEGER NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX branch_name ON branch (coalesce(connector, 0), name);
+CREATE UNIQUE INDEX branch_name ON branch (connector, kind, name);
 CREATE TABLE role_verifier (
     branch            INTEGER NOT NULL REFERENCES branch(number) ON DELETE CASCADE,
     role              TEXT NOT NULL,

@@ -3,7 +3,9 @@
 use super::*;
 
 fn catalog() -> Catalog {
-    Catalog::open(Path::new(":memory:")).unwrap()
+    let connection = Connection::open_in_memory().unwrap();
+    schema::prepare(&connection).unwrap();
+    Catalog(Mutex::new(connection))
 }
 
 fn connector(name: &str) -> NewConnector {
@@ -22,7 +24,7 @@ fn connector(name: &str) -> NewConnector {
 fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
     NewBranch {
         kind: BranchKind::User,
-        connector: Some(connector),
+        connector,
         name: name.to_owned(),
         endpoint: Some(endpoint.to_owned()),
         parent: None,

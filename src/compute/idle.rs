@@ -7,10 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage::BranchId;
+
 use super::slot::Slot;
 use super::{ComputeError, Computes};
 use crate::catalog::RoleVerifier;
-use crate::postgres::{self, Compute, ComputeKind};
+use crate::postgres::{self, Compute, ComputeKind, Session};
 
 impl Computes {
     /// Suspends every branch that has been idle for `limit`. Trunks are never idle.
@@ -29,32 +31,44 @@ impl Computes {
         let Some(compute) = guard.clone().filter(|compute| compute.is_running()) else {
             return Ok(());
         };
-        if slot.idle_for() < limit || self.is_busy(&compute).await? {
+        if slot.idle_for() < limit || is_busy(&compute).await? {
             return Ok(());
         }
-        self.store_verifiers(slot, &compute).await?;
-        compute.stop(self.stop_limits()).await.map_err(Arc::new)?;
+        let roles = read_verifiers(&compute).await?;
+        self.0.catalog.set_role_verifiers(slot.target.branch, &roles).map_err(Arc::new)?;
+        compute.stop().await.map_err(Arc::new)?;
         *guard = None;
         tracing::info!(branch = slot.target.branch.get(), "suspended idle branch");
         Ok(())
     }
 
-    async fn is_busy(&self, compute: &Compute) -> Result<bool, ComputeError> {
-        Ok(postgres::is_busy(compute.socket_dir()).await.map_err(Arc::new)?)
+    /// What the roles of a running branch log in with, from its own Postgres. `None`: it does not
+    /// run.
+    pub async fn verifiers(
+        &self,
+        branch: BranchId,
+    ) -> Result<Option<Vec<RoleVerifier>>, ComputeError> {
+        match self.running(branch).await {
+            Some(compute) => Ok(Some(read_verifiers(&compute).await?)),
+            None => Ok(None),
+        }
     }
+}
 
-    async fn store_verifiers(&self, slot: &Slot, compute: &Compute) -> Result<(), ComputeError> {
-        let roles = postgres::verifiers(compute.socket_dir()).await.map_err(Arc::new)?;
-        let roles: Vec<_> = roles
-            .into_iter()
-            .map(|role| RoleVerifier {
-                role: role.name,
-                verifier: role.verifier,
-                valid_until: role.valid_until,
-                can_login: role.can_login,
-            })
-            .collect();
-        let stored = self.0.catalog.set_role_verifiers(slot.target.branch, &roles);
-        Ok(stored.map_err(Arc::new)?)
-    }
+async fn is_busy(compute: &Compute) -> Result<bool, ComputeError> {
+    let session = Session::system(compute.socket_dir()).await.map_err(Arc::new)?;
+    let activity = postgres::activity(&session).await.map_err(Arc::new)?;
+    Ok(!activity.is_idle())
+}
+
+async fn read_verifiers(compute: &Compute) -> Result<Vec<RoleVerifier>, ComputeError> {
+    let session = Session::system(compute.socket_dir()).await.map_err(Arc::new)?;
+    let roles = postgres::verifiers(&session).await.map_err(Arc::new)?;
+    let stored = |role: postgres::RoleVerifier| RoleVerifier {
+        role: role.role,
+        verifier: role.verifier.map(|verifier| verifier.reveal().to_owned()),
+        valid_until: role.valid_until,
+        can_login: role.can_login,
+    };
+    Ok(roles.into_iter().map(stored).collect())
 }

@@ -12,7 +12,6 @@
 mod idle;
 mod slot;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +24,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::postgres::{
-    self, Compute, ComputeKind, ComputeSpec, Installation, PostgresError, StopLimits,
+    self, Account, Compute, ComputeKind, ComputeSpec, Installation, PostgresError,
 };
 use crate::store::{Store, StoreError};
 use slot::Slot;
@@ -33,7 +32,7 @@ use slot::Slot;
 pub use slot::Lease;
 
 /// What a compute serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComputeTarget {
     /// The branch of the store.
     pub branch: BranchId,
@@ -41,6 +40,8 @@ pub struct ComputeTarget {
     pub major: u32,
     /// Trunk or branch.
     pub kind: ComputeKind,
+    /// The database clients use.
+    pub database: String,
 }
 
 /// Why a compute does not run.
@@ -69,7 +70,7 @@ pub struct RunningCompute {
     /// What it serves.
     pub target: ComputeTarget,
     /// Its postmaster.
-    pub pid: i32,
+    pub pid: u32,
     /// When it was started.
     pub started_at: SystemTime,
     /// Leases on it.
@@ -128,9 +129,10 @@ impl Computes {
 
     /// Takes over a compute that an earlier server started, if it still runs.
     pub async fn adopt(&self, target: ComputeTarget) -> Result<bool, ComputeError> {
+        let spec = self.spec(&target)?;
         let slot = self.slot(target);
-        let mut compute = slot.compute.clone().lock_owned().await;
-        let adopted = postgres::adopt(&self.spec(target)?).await.map_err(Arc::new)?;
+        let mut compute = slot.compute.lock().await;
+        let adopted = Compute::adopt(spec).await.map_err(Arc::new)?;
         *compute = adopted.map(Arc::new);
         Ok(compute.is_some())
     }
@@ -165,19 +167,19 @@ impl Computes {
             // Its postmaster is dead; what it forked may not be yet.
             previous.kill().await.map_err(Arc::new)?;
         }
-        let started = self.start_fresh(slot.target).await;
+        let started = self.start_fresh(&slot.target).await;
         slot.note_start(&started);
         let compute = Arc::new(started?);
         *guard = Some(compute.clone());
         Ok(slot.lease(compute))
     }
 
-    async fn start_fresh(&self, target: ComputeTarget) -> Result<Compute, ComputeError> {
+    async fn start_fresh(&self, target: &ComputeTarget) -> Result<Compute, ComputeError> {
         let spec = self.spec(target)?;
         let branch = target.branch;
         let call = move |client: &mut StoreClient| client.begin_compute(branch);
         self.0.store.call(call).await.map_err(Arc::new)?;
-        Ok(postgres::start(&spec).await.map_err(Arc::new)?)
+        Ok(Compute::start(spec).await.map_err(Arc::new)?)
     }
 
     /// The compute of a target, if it runs now. Starts nothing.
@@ -192,7 +194,8 @@ impl Computes {
         let Some(slot) = self.0.slots.get(&branch).map(|slot| slot.clone()) else { return Ok(()) };
         let mut compute = slot.compute.lock().await;
         let Some(running) = compute.take() else { return Ok(()) };
-        Ok(running.stop(self.stop_limits()).await.map_err(Arc::new)?)
+        running.stop().await.map_err(Arc::new)?;
+        Ok(())
     }
 
     /// Kills a compute and forgets its slot: its branch is going away.
@@ -202,8 +205,10 @@ impl Computes {
         if let Some(running) = compute.take() {
             running.kill().await.map_err(Arc::new)?;
         }
-        remove_if_there(&self.0.data_dir.compute_log(branch));
-        let _ = std::fs::remove_dir_all(self.0.data_dir.compute_socket_dir(branch));
+        let data_dir = &self.0.data_dir;
+        // What is not there needs no removal, and what cannot be removed is only a log.
+        let _ = std::fs::remove_file(data_dir.compute_log(branch));
+        let _ = std::fs::remove_dir_all(data_dir.compute_socket_dir(branch));
         Ok(())
     }
 
@@ -216,7 +221,7 @@ impl Computes {
             let Ok(compute) = slot.compute.try_lock() else { continue };
             if let Some(compute) = compute.as_ref().filter(|compute| compute.is_running()) {
                 running.push(RunningCompute {
-                    target: slot.target,
+                    target: slot.target.clone(),
                     pid: compute.pid(),
                     started_at: compute.started_at(),
                     leases: slot.leases(),
@@ -237,7 +242,7 @@ impl Computes {
             let mut compute = slot.compute.lock().await;
             if let Some(running) = compute.take() {
                 running.kill().await.map_err(Arc::new)?;
-                ended.push(slot.target);
+                ended.push(slot.target.clone());
             }
         }
         self.0.store.respawn().await.map_err(Arc::new)?;
@@ -245,9 +250,10 @@ impl Computes {
         let count = ended.len();
         for target in ended {
             let computes = self.clone();
+            let branch = target.branch;
             tokio::spawn(async move {
                 if let Err(error) = computes.wake(target).await {
-                    tracing::error!(branch = target.branch.get(), %error, "restart after store crash");
+                    tracing::error!(branch = branch.get(), %error, "restart after store crash");
                 }
             });
         }
@@ -276,9 +282,8 @@ impl Computes {
         self.0.slots.entry(target.branch).or_insert_with(slot).clone()
     }
 
-    fn spec(&self, target: ComputeTarget) -> Result<ComputeSpec, ComputeError> {
+    fn spec(&self, target: &ComputeTarget) -> Result<ComputeSpec, ComputeError> {
         let data_dir = &self.0.data_dir;
-        let owner = self.owner(target.branch);
         Ok(ComputeSpec {
             installation: self.installation(target.major)?.clone(),
             kind: target.kind,
@@ -286,20 +291,18 @@ impl Computes {
             socket_dir: data_dir.compute_socket_dir(target.branch),
             log_file: data_dir.compute_log(target.branch),
             state_file: data_dir.compute_state(target.branch),
-            uid: rustix::process::geteuid().is_root().then_some((owner.uid, owner.gid)),
+            account: self.account(target.branch),
+            database: target.database.clone(),
+            settings: Vec::new(),
             start_timeout: Duration::from_secs(self.0.config.compute.start_timeout_s),
+            stop_timeout: Duration::from_secs(self.0.config.compute.stop_timeout_s),
         })
     }
 
-    fn stop_limits(&self) -> StopLimits {
-        StopLimits { fast: Duration::from_secs(self.0.config.compute.stop_timeout_s) }
-    }
-}
-
-fn remove_if_there(path: &PathBuf) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "remove file");
+    /// The account a compute runs under; none of its own unless we are root.
+    pub fn account(&self, branch: BranchId) -> Option<Account> {
+        let owner = self.owner(branch);
+        let is_root = rustix::process::geteuid().is_root();
+        is_root.then_some(Account { uid: owner.uid, gid: owner.gid })
     }
 }

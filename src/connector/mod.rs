@@ -13,31 +13,31 @@
 
 mod cleanup;
 mod cut;
+mod error;
 mod follow;
 mod setup;
-mod template;
 mod worker;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
-use proxy::client::Target;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalog::{
-    Catalog, CatalogError, ConnectorId, ConnectorRecord, ConnectorState, NewConnector,
-};
-use crate::compute::{ComputeError, Computes};
+use crate::catalog::{Catalog, ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
+use crate::compute::Computes;
 use crate::config::Config;
-use crate::replication;
-use crate::secret::{Secret, SecretError, SecretKey};
-use crate::store::{Store, StoreError};
+use crate::replication::{self, SetupProgress};
+use crate::secret::{Secret, SecretKey};
+use crate::source::SourceUrl;
+use crate::store::Store;
 use worker::{Command, Worker};
 
 pub use cut::{Cut, CutError, CutRequest};
+pub use error::{ConnectorError, SetupError};
+pub use setup::EXCLUDE;
 
 /// Requests that wait for a worker; more are refused by waiting.
 const COMMANDS_MAX: usize = 256;
@@ -56,8 +56,6 @@ pub struct ConnectorServices {
     pub config: Config,
     /// Where branch data directories and sockets are.
     pub data_dir: crate::data_dir::DataDir,
-    /// One template is made at a time.
-    pub templates: tokio::sync::Mutex<()>,
 }
 
 /// All connectors of this server.
@@ -71,7 +69,7 @@ pub struct Connectors {
 /// One connector, as the rest of the server sees it.
 pub struct Connector {
     record: ConnectorRecord,
-    source: Target,
+    source: SourceUrl,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
 }
@@ -85,39 +83,14 @@ pub struct ConnectorView {
     pub message: Option<String>,
     /// Major version of the trunk, once chosen.
     pub major: Option<u32>,
-    /// How far setup and stream are.
+    /// How far setup is, while it runs.
+    pub setup: Option<SetupProgress>,
+    /// What the stream does.
     pub status: replication::Status,
+    /// What setup could not carry as it is on the source.
+    pub warnings: Vec<String>,
     /// When the row was made.
     pub created_at: SystemTime,
-}
-
-/// Why a connector operation was refused or failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectorError {
-    /// No connector of that name.
-    #[error("connector \"{0}\" does not exist")]
-    NotFound(String),
-    /// The stored URL does not open or parse.
-    #[error("stored credentials of connector \"{0}\" cannot be used")]
-    Credentials(String),
-    /// The connector's objects on the source could not be removed yet.
-    #[error("source cannot be cleaned up now: {0}")]
-    SourceCleanup(String),
-    /// The catalog refused.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// A stored URL was sealed with another key.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The trunk's compute failed.
-    #[error(transparent)]
-    Compute(#[from] ComputeError),
-    /// The server is stopping.
-    #[error("server is shutting down")]
-    Stopping,
 }
 
 impl Connectors {
@@ -156,15 +129,17 @@ impl Connectors {
     }
 
     fn start(&self, record: ConnectorRecord) -> Result<Arc<Connector>, ConnectorError> {
-        let credentials = |()| ConnectorError::Credentials(record.made.name.clone());
         let url = self.services.key.open(&record.made.url)?;
-        let source: Target = url.reveal().parse().map_err(|_| credentials(()))?;
+        let source = SourceUrl::parse(&url)
+            .map_err(|_| ConnectorError::Credentials(record.made.name.clone()))?;
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let (publish, view) = watch::channel(ConnectorView {
             state: record.state,
             message: record.message.clone(),
             major: None,
+            setup: None,
             status: replication::Status::default(),
+            warnings: Vec::new(),
             created_at: record.created_at,
         });
         let id = record.id;
@@ -236,7 +211,7 @@ impl Connector {
     }
 
     /// How the source is reached.
-    pub fn source(&self) -> &Target {
+    pub fn source(&self) -> &SourceUrl {
         &self.source
     }
 

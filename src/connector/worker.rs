@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::client::Target;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cut::{Cut, CutError, CutRequest};
+use super::error::explain;
+use super::setup::Setup;
 use super::{ConnectorError, ConnectorServices, ConnectorView};
 use crate::catalog::{ConnectorRecord, ConnectorState};
+use crate::source::SourceUrl;
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -54,7 +56,7 @@ impl Ended {
 pub(super) struct Worker {
     pub(super) services: Arc<ConnectorServices>,
     pub(super) record: ConnectorRecord,
-    pub(super) source: Target,
+    pub(super) source: SourceUrl,
     pub(super) commands: mpsc::Receiver<Command>,
     /// Taken from the queue while looking for cuts that can share one pause.
     pub(super) deferred: std::collections::VecDeque<Command>,
@@ -65,7 +67,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         services: Arc<ConnectorServices>,
-        (record, source): (ConnectorRecord, Target),
+        (record, source): (ConnectorRecord, SourceUrl),
         (commands, view): (mpsc::Receiver<Command>, watch::Sender<ConnectorView>),
         stop: CancellationToken,
     ) -> Self {
@@ -94,23 +96,24 @@ impl Worker {
 
     /// Runs setup to its end, whoever watches.
     async fn set_up(&mut self) -> Next {
-        let setup = super::setup::run(
-            self.services.clone(),
-            self.record.clone(),
-            self.source.clone(),
-            self.view.clone(),
-        );
+        let setup = Setup {
+            services: self.services.clone(),
+            record: self.record.clone(),
+            source: self.source.clone(),
+            view: self.view.clone(),
+        }
+        .run();
         tokio::pin!(setup);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Next::Stop,
                 result = &mut setup => return match result {
                     Ok(trunk) => {
-                        self.record.trunk = Some(trunk);
+                        self.record.trunk = Some(trunk.number);
                         Next::State(ConnectorState::Ready, None)
                     }
                     Err(error) => {
-                        let message = super::setup::explain(&error);
+                        let message = explain(&error);
                         tracing::warn!(connector = %self.record.made.name, %message, "setup failed");
                         Next::State(ConnectorState::SetupPending, Some(message))
                     }

@@ -83,8 +83,8 @@ impl Compute {
         if remains {
             clear(&spec, &identity).await?;
         }
-        let (spec, launched) = blocking(move || launch(&spec).map(|launched| (spec, launched)))
-            .await?;
+        let (spec, launched) =
+            blocking(move || launch(&spec).map(|launched| (spec, launched))).await?;
         let Launched { process, notice, log_offset, started_at } = launched;
         let compute = Self { spec, identity, process, started_at };
         match compute.wait_ready(&notice, log_offset).await {

@@ -81,8 +81,7 @@ fn inspect(bin_dir: &Path) -> Option<Installation> {
     if !bin_dir.join("initdb").exists() {
         return None;
     }
-    let output =
-        Command::new(&postgres).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let output = Command::new(&postgres).arg("--version").stdin(Stdio::null()).output().ok()?;
     let version = parse_version(std::str::from_utf8(&output.stdout).ok()?)?;
     let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
     MAJORS.contains(&major).then_some(Installation { major, version, bin_dir })

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -54,27 +54,69 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A process and the descriptor that stands for it even after its pid is reused.
+/// Stands for one process, even after its pid is reused.
+#[derive(Debug)]
+pub(super) struct Pidfd(AsyncFd<OwnedFd>);
+
+impl Pidfd {
+    /// Opens it; `ESRCH` when there is no such process. The caller checks after this call that
+    /// the pid still is the process it means. Needs a tokio runtime.
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = raw.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        // SAFETY: an `OwnedFd` is open and returns the same descriptor until it is dropped, and
+        // the `AsyncFd` owns it.
+        let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        Ok(Self(registered))
+    }
+
+    /// Sends a signal; a process that is gone already is no error.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.0.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns when the process has ended.
+    pub(super) async fn ended(&self) -> io::Result<()> {
+        self.0.readable().await.map(drop)
+    }
+
+    /// Collects the status of an ended child; of a process that is not our child there is none.
+    fn reap(&self) -> Exit {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.0.get_ref().as_fd()), ended) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            Ok(None) | Err(_) => Exit::Unknown,
+        }
+    }
+}
+
+/// A postmaster that is watched, so that its end is known and, if it is our child, reaped.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+    pidfd: Arc<Pidfd>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Process {
-    /// Watches a process that is running now. The caller checks after this call that the pid
-    /// still is the process it means. Needs a tokio runtime.
+    /// Watches a process that is running now; see [`Pidfd::open`].
     pub(super) fn watch(pid: u32) -> io::Result<Self> {
-        let pidfd = AsyncFd::with_interest(open_pidfd(pid)?, Interest::READABLE)?;
-        let pidfd = Arc::new(pidfd);
+        let pidfd = Arc::new(Pidfd::open(pid)?);
         let (sender, exit) = watch::channel(None);
         let watched = Arc::clone(&pidfd);
         // Ends with the process it watches, whether or not anyone still holds the handle: a
         // child of ours has to be reaped.
         tokio::spawn(async move {
-            let seen = match watched.readable().await {
-                Ok(_ready) => reap(watched.get_ref()),
+            let seen = match watched.ended().await {
+                Ok(()) => watched.reap(),
                 Err(_closed) => Exit::Unknown,
             };
             sender.send_replace(Some(seen));
@@ -86,9 +128,8 @@ impl Process {
         self.pid
     }
 
-    /// Sends a signal; a process that is gone already is no error.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
-        send(self.pidfd.get_ref(), signal)
+        self.pidfd.signal(signal)
     }
 
     /// Waits for the end of the process.
@@ -97,35 +138,6 @@ impl Process {
         // The sender is dropped unsent only when the runtime shuts down under us.
         let seen = exit.wait_for(Option::is_some).await.map_or(None, |seen| *seen);
         seen.unwrap_or(Exit::Unknown)
-    }
-}
-
-/// Opens a pidfd; `ESRCH` when there is no such process.
-pub(super) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = raw.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Sends a signal through a pidfd; a process that is gone already is no error.
-pub(super) fn send(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
-    match pidfd_send_signal(pidfd, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Collects the status of an ended child; of a process that is not our child there is none.
-fn reap(pidfd: &OwnedFd) -> Exit {
-    use std::os::fd::AsFd;
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    match status {
-        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
-        },
-        Ok(None) | Err(_) => Exit::Unknown,
     }
 }
 
@@ -168,12 +180,7 @@ fn close_inherited_on_exec() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
     // SAFETY: the call takes three integers and only sets flags on descriptors of this process.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

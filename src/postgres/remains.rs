@@ -8,18 +8,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Signal, geteuid};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::PostgresError;
-use super::process::{Account, open_pidfd, send, start_ticks};
+use super::process::{Account, Pidfd, start_ticks};
 use super::shared_memory;
 
 /// After SIGKILL a process goes at once, unless a request to a hung store holds it.
@@ -90,10 +87,8 @@ pub(super) async fn end_processes(identity: &Identity) -> Result<(), PostgresErr
             return Err(not_gone);
         }
         let killed = kill_each(identity, &members).map_err(PostgresError::io("kill compute"))?;
-        for pidfd in killed {
-            let gone = AsyncFd::with_interest(pidfd, Interest::READABLE)
-                .map_err(PostgresError::io("watch process of compute"))?;
-            if timeout_at(deadline, gone.readable()).await.is_err() {
+        for process in killed {
+            if timeout_at(deadline, process.ended()).await.is_err() {
                 return Err(not_gone);
             }
         }
@@ -120,14 +115,14 @@ async fn members(identity: Identity) -> Result<Vec<u32>, PostgresError> {
         .map_err(PostgresError::io("list processes of compute"))
 }
 
-fn kill_each(identity: &Identity, members: &[u32]) -> io::Result<Vec<OwnedFd>> {
+fn kill_each(identity: &Identity, members: &[u32]) -> io::Result<Vec<Pidfd>> {
     let mut killed = Vec::with_capacity(members.len());
     for &pid in members {
         // Gone since the listing is what we want.
-        let Ok(pidfd) = open_pidfd(pid) else { continue };
+        let Ok(pidfd) = Pidfd::open(pid) else { continue };
         // Asked again now that the descriptor pins the process: the pid may have been reused.
         if identity.includes(pid) {
-            send(&pidfd, Signal::KILL)?;
+            pidfd.signal(Signal::KILL)?;
             killed.push(pidfd);
         }
     }

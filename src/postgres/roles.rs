@@ -177,11 +177,7 @@ SELECT rolname::text, rolpassword,
   FROM pg_catalog.pg_authid
  WHERE rolname !~ '^(ardent|pg)_'";
 
-async fn run(
-    session: &Session,
-    sql: &str,
-    action: &'static str,
-) -> Result<(), PostgresError> {
+async fn run(session: &Session, sql: &str, action: &'static str) -> Result<(), PostgresError> {
     session.client().batch_execute(sql).await.map_err(PostgresError::query(action))
 }
 

@@ -241,12 +241,10 @@ fn own(path: &Path, owner: Option<Account>) -> io::Result<()> {
 fn lookup_user(name: &str) -> Result<Account, PostgresError> {
     let passwd = fs::read_to_string("/etc/passwd").map_err(PostgresError::io("read users"))?;
     let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let account = entry
-        .filter(|fields| fields.first() == Some(&name))
-        .find_map(|fields| {
-            let uid = fields.get(2)?.parse().ok()?;
-            let gid = fields.get(3)?.parse().ok()?;
-            Some(Account { uid, gid })
-        });
+    let account = entry.filter(|fields| fields.first() == Some(&name)).find_map(|fields| {
+        let uid = fields.get(2)?.parse().ok()?;
+        let gid = fields.get(3)?.parse().ok()?;
+        Some(Account { uid, gid })
+    });
     account.ok_or_else(|| PostgresError::NoSuchUser(name.to_owned()))
 }

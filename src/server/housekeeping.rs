@@ -1,5 +1,6 @@
 //! What goes on beside serving: a dead store is replaced, idle branches are suspended; and what
-//! is put right before serving: branches that only the store knows, templates half made.
+//! is put right before serving: branches that only the store
+//! knows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ServerError;
-use crate::catalog::{BranchKind, BranchState, Catalog};
+use crate::catalog::Catalog;
 use crate::compute::Computes;
 use crate::config::Config;
 use crate::store::Store;
@@ -80,25 +81,19 @@ async fn suspend_idle(computes: Computes, limit: Duration, stop: CancellationTok
     }
 }
 
-/// Removes templates that were not finished, and branches of the store that have no row: the
-/// server that made them died in between.
+/// Removes branches of the store that have no row: the server that made them died in between.
 pub(super) async fn sweep(
     catalog: &Catalog,
     store: &Store,
     computes: &Computes,
 ) -> Result<(), ServerError> {
-    for record in catalog.branches()? {
-        if record.made.kind == BranchKind::Template && record.state != BranchState::Active {
-            catalog.delete_branch(record.number)?;
-        }
-    }
     let known: Vec<_> = catalog.branches()?.iter().map(|record| record.number).collect();
     for summary in store.call(StoreClient::list).await? {
         let branch = summary.branch;
         if !known.contains(&branch) {
             tracing::info!(branch = branch.get(), "removing branch without a record");
             computes.remove(branch).await?;
-            store.call(move |client: &mut StoreClient| client.delete(branch)).await?;
+            store.delete(branch).await?;
         }
     }
     Ok(())

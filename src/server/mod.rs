@@ -210,7 +210,6 @@ impl Parts {
             key: self.key.clone(),
             config: self.config.clone(),
             data_dir: self.data_dir.clone(),
-            templates: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -299,7 +298,6 @@ fn store_paths(data_dir: &DataDir) -> StorePaths {
 async fn adopt(catalog: &Catalog, computes: &Computes) -> Result<(), ServerError> {
     for record in catalog.branches()? {
         let kind = match record.made.kind {
-            BranchKind::Template => continue,
             BranchKind::Trunk => ComputeKind::Trunk,
             BranchKind::User => ComputeKind::Branch,
         };
