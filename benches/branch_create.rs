@@ -9,9 +9,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use support::cli::{bounded, run};
 use support::drivers::psql;
+use support::processes;
+use support::scratch::Scratch;
 use support::server::Server;
-use support::source::Source;
+use support::source::{Source, free_port, postmaster};
+use support::wait::eventually;
 use support::workload::Pgbench;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -25,14 +29,13 @@ const STEPS: [&str; 4] = ["freshness_ms", "quiesce_ms", "fork_ms", "start_ms"];
 fn main() {
     println!("medians in ms; every line ends with the first answer to `select 1`");
     for (scale, size) in SIZES {
-        let mut source = Source::with(&[("fsync", "on")]);
+        let source = Source::with(&[("fsync", "on")]);
         source.pgbench(scale);
         source.sql("checkpoint");
         println!("\n{size}: {} in the source", size_of(&source));
         branches(&source);
         template(&source);
-        source.stop();
-        copies(&source);
+        copies(source);
     }
 }
 
@@ -116,12 +119,22 @@ fn template(source: &Source) {
 }
 
 /// `cp -a` of the stopped source's data directory, then a start of Postgres on the copy.
-fn copies(source: &Source) {
+fn copies(mut source: Source) {
+    let data = source.sql("show data_directory");
+    source.stop();
     let samples = (0..COPIES).map(|_| {
+        let (scratch, port) = (Scratch::new("copy"), free_port());
         let started = Instant::now();
-        let copy = source.copied();
+        run(bounded("cp").args(["-a", &data]).arg(scratch.path())).ok();
+        let mut copy = postmaster(source.bin(), scratch.path(), port);
+        let socket = scratch.path().display();
+        let url = format!("postgresql:///postgres?host={socket}&port={port}&user=postgres");
+        eventually(Duration::from_secs(60), "the copy answers", || {
+            (psql(&url, "select 1").code == 0).then_some(())
+        });
         let taken = milliseconds(started.elapsed());
-        drop(copy);
+        processes::signal(copy.id(), rustix::process::Signal::INT);
+        processes::wait_for(&mut copy, Duration::from_secs(20));
         taken
     });
     println!("  cp -a and start          {:9.1}", median(samples.collect()));

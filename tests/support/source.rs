@@ -79,17 +79,6 @@ impl Source {
         self.sql("alter table pgbench_history replica identity full");
     }
 
-    /// A second cluster from `cp -a` of this one's data directory, which must be stopped.
-    pub(crate) fn copied(&self) -> Self {
-        let (scratch, port) = (Scratch::new("copy"), free_port());
-        let data = self.scratch.path().join("data");
-        run(bounded("cp").arg("-a").arg(data).arg(scratch.path())).ok();
-        let postmaster = postmaster(&self.bin, scratch.path(), port);
-        let copy = Self { postmaster, port, bin: self.bin.clone(), scratch };
-        copy.wait_ready();
-        copy
-    }
-
     /// Stops the source as an administrator does, and starts it again.
     pub(crate) fn restart(&mut self) {
         self.stop();
@@ -216,7 +205,8 @@ fn configure(bin: &Path, scratch: &Scratch, settings: &[(&str, &str)]) {
     std::fs::write(&path, text).expect("write postgresql.conf");
 }
 
-fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
+/// Starts Postgres on `data` below `scratch`, with its socket there.
+pub(crate) fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
     let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     let mut command = as_account(bin.join("postgres"));
     command.arg("-D").arg(scratch.join("data")).arg("-k").arg(scratch);
