@@ -102,6 +102,11 @@ impl DataDir {
         Err(DataDirError::TooLong(self.0.display().to_string(), length.saturating_sub(excess)))
     }
 
+    /// A directory that a running server has prepared: for the processes it starts.
+    pub fn of_server(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0

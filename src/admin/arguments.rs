@@ -159,7 +159,6 @@ pub(crate) fn option(
     };
     match spec.kind {
         OptionKind::Text => Ok(Argument::Text(value.to_owned())),
-        OptionKind::Name => name(value, at),
         OptionKind::Flag => flag(value)
             .map(Argument::Flag)
             .ok_or_else(|| wrong("Expected on, off, true, false, yes, no, 1 or 0.".to_owned())),

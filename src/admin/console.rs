@@ -22,7 +22,7 @@ use super::help;
 use super::lexer::{self, Lexer, TokenKind};
 use super::operations::{Caller, Operations, Progress};
 use super::parser::{self, Parameters};
-use super::request::{CreateConnectorRequest, Level};
+use super::request::{CreateConnectorRequest, Level, SourceRequest};
 use super::row::{CreateConnectorOutcome, PreflightRow, RoleRecord};
 use super::statement::Statement;
 use super::syntax::SyntaxError;
@@ -82,6 +82,7 @@ impl<O: Operations> AdminConsole<O> {
         let operations = &self.operations;
         match statement {
             Statement::ConnectorPreflight(request) => {
+                refuse_environment(&request)?;
                 self.announce(&request.url, &notices).await?;
                 let rows = operations.preflight(caller, request).await?;
                 Ok(rows.into_iter().map(columns::preflight).collect())
@@ -180,6 +181,7 @@ impl<O: Operations> AdminConsole<O> {
         request: CreateConnectorRequest,
         notices: NoticeSender,
     ) -> Rows {
+        refuse_environment(&request.source)?;
         let header = self.announce(&request.source.url, &notices).await?;
         let progress = progress(notices);
         match self.operations.create_connector(caller, request, progress).await? {
@@ -288,6 +290,14 @@ fn require_level(caller: &Caller, command: &Command) -> Outcome<()> {
 fn not_supported(name: &str) -> OperationError {
     OperationError::new(sqlstate::NOT_SUPPORTED, format!("ARDENT {name} is not supported yet"))
         .with_hint("ARDENT HELP lists all statements.")
+}
+
+/// No way into a private network exists yet: going another way than asked would be a leak.
+fn refuse_environment(request: &SourceRequest) -> Outcome<()> {
+    match request.environment.is_some() || request.private_link.is_some() {
+        true => Err(not_supported("ENVIRONMENT")),
+        false => Ok(()),
+    }
 }
 
 fn progress(notices: NoticeSender) -> Progress {

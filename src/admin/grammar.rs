@@ -62,8 +62,6 @@ pub(crate) struct OptionSpec {
 pub(crate) enum OptionKind {
     /// Any text.
     Text,
-    /// A name of ours.
-    Name,
     /// on/off, true/false, yes/no, 1/0; the option's name alone means on.
     Flag,
     /// `'30s'`, `'5min'`; a bare number is seconds.
@@ -154,7 +152,6 @@ impl OptionKind {
     pub(crate) fn syntax(&self) -> String {
         match self {
             Self::Text => "'text'".to_owned(),
-            Self::Name => "name".to_owned(),
             Self::Flag => "on | off".to_owned(),
             Self::Duration => "'30s'".to_owned(),
             Self::Size => "'10GB'".to_owned(),

@@ -13,10 +13,8 @@ pub(super) fn rows(words: &[String]) -> Outcome<Vec<Vec<Value>>> {
     if let Some(rest) = wanted.strip_prefix("ARDENT") {
         wanted = rest.trim_start().to_owned();
     }
-    let rows: Vec<_> = commands::all()
-        .filter(|command| is_prefix(&wanted, &command.name()))
-        .map(|command| row(command))
-        .collect();
+    let rows: Vec<_> =
+        commands::all().filter(|command| is_prefix(&wanted, &command.name())).map(row).collect();
     if !rows.is_empty() {
         return Ok(rows);
     }
@@ -55,7 +53,7 @@ mod tests {
     fn check(words: &[&str], expected: Expect) {
         let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
         let out = match rows(&words) {
-            Err(error) => format!("{error}\n{}\n", error.hint.unwrap()),
+            Err(error) => format!("{error}\n{}\n", error.hint.clone().unwrap()),
             Ok(rows) => rows
                 .iter()
                 .map(|row| match (&row[2], &row[3]) {

@@ -364,7 +364,8 @@ mod tests {
                 Ok(Token { kind: TokenKind::End, .. }) => break,
                 Ok(token) => {
                     let Range { start, end } = token.span;
-                    writeln!(out, "{start}..{end} {:?}", token.kind).unwrap();
+                    let kind = format!("{:?}", token.kind).replace('\u{e9}', "\\u{e9}");
+                    writeln!(out, "{start}..{end} {kind}").unwrap();
                 }
                 Err(error) => {
                     writeln!(out, "{} error: {}", error.at, error.message).unwrap();
@@ -384,11 +385,11 @@ mod tests {
                 7..14 Identifier("Ab\"c")
                 15..22 Text("It's")
                 23..41 Text("a\n'A\u{e9}")
-                42..54 Text("a'$$b")
-                55..57 Parameter("1")
-                58..62 Number("10GB")
-                63..66 Number("1.5")
-                66..67 Symbol(';')
+                42..53 Text("a'$$b")
+                54..56 Parameter("1")
+                57..61 Number("10GB")
+                62..65 Number("1.5")
+                65..66 Symbol(';')
             "#]],
         );
     }

@@ -5,7 +5,7 @@
 
 use super::arguments::{self, Argument, Arguments};
 use super::commands;
-use super::grammar::{Command, Item, OptionKind, OptionSpec};
+use super::grammar::{Command, Item, OptionSpec};
 use super::lexer::{Lexer, Token, TokenKind};
 use super::statement::Statement;
 use super::syntax::{SyntaxError, did_you_mean};
@@ -298,13 +298,6 @@ impl Attempt<'_> {
             return Ok(());
         }
         let at = token.span.start;
-        if let OptionKind::Name = spec.kind
-            && let Some(token) = self.lexer.bare_name()?
-            && let TokenKind::Word(word) = token.kind
-        {
-            self.arguments.insert(spec.name, arguments::name(&word, at)?, at);
-            return Ok(());
-        }
         let value = match self.value(&token)? {
             Some(Argument::Text(text)) => arguments::option(spec, Some(&text), at)?,
             Some(unknown) => unknown,

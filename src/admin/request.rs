@@ -83,9 +83,9 @@ pub struct SourceRequest {
     /// The decoding plugin.
     pub plugin: Plugin,
     /// The environment the traffic goes through.
-    pub environment: Option<Name>,
+    pub environment: Option<String>,
     /// The private link inside that environment.
-    pub private_link: Option<Name>,
+    pub private_link: Option<String>,
 }
 
 /// `ARDENT CONNECTOR CREATE`.

@@ -7,7 +7,7 @@ pub(crate) const SYNTAX_ERROR: &str = "42601";
 
 /// A statement that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyntaxError {
+pub(crate) struct SyntaxError {
     /// Five characters.
     pub sqlstate: &'static str,
     /// One line, lower case, no period.
@@ -45,7 +45,7 @@ impl SyntaxError {
     }
 
     /// The position Postgres clients count: characters, from 1, in the whole query text.
-    pub fn position(&self, query: &str) -> u32 {
+    pub(crate) fn position(&self, query: &str) -> u32 {
         let before = query.char_indices().take_while(|(at, _)| *at < self.at).count();
         u32::try_from(before + 1).unwrap_or(u32::MAX)
     }

@@ -43,7 +43,10 @@ pub fn render(rows: &[ReportRow], style: Style) -> String {
     out
 }
 
-/// A passing check is one line with its fact in brackets; any other says below what is wrong.
+/// Checks whose detail begins with what was measured, whatever came of it.
+const MEASURED: [&str; 3] = ["wal level", "replication slots", "wal senders"];
+
+/// One line with the fact in brackets, and below it what is wrong and what to do.
 fn check(row: &ReportRow, style: Style) -> String {
     let (mark, paint) = match row.status.as_str() {
         "pass" => ("\u{2713}", Paint::Green),
@@ -51,14 +54,15 @@ fn check(row: &ReportRow, style: Style) -> String {
         "fail" => ("\u{2717}", Paint::Red),
         _ => ("-", Paint::Dim),
     };
-    let mark = style.paint(paint, mark);
     let name = &row.name;
-    if row.status == "pass" {
-        let fact = row.detail.as_ref().map(|fact| format!(" ({fact})")).unwrap_or_default();
-        return format!("  {mark} {name}{fact}\n");
-    }
-    let mut out = format!("  {mark} {name}\n");
-    for line in row.detail.iter().flat_map(|detail| detail.lines()) {
+    let mut lines = row.detail.iter().flat_map(|detail| detail.lines()).peekable();
+    // A fact (`actual: replica`) goes into brackets, a sentence goes below.
+    let measured = MEASURED.contains(&name.as_str());
+    let has_fact = |line: &&str| !line.starts_with(|c: char| c.is_ascii_uppercase());
+    let fact = lines.next_if(|line| row.status == "pass" || (measured && has_fact(line)));
+    let fact = fact.map(|fact| format!(" ({fact})")).unwrap_or_default();
+    let mut out = format!("  {} {name}{fact}\n", style.paint(paint, mark));
+    for line in lines {
         out += &format!("      {line}\n");
     }
     if let Some(remedy) = &row.remedy {

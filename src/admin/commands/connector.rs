@@ -21,12 +21,12 @@ const PLUGIN: OptionSpec = OptionSpec {
 };
 const ENVIRONMENT: OptionSpec = OptionSpec {
     name: "environment",
-    kind: OptionKind::Name,
+    kind: OptionKind::Text,
     summary: "the way into a private network",
 };
 const PRIVATE_LINK: OptionSpec = OptionSpec {
     name: "private_link",
-    kind: OptionKind::Name,
+    kind: OptionKind::Text,
     summary: "the named endpoint inside that network",
 };
 const DECISIONS: OptionSpec = OptionSpec {
@@ -299,8 +299,8 @@ fn source(arguments: &Arguments) -> SourceRequest {
             Some("pgoutput") => Plugin::Pgoutput,
             _ => Plugin::Auto,
         },
-        environment: arguments.optional_name("environment"),
-        private_link: arguments.optional_name("private_link"),
+        environment: arguments.optional_text("environment").map(str::to_owned),
+        private_link: arguments.optional_text("private_link").map(str::to_owned),
     }
 }
 

@@ -4,7 +4,8 @@ use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
 use crate::admin::request::Level;
 use crate::admin::statement::Statement;
 
-const NAME: Item = Item::Name("name");
+/// Not a branch's kind of name: `env_1` is one.
+const NAME: Item = Item::Identifier("name");
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -55,7 +56,7 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Word("CREATE"),
             NAME,
             Item::Word("ENVIRONMENT"),
-            Item::Name("environment"),
+            Item::Identifier("environment"),
             Item::Word("ENDPOINT"),
             Item::Text("host:port"),
         ],
