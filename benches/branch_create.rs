@@ -23,8 +23,13 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 const SIZES: [(u32, &str); 2] = [(7, "100 MB"), (68, "1 GB")];
 const CREATES: usize = 15;
 const COPIES: usize = 3;
-/// The steps that the server reports with a new branch, in order.
-const STEPS: [&str; 4] = ["freshness_ms", "quiesce_ms", "fork_ms", "start_ms"];
+/// The steps that the server logs with a new branch, in order.
+const STEPS: [(&str, &str); 4] = [
+    ("freshness wait", "freshness_ms="),
+    ("quiesce", "quiesce_ms="),
+    ("fork", "fork_ms="),
+    ("start", "start_ms="),
+];
 
 fn main() {
     println!("medians in ms; every line ends with the first answer to `select 1`");
@@ -49,26 +54,33 @@ fn branches(source: &Source) {
     server.follow(source);
     let load = Pgbench::start(source);
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
-    let samples = runtime.block_on(async {
+    let totals = runtime.block_on(async {
         let admin = connect(&server.console_url()).await;
-        let mut samples = Vec::new();
+        let mut totals = Vec::new();
         for number in 0..CREATES {
-            samples.push(create(&admin, number).await);
+            totals.push(create(&admin, number).await);
         }
-        samples
+        totals
     });
     load.stop();
-    let column = |index: usize| median(samples.iter().map(|sample| sample[index]).collect());
-    let totals: Vec<f64> = samples.iter().map(|sample| sample[STEPS.len() + 1]).collect();
-    let worst = totals.iter().copied().fold(0.0, f64::max);
-    println!(
-        "  ardent branch create     {:9.1}   worst of {CREATES}: {worst:.1}",
-        column(STEPS.len() + 1)
-    );
-    let names = ["freshness wait", "quiesce", "fork", "start", "first query"];
-    for (index, name) in names.iter().enumerate() {
-        println!("    {name:<22} {:9.1}", column(index));
+    let worst = totals.iter().map(|(_, total)| *total).fold(0.0, f64::max);
+    let total = median(totals.iter().map(|(_, total)| *total).collect());
+    println!("  ardent branch create     {total:9.1}   worst of {CREATES}: {worst:.1}");
+    let log = server.log_text();
+    for (name, field) in STEPS {
+        println!("    {name:<22} {:9.1}", median(logged(&log, field)));
     }
+    let first_query = median(totals.iter().map(|(query, _)| *query).collect());
+    println!("    {:<22} {first_query:9.1}", "first query");
+}
+
+/// What the server logged as `field` of every branch that it created.
+fn logged(log: &str, field: &str) -> Vec<f64> {
+    let created = log.lines().filter(|line| line.contains("created branch"));
+    let values = created.filter_map(|line| line.split_once(field)?.1.split_whitespace().next());
+    let values: Vec<f64> = values.filter_map(|value| value.parse().ok()).collect();
+    assert_eq!(values.len(), CREATES, "{field} of every create in the log");
+    values
 }
 
 async fn connect(url: &str) -> Client {
@@ -77,22 +89,15 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-/// Milliseconds of the four steps, of the first query with its connection, and of it all.
-async fn create(admin: &Client, number: usize) -> Vec<f64> {
+/// Milliseconds of the first query with its connection, and of everything from the statement on.
+async fn create(admin: &Client, number: usize) -> (f64, f64) {
     let started = Instant::now();
     let messages =
         admin.simple_query(&format!("ARDENT BRANCH CREATE b{number}")).await.expect("create");
-    let created = started.elapsed();
-    let row = first_row(&messages);
-    let branch = connect(row.get("url").expect("the branch's url")).await;
+    let created = Instant::now();
+    let branch = connect(first_row(&messages).get("url").expect("the branch's url")).await;
     branch.simple_query("select 1").await.expect("select 1");
-    let total = started.elapsed();
-    // A step the server does not report prints as NaN rather than as a flattering zero.
-    let step = |name: &&str| row.try_get(*name).ok().flatten().and_then(|text| text.parse().ok());
-    let mut sample: Vec<f64> = STEPS.iter().map(|name| step(name).unwrap_or(f64::NAN)).collect();
-    sample.push(milliseconds(total - created));
-    sample.push(milliseconds(total));
-    sample
+    (milliseconds(created.elapsed()), milliseconds(started.elapsed()))
 }
 
 fn first_row(messages: &[SimpleQueryMessage]) -> &SimpleQueryRow {

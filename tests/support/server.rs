@@ -170,7 +170,7 @@ pub(crate) fn serve(data_dir: &Path, port: u16, log: &Path) -> Child {
     let listen = format!("127.0.0.1:{port}");
     command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", &listen]);
     let log = std::fs::File::options().create(true).append(true).open(log).expect("open the log");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).env("NO_COLOR", "1");
     command.spawn().expect("start the server")
 }
 
