@@ -149,11 +149,7 @@ impl Computes {
         start.await.map_err(|_| ComputeError::Stopping)?
     }
 
-    async fn start(
-        &self,
-        slot: &Arc<Slot>,
-        mut guard: slot::Guard,
-    ) -> Result<Lease, ComputeError> {
+    async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
         let _store = self.0.store_in_use.read().await;
         if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(ComputeError::Stopping);
@@ -214,7 +210,7 @@ impl Computes {
     }
 
     /// Every compute that runs.
-    pub async fn list(&self) -> Vec<RunningCompute> {
+    pub fn list(&self) -> Vec<RunningCompute> {
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut running = Vec::new();
         for slot in slots {
