@@ -140,6 +140,11 @@ impl Compute {
         self.started_at
     }
 
+    /// False once the end of the postmaster was seen; never waits.
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
     /// Returns when the postmaster has ended. Children may live a moment longer; the next start
     /// sees to them.
     pub async fn wait_exit(&self) -> Exit {

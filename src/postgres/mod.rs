@@ -35,11 +35,12 @@ pub use activity::{Activity, activity};
 pub use compute::{Compute, ComputeSpec};
 pub use error::PostgresError;
 pub use installation::{Installation, choose, find};
+pub use precheck::SOCKET_NAME;
 pub use process::{Account, Exit};
 pub use roles::{
     APPLY_ROLE, OWNER_ROLE, RoleVerifier, SYSTEM_DATABASE, SYSTEM_ROLE, forget_passwords,
     grant_mirrored_roles, is_reserved_role, prepare_database, verifiers,
 };
-pub use session::Session;
+pub use session::{Session, check_login};
 pub use settings::ComputeKind;
 pub use template::{LocaleProvider, TemplateSpec, create as create_template};

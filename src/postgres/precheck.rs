@@ -15,8 +15,8 @@ use super::state;
 /// `sun_path` holds 108 bytes, one of them the terminator.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The longer of the two names in a socket directory.
-const SOCKET_NAME: &str = ".s.PGSQL.5432";
+/// Name of a compute's socket in its directory.
+pub const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
 /// Checks a spec. True when a previous compute may have left something: `postmaster.pid` is there
 /// unless a postmaster ended in order, which it does only after its children, and the record is

@@ -132,6 +132,11 @@ impl Process {
         self.pidfd.signal(signal)
     }
 
+    /// False once the end of the process was seen.
+    pub(super) fn is_running(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
     /// Waits for the end of the process.
     pub(super) async fn exited(&self) -> Exit {
         let mut exit = self.exit.clone();
