@@ -31,20 +31,6 @@ impl Session {
         Self::open(socket_dir, database).await.map_err(PostgresError::query("connect to compute"))
     }
 
-    /// Logs in as a client's role and out again; Postgres' answer says whether it may.
-    pub async fn check_login(
-        socket_dir: &Path,
-        role: &str,
-        database: &str,
-    ) -> Result<(), PostgresError> {
-        let mut config = Config::new();
-        config.host_path(socket_dir).user(role).dbname(database).application_name("ardent");
-        let (_client, connection) =
-            config.connect(NoTls).await.map_err(PostgresError::query("log in to branch"))?;
-        drop(connection);
-        Ok(())
-    }
-
     /// For statements that this module has no function for.
     pub fn client(&self) -> &Client {
         &self.client
