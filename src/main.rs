@@ -9,6 +9,7 @@ use ardent::cli::{
     args::{Cli, Command},
 };
 use ardent::data_dir::DataDir;
+use ardent::logging;
 use ardent::server::{self, ServeOptions};
 use clap::Parser;
 use storage::StoreConfig;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
                 listen: serve.listen,
                 config: serve.config,
             };
+            logging::start();
             server::run(&options).map(|()| 0).map_err(Into::into)
         }
         Command::Store => {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
                 mount_dir: data_dir.mount(),
                 socket: data_dir.store_socket(),
             };
+            logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)
         }
         verb => tokio::runtime::Builder::new_current_thread()

@@ -68,16 +68,17 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Adopts the store of this data directory if one runs, else starts one.
-    pub async fn open(paths: StorePaths) -> Result<Self, StoreError> {
-        let process = match find(&paths.socket).await {
-            Some(process) => {
-                tracing::info!(pid = process.pid.as_raw_nonzero().get(), "adopted running store");
-                process
-            }
-            None => spawn(&paths).await?,
-        };
-        Ok(Self { paths, process: std::sync::Mutex::new(process) })
+    /// Adopts the store of this data directory, if one runs.
+    pub async fn adopt(paths: &StorePaths) -> Option<Self> {
+        let process = find(&paths.socket).await?;
+        tracing::info!(pid = process.pid.as_raw_nonzero().get(), "adopted running store");
+        Some(Self { paths: paths.clone(), process: std::sync::Mutex::new(process) })
+    }
+
+    /// Starts the store of this data directory. Call it only when no store and no compute runs.
+    pub async fn start(paths: &StorePaths) -> Result<Self, StoreError> {
+        let process = spawn(paths).await?;
+        Ok(Self { paths: paths.clone(), process: std::sync::Mutex::new(process) })
     }
 
     /// Runs one request on a blocking thread.

@@ -1,19 +1,17 @@
 //! The admin SQL and the CLI: what operators type, and how mistakes are answered.
 
+use std::time::Duration;
+
+use crate::support::cli::ardent;
 use crate::support::drivers::psql;
 use crate::support::server::Server;
 use crate::support::source::Source;
-
-/// The URL of the admin database over the unix socket, where root is admin without a password.
-fn console(server: &Server) -> String {
-    let directory = server.data_dir().join("run");
-    format!("postgresql:///ardent?host={}&port={}&user=root", directory.display(), server.port())
-}
+use crate::support::wait::eventually;
 
 #[test]
 fn mistakes_in_admin_sql_get_a_position_and_a_hint() {
     let server = Server::start();
-    let url = console(&server);
+    let url = server.console_url();
     let typo = psql(&url, "ARDENT BRANCH CRAETE b1").failed(1);
     assert!(typo.contains("42601") && typo.contains("LINE 1:"), "{typo}");
     assert!(typo.contains("HINT:") && typo.contains('^'), "{typo}");
@@ -99,4 +97,25 @@ fn secrets_do_not_reach_the_log_or_the_catalog_in_clear() {
         assert!(!stored.contains(secret), "a password in clear in the catalog");
         assert!(!server.log_text().contains(secret), "a password in the log");
     }
+}
+
+#[test]
+fn setup_shows_its_progress_to_whoever_asks() {
+    let source = Source::start();
+    source.pgbench(10);
+    let server = Server::start();
+    let (directory, url) = (server.data_dir(), source.url());
+    let create = std::thread::spawn(move || {
+        ardent(&directory, &["connector", "create", "postgresql", &url, "--name", "prod"])
+    });
+    let row = eventually(Duration::from_secs(60), "status shows the bytes to copy", || {
+        let status = server.ardent(&["connector", "status", "prod", "--format", "json"]);
+        let row: serde_json::Value = serde_json::from_str(status.stdout.trim()).ok()?;
+        (row["bytes_total"].as_i64()? > 0).then_some(row)
+    });
+    assert!(row["phase"].as_str().is_some_and(|phase| !phase.is_empty()), "{row}");
+    let said = create.join().expect("create ends");
+    assert_eq!(said.code, 0, "{said:#?}");
+    let status = server.ardent(&["connector", "status", "prod"]).ok();
+    assert!(status.contains("Status:    Ready"), "{status}");
 }

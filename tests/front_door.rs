@@ -163,3 +163,68 @@ fn a_query_is_cancelled_from_another_connection() {
     assert!(said.contains("57014"), "{said}");
     assert_eq!(cancelled(&one), "57014", "by the protocol's own request");
 }
+
+#[test]
+fn a_sleeping_branch_is_woken_once_by_many_clients() {
+    let (_source, mut server, one, two) = two_branches();
+    assert!(server.interrupt().success());
+    server.start_again();
+    assert!(server.running_compute("one").is_none(), "a branch starts when it is needed");
+    let clients: Vec<_> = (0..12)
+        .map(|_| {
+            let one = one.clone();
+            std::thread::spawn(move || psql(&one, "select count(*) from item").ok())
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("the client got its answer"), "1");
+    }
+    let started = "select pg_postmaster_start_time()";
+    let first = Driver::Psql.rows(&one, started);
+    assert_eq!(Driver::Psql.rows(&one, started), first, "one start serves them all");
+    assert!(server.running_compute("two").is_none(), "{two} was not asked for");
+}
+
+#[test]
+fn bulk_data_passes_unchanged_in_both_directions() {
+    let (_source, server, one, _two) = two_branches();
+    let rows = "select g, repeat(md5(g::text), 5) from generate_series(1, 200000) g";
+    Driver::Psql
+        .rows(&one, &format!("create table bulk (id int, body text); insert into bulk {rows}"));
+    let out = psql(&one, "copy bulk to stdout").ok();
+    assert_eq!(out.lines().count(), 200_000);
+    let file = server.data_dir().with_file_name("bulk.txt");
+    std::fs::write(&file, format!("{out}\n")).expect("write the rows");
+    let copy_in = format!("\\copy back from '{}'", file.display());
+    Driver::Psql.rows(&one, "create table back (like bulk)");
+    Driver::Psql.rows(&one, &copy_in);
+    let differing = "select count(*) from (table bulk except table back) d";
+    assert_eq!(Driver::Psql.rows(&one, differing), "0");
+    assert_eq!(Driver::Psql.rows(&one, "select count(*) from back"), "200000");
+}
+
+#[test]
+fn a_deleted_branch_is_gone_and_refused_while_others_go_on() {
+    let (_source, server, one, two) = two_branches();
+    let compute = server.compute_of("one");
+    let open = std::thread::spawn({
+        let one = one.clone();
+        move || psql(&one, "select pg_sleep(60)")
+    });
+    eventually(Duration::from_secs(20), "a session is open", || {
+        let sessions = "select count(*) from pg_stat_activity where query like 'select pg_sleep%'";
+        (psql(&one, sessions).stdout.trim() == "1").then_some(())
+    });
+    server.ardent(&["branch", "delete", "one"]).ok();
+    assert_ne!(open.join().expect("psql ends").code, 0, "its session ends with it");
+    assert_eq!(refused(&one).severity, "FATAL");
+    let pid = compute.pid;
+    eventually(Duration::from_secs(10), "its compute is gone", || {
+        let still = server.leftovers().into_iter().any(|line| line.starts_with(&format!("{pid} ")));
+        (!still).then_some(())
+    });
+    assert_eq!(Driver::Psql.rows(&two, "select count(*) from item"), "1");
+    let again = server.branch("one");
+    assert_eq!(Driver::Psql.rows(&again, "select count(*) from item"), "1", "the name is free");
+    assert_ne!(password(&again), password(&one), "a new branch has a password of its own");
+}

@@ -16,6 +16,8 @@ mod front_door;
 #[cfg(test)]
 mod preflight;
 #[cfg(test)]
+mod privileges;
+#[cfg(test)]
 mod replication;
 #[cfg(test)]
 mod start;

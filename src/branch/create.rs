@@ -15,9 +15,9 @@ use storage::client::StoreClient;
 
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
+use crate::compute::ComputeTarget;
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
-use crate::compute::ComputeTarget;
 use crate::postgres::{self, OWNER_ROLE};
 use crate::secret::Secret;
 
@@ -135,7 +135,7 @@ impl Branches {
         let cut = match parent {
             Some(parent) => self.fork_branch(&record, &parent).await?,
             None => {
-                let owner = self.services.computes.owner(record.number);
+                let owner = self.services.computes.places().owner(record.number);
                 let freshness_timeout = request
                     .freshness_timeout
                     .unwrap_or_else(|| self.services.config.freshness_timeout());
@@ -190,7 +190,7 @@ impl Branches {
         parent: &BranchRecord,
     ) -> Result<Cut, BranchError> {
         let begun = Instant::now();
-        let owner = self.services.computes.owner(child.number);
+        let owner = self.services.computes.places().owner(child.number);
         let (from, to) = (parent.number, child.number);
         let call = move |client: &mut StoreClient| client.fork(from, to, owner);
         self.services.store.call(call).await?;

@@ -10,6 +10,7 @@
 //!   not replaced before every process of every compute is gone.
 
 mod idle;
+mod places;
 mod slot;
 
 use std::sync::Arc;
@@ -21,14 +22,11 @@ use storage::client::StoreClient;
 use tokio::sync::RwLock;
 
 use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
-use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::postgres::{
-    self, Account, Compute, ComputeKind, ComputeSpec, Installation, PostgresError,
-};
+use crate::postgres::{Compute, ComputeKind, PostgresError};
 use crate::store::{Store, StoreError};
 use slot::Slot;
 
+pub use places::ComputePlaces;
 pub use slot::Lease;
 
 /// What a compute serves.
@@ -97,9 +95,7 @@ pub struct RunningCompute {
 pub struct Computes(Arc<Shared>);
 
 struct Shared {
-    data_dir: DataDir,
-    config: Config,
-    installations: Vec<Installation>,
+    places: ComputePlaces,
     store: Arc<Store>,
     catalog: Arc<Catalog>,
     slots: DashMap<BranchId, Arc<Slot>>,
@@ -110,17 +106,9 @@ struct Shared {
 
 impl Computes {
     /// No compute yet; [`Computes::adopt`] finds those that run.
-    pub fn new(
-        data_dir: DataDir,
-        config: Config,
-        installations: Vec<Installation>,
-        store: Arc<Store>,
-        catalog: Arc<Catalog>,
-    ) -> Self {
+    pub fn new(places: ComputePlaces, store: Arc<Store>, catalog: Arc<Catalog>) -> Self {
         Self(Arc::new(Shared {
-            data_dir,
-            config,
-            installations,
+            places,
             store,
             catalog,
             slots: DashMap::new(),
@@ -129,22 +117,14 @@ impl Computes {
         }))
     }
 
-    /// The owner of a branch's files and processes: its own uid where we may choose one.
-    pub fn owner(&self, branch: BranchId) -> storage::Owner {
-        if rustix::process::geteuid().is_root() {
-            let id = self.0.config.compute.uid_base.saturating_add(branch.get());
-            storage::Owner { uid: id, gid: id }
-        } else {
-            storage::Owner {
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-            }
-        }
+    /// Where computes are and under which accounts they run.
+    pub fn places(&self) -> &ComputePlaces {
+        &self.0.places
     }
 
     /// Takes over a compute that an earlier server started, if it still runs.
     pub async fn adopt(&self, target: ComputeTarget) -> Result<bool, ComputeError> {
-        let spec = self.spec(&target)?;
+        let spec = self.0.places.spec(&target)?;
         let slot = self.slot(target);
         let mut compute = slot.compute.lock().await;
         let adopted = Compute::adopt(spec).await.map_err(Arc::new)?;
@@ -169,11 +149,7 @@ impl Computes {
         start.await.map_err(|_| ComputeError::Stopping)?
     }
 
-    async fn start(
-        &self,
-        slot: &Arc<Slot>,
-        mut guard: slot::Guard,
-    ) -> Result<Lease, ComputeError> {
+    async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
         let _store = self.0.store_in_use.read().await;
         if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(ComputeError::Stopping);
@@ -190,7 +166,7 @@ impl Computes {
     }
 
     async fn start_fresh(&self, target: &ComputeTarget) -> Result<Compute, ComputeError> {
-        let spec = self.spec(target)?;
+        let spec = self.0.places.spec(target)?;
         let branch = target.branch;
         let call = move |client: &mut StoreClient| client.begin_compute(branch);
         self.0.store.call(call).await.map_err(Arc::new)?;
@@ -226,7 +202,7 @@ impl Computes {
         if let Some(running) = compute.take() {
             running.kill().await.map_err(Arc::new)?;
         }
-        let data_dir = &self.0.data_dir;
+        let data_dir = &self.0.places.data_dir;
         // What is not there needs no removal, and what cannot be removed is only a log.
         let _ = std::fs::remove_file(data_dir.compute_log(branch));
         let _ = std::fs::remove_dir_all(data_dir.compute_socket_dir(branch));
@@ -234,7 +210,7 @@ impl Computes {
     }
 
     /// Every compute that runs.
-    pub async fn list(&self) -> Vec<RunningCompute> {
+    pub fn list(&self) -> Vec<RunningCompute> {
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut running = Vec::new();
         for slot in slots {
@@ -293,37 +269,8 @@ impl Computes {
         futures_util::future::join_all(stops).await;
     }
 
-    /// The installation that serves this major version.
-    pub fn installation(&self, major: u32) -> Result<&Installation, ComputeError> {
-        Ok(postgres::choose(&self.0.installations, major).map_err(Arc::new)?)
-    }
-
     fn slot(&self, target: ComputeTarget) -> Arc<Slot> {
         let branch = target.branch;
         self.0.slots.entry(branch).or_insert_with(|| Arc::new(Slot::new(target))).clone()
-    }
-
-    fn spec(&self, target: &ComputeTarget) -> Result<ComputeSpec, ComputeError> {
-        let data_dir = &self.0.data_dir;
-        Ok(ComputeSpec {
-            installation: self.installation(target.major)?.clone(),
-            kind: target.kind,
-            data_dir: data_dir.branch(target.branch),
-            socket_dir: data_dir.compute_socket_dir(target.branch),
-            log_file: data_dir.compute_log(target.branch),
-            state_file: data_dir.compute_state(target.branch),
-            account: self.account(target.branch),
-            database: target.database.clone(),
-            settings: Vec::new(),
-            start_timeout: Duration::from_secs(self.0.config.compute.start_timeout_s),
-            stop_timeout: Duration::from_secs(self.0.config.compute.stop_timeout_s),
-        })
-    }
-
-    /// The account a compute runs under; none of its own unless we are root.
-    pub fn account(&self, branch: BranchId) -> Option<Account> {
-        let owner = self.owner(branch);
-        let is_root = rustix::process::geteuid().is_root();
-        is_root.then_some(Account { uid: owner.uid, gid: owner.gid })
     }
 }

@@ -31,7 +31,7 @@ impl Setup {
     pub(super) async fn run(self) -> Result<BranchRecord, SetupError> {
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
-        let installation = self.services.computes.installation(major)?.clone();
+        let installation = self.services.computes.places().installation(major)?.clone();
         let trunk = match self.finished_trunk()? {
             Some(trunk) => trunk,
             None => self.make_trunk(&facts, installation.major).await?,
@@ -45,8 +45,7 @@ impl Setup {
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| view.setup = Some(progress.clone()));
         };
-        let outcome =
-            replication::setup(&link, &access, &installation.bin_dir, &report).await?;
+        let outcome = replication::setup(&link, &access, &installation.bin_dir, &report).await?;
         let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &access.database).await?;
@@ -85,7 +84,7 @@ impl Setup {
             password: None,
             verifier: None,
         })?;
-        let (number, owner) = (trunk.number, self.services.computes.owner(trunk.number));
+        let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
         let create = move |client: &mut StoreClient| client.create(number, owner);
         self.services.store.call(create).await?;
         postgres::create_template(self.template(&trunk, facts)?).await?;
@@ -97,19 +96,16 @@ impl Setup {
 
     fn template(&self, trunk: &BranchRecord, facts: &Facts) -> Result<TemplateSpec, SetupError> {
         Ok(TemplateSpec {
-            installation: self.services.computes.installation(trunk.made.major)?.clone(),
+            installation: self.services.computes.places().installation(trunk.made.major)?.clone(),
             data_dir: self.services.data_dir.branch(trunk.number),
-            account: self.services.computes.account(trunk.number),
+            account: self.services.computes.places().account(trunk.number),
             scratch_dir: self.services.data_dir.run().join(format!("{}.initdb", trunk.number)),
             user: self.services.config.compute.user.clone(),
             database: self.record.made.database.clone(),
             encoding: facts.encoding.clone(),
             collate: facts.collate.clone(),
             ctype: facts.ctype.clone(),
-            provider: facts
-                .icu_locale
-                .clone()
-                .map_or(LocaleProvider::Libc, LocaleProvider::Icu),
+            provider: facts.icu_locale.clone().map_or(LocaleProvider::Libc, LocaleProvider::Icu),
             settings: Vec::new(),
         })
     }

@@ -75,8 +75,7 @@ fn slot_name(connector: &str) -> String {
 /// Drops everything a connector has on its source. Done already is done well.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     // WAIT ends when whoever streams from the slot has gone; the wait is bounded by our own stop.
-    let mut connection =
-        ReplicationConnection::open(source.target()).await.map_err(at_source)?;
+    let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
     let slot = quote_identifier(&slot_name(connector));
     let outcome = connection.command(&format!("DROP_REPLICATION_SLOT {slot} WAIT")).await;
     connection.close().await;

@@ -18,12 +18,13 @@
 
 mod error;
 mod link;
+mod progress;
+mod quarantine;
+mod sequences;
 mod setup;
 mod status;
-mod stream;
 
 pub use error::{Action, Error};
 pub use link::{Link, TrunkAccess, drop_source_objects};
 pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
 pub use status::{Phase, Position, Quarantined, Status};
-pub use stream::Replication;

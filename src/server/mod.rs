@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::AdminConsole;
 use crate::branch::{BranchError, BranchServices, Branches, FrontDoorAddress};
 use crate::catalog::{Catalog, CatalogError};
-use crate::compute::{ComputeError, ComputeTarget, Computes};
+use crate::compute::{ComputeError, ComputePlaces, ComputeTarget, Computes};
 use crate::config::{Config, ConfigError};
 use crate::connector::{ConnectorError, ConnectorServices, Connectors};
 use crate::control::{ControlPlane, ControlServices};
@@ -117,14 +117,10 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
     let catalog = Arc::new(Catalog::open(&data_dir.catalog())?);
     let key = Arc::new(open_key(&config, &data_dir)?);
-    let store = Arc::new(Store::open(store_paths(&data_dir)).await?);
-    let computes = Computes::new(
-        data_dir.clone(),
-        config.clone(),
-        installations,
-        store.clone(),
-        catalog.clone(),
-    );
+    let places =
+        ComputePlaces { data_dir: data_dir.clone(), config: config.clone(), installations };
+    let store = Arc::new(open_store(&catalog, &places).await?);
+    let computes = Computes::new(places, store.clone(), catalog.clone());
     adopt(&catalog, &computes).await?;
     housekeeping::sweep(&catalog, &store, &computes).await?;
     let stop = CancellationToken::new();
@@ -292,6 +288,18 @@ fn store_paths(data_dir: &DataDir) -> StorePaths {
         socket: data_dir.store_socket(),
         log: data_dir.store_log(),
     }
+}
+
+/// Adopts the store, or starts one after whatever ran on the last one is gone for certain.
+async fn open_store(catalog: &Catalog, places: &ComputePlaces) -> Result<Store, ServerError> {
+    let paths = store_paths(&places.data_dir);
+    if let Some(store) = Store::adopt(&paths).await {
+        return Ok(store);
+    }
+    for record in catalog.branches()? {
+        places.clear(&ComputeTarget::of(&record)).await?;
+    }
+    Ok(Store::start(&paths).await?)
 }
 
 /// Finds the computes that a killed server left running.

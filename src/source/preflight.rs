@@ -62,9 +62,8 @@ pub async fn preflight(
         skip(&mut report, &AFTER_REACHABLE[1..], "auth failed");
         return finish(report, None, None);
     };
-    let found = Checks { session: &session, target: &target, options }
-        .run(&mut report, taken_by)
-        .await;
+    let found =
+        Checks { session: &session, target: &target, options }.run(&mut report, taken_by).await;
     session.close().await;
     match found {
         Ok((provider, script)) => finish(report, Some(provider), script),
@@ -167,8 +166,7 @@ impl Checks<'_> {
     /// hold them.
     async fn old_wal2json(&self) -> Result<Row, Error> {
         let rows = self.session.query(FLOATING_SQL, &[&self.options.schemas]).await?;
-        let tables =
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+        let tables = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
         if tables.is_empty() {
             return Ok(Row::pass("wal2json"));
         }
@@ -192,9 +190,7 @@ impl Checks<'_> {
             .collect();
         names.push("'wal2json'".to_owned());
         let names = names.join(", ");
-        Ok(format!(
-            "ALTER SYSTEM SET output_plugin_libraries = {names}; SELECT pg_reload_conf();"
-        ))
+        Ok(format!("ALTER SYSTEM SET output_plugin_libraries = {names}; SELECT pg_reload_conf();"))
     }
 
     async fn package(&self) -> Result<String, Error> {
@@ -232,8 +228,7 @@ fn reading(missing: &Missing) -> Row {
         && missing.tables.is_empty()
         && missing.hidden.is_empty()
         && missing.sequences.is_empty();
-    let remedy =
-        if only_absent { "Check the names of the schemas." } else { GRANTS_REMEDY };
+    let remedy = if only_absent { "Check the names of the schemas." } else { GRANTS_REMEDY };
     Row::fail("can read tables", lines.join("\n"), remedy)
 }
 

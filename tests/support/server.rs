@@ -45,6 +45,12 @@ impl Server {
         self.scratch.path().join("data")
     }
 
+    /// The admin database over the unix socket, where root is admin without a password.
+    pub(crate) fn console_url(&self) -> String {
+        let directory = self.data_dir().join("run");
+        format!("postgresql:///ardent?host={}&port={}&user=root", directory.display(), self.port)
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -164,7 +170,7 @@ pub(crate) fn serve(data_dir: &Path, port: u16, log: &Path) -> Child {
     let listen = format!("127.0.0.1:{port}");
     command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", &listen]);
     let log = std::fs::File::options().create(true).append(true).open(log).expect("open the log");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).env("NO_COLOR", "1");
     command.spawn().expect("start the server")
 }
 

@@ -109,7 +109,10 @@ impl Source {
         knows_output_plugin_libraries(&bin_dir(), &scratch.path().join("data"))
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
+        if self.postmaster.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
         processes::signal(self.postmaster.id(), Signal::INT);
         if processes::wait_for(&mut self.postmaster, Duration::from_secs(10)).is_none() {
             eprintln!("the source did not stop in time and was killed");
@@ -182,7 +185,6 @@ fn knows_output_plugin_libraries(bin: &Path, data: &Path) -> bool {
 fn configure(bin: &Path, scratch: &Scratch, settings: &[(&str, &str)]) {
     let data = scratch.path().join("data");
     let mut lines = vec![
-        format!("unix_socket_directories = '{}'", scratch.path().display()),
         "listen_addresses = '127.0.0.1'".to_owned(),
         "wal_level = logical".to_owned(),
         "max_replication_slots = 10".to_owned(),
@@ -203,10 +205,12 @@ fn configure(bin: &Path, scratch: &Scratch, settings: &[(&str, &str)]) {
     std::fs::write(&path, text).expect("write postgresql.conf");
 }
 
-fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
+/// Starts Postgres on `data` below `scratch`, with its socket there.
+pub(crate) fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
     let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     let mut command = as_account(bin.join("postgres"));
-    command.arg("-D").arg(scratch.join("data")).args(["-p", &port.to_string()]);
+    command.arg("-D").arg(scratch.join("data")).arg("-k").arg(scratch);
+    command.args(["-p", &port.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command.spawn().expect("start the source")
 }

@@ -13,6 +13,8 @@ mod roles;
 mod schema;
 mod snapshot;
 
+pub(super) use database::maintenance_database;
+
 use std::path::Path;
 
 use proxy::client::Session;
@@ -143,6 +145,7 @@ impl Setup<'_> {
         warnings.extend(copy::copy_tables(self, &tables, state).await?);
         self.enter(state, Stage::Indexes);
         warnings.extend(dump.restore_rest(self).await?);
+        warnings.extend(copy::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
