@@ -1,8 +1,8 @@
 //! The `ardent` command: a verb is one admin statement sent over the wire.
 //!
-//! `args` says what may be typed, `statement` what it means in SQL, `connection` sends it, and `text`
-//! or JSON shows the answer. Must never: know more of the server than its SQL; show a password that
-//! was typed.
+//! `args` says what may be typed, `statement` what it means in SQL, `connection` sends it, and
+//! `text` or JSON shows the answer. Must never: know more of the server than its SQL; show a
+//! password that was typed.
 
 mod answer;
 pub mod args;
@@ -77,11 +77,16 @@ async fn ask(global: &Global, command: &Command, statement: &Statement) -> Resul
     let format = global.format;
     let show = progress.clone();
     let rows = connection::run(&target, statement, move |notice| {
-        if is_preflight && format == Format::Text {
+        let is_header = report::is_header(&notice.message);
+        match format {
+            Format::Json => {}
             // The first line of the report comes before the checks, which take their time.
-            drop(writeln!(std::io::stdout(), "{}\n", notice.message));
-        } else if format == Format::Text {
-            show.show(&notice.message);
+            Format::Text if is_preflight => {
+                drop(writeln!(std::io::stdout(), "{}\n", notice.message));
+            }
+            // In a log it would stand twice: a refusal repeats it with the whole report.
+            Format::Text if is_header && !show.is_on_terminal() => {}
+            Format::Text => show.show(&notice.message),
         }
     })
     .await;
