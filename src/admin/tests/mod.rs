@@ -1,0 +1,5 @@
+//! The admin SQL at its boundaries: text to statement, and a console over operations that only answer.
+
+mod console;
+mod fake;
+mod parse;
