@@ -9,7 +9,7 @@ use std::path::Path;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::error::PostgresError;
-use super::roles::{SYSTEM_DATABASE, SYSTEM_ROLE};
+use super::roles::{OWNER_ROLE, SYSTEM_DATABASE, SYSTEM_ROLE, is_reserved_role};
 
 /// Settings of the session that outrank those of the database and the role.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0 \
@@ -31,6 +31,26 @@ impl Session {
         Self::open(socket_dir, database).await.map_err(PostgresError::query("connect to compute"))
     }
 
+    /// Proves that a client's role may log in to a database, by doing so and asking `SELECT 1`.
+    pub async fn check_login(
+        socket_dir: &Path,
+        role: &str,
+        database: &str,
+    ) -> Result<(), PostgresError> {
+        if is_reserved_role(role) && role != OWNER_ROLE {
+            return Err(PostgresError::LoginRefused(format!("role \"{role}\" is reserved")));
+        }
+        let answered = async {
+            let (client, connection) = login(socket_dir, role, database).connect(NoTls).await?;
+            tokio::spawn(async move { drop(connection.await) });
+            client.simple_query("SELECT 1").await.map(drop)
+        };
+        answered.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
+            Some(refusal) => PostgresError::LoginRefused(refusal.message().to_owned()),
+            None => PostgresError::query("log in to compute")(error),
+        })
+    }
+
     /// For statements that this module has no function for.
     pub fn client(&self) -> &Client {
         &self.client
@@ -47,23 +67,6 @@ impl Session {
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { client })
     }
-}
-
-/// Proves that a role exists and may log in to a database, by doing so and asking `SELECT 1`.
-pub async fn check_login(
-    socket_dir: &Path,
-    role: &str,
-    database: &str,
-) -> Result<(), PostgresError> {
-    let outcome = async {
-        let (client, connection) = login(socket_dir, role, database).connect(NoTls).await?;
-        tokio::spawn(async move { drop(connection.await) });
-        client.simple_query("SELECT 1").await.map(drop)
-    };
-    outcome.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
-        Some(refusal) => PostgresError::LoginRefused(refusal.message().to_owned()),
-        None => PostgresError::query("log in to compute")(error),
-    })
 }
 
 fn login(socket_dir: &Path, role: &str, database: &str) -> Config {

@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use super::super::{
-    Session, check_login, forget_passwords, grant_mirrored_roles, is_reserved_role,
-    prepare_database, verifiers,
+    Session, forget_passwords, grant_mirrored_roles, is_reserved_role, prepare_database, verifiers,
 };
 use super::{Site, login};
 
@@ -50,13 +49,14 @@ async fn branch_owner_is_an_owner_and_no_superuser() {
     for (sql, expected) in cases {
         assert_eq!(outcome(&owner, sql).await, expected, "{sql}");
     }
-    check_login(compute.socket_dir(), "branch_owner", "app").await.unwrap();
+    Session::check_login(compute.socket_dir(), "branch_owner", "app").await.unwrap();
     for (role, database, reason) in [
         ("branch_owner", "ardent_system", "permission denied for database"),
         ("nobody", "app", "role \"nobody\" does not exist"),
-        ("pg_monitor", "app", "is not permitted to log in"),
+        ("pg_monitor", "app", "reserved"),
+        ("ardent_system", "app", "reserved"),
     ] {
-        let error = check_login(compute.socket_dir(), role, database).await.unwrap_err();
+        let error = Session::check_login(compute.socket_dir(), role, database).await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
     compute.stop().await.unwrap();
