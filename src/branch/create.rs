@@ -177,7 +177,7 @@ impl Branches {
             return Ok(());
         }
         let role = record.made.role.clone();
-        postgres::Session::check_login(socket_dir, &role, request.connector.database())
+        postgres::check_login(socket_dir, &role, request.connector.database())
             .await
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
     }

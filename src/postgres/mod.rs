@@ -41,6 +41,6 @@ pub use roles::{
     APPLY_ROLE, OWNER_ROLE, RoleVerifier, SYSTEM_DATABASE, SYSTEM_ROLE, forget_passwords,
     grant_mirrored_roles, is_reserved_role, prepare_database, verifiers,
 };
-pub use session::Session;
+pub use session::{Session, check_login};
 pub use settings::ComputeKind;
 pub use template::{LocaleProvider, TemplateSpec, create as create_template};

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::super::{
-    Session, forget_passwords, grant_mirrored_roles, is_reserved_role, prepare_database, verifiers,
+    Session, check_login, forget_passwords, grant_mirrored_roles, is_reserved_role,
+    prepare_database, verifiers,
 };
 use super::{Site, login};
 
@@ -49,10 +50,15 @@ async fn branch_owner_is_an_owner_and_no_superuser() {
     for (sql, expected) in cases {
         assert_eq!(outcome(&owner, sql).await, expected, "{sql}");
     }
-    assert_eq!(super::super::roles::SYSTEM_DATABASE, "ardent_system");
-    let mut barred = tokio_postgres::Config::new();
-    barred.host_path(compute.socket_dir()).user("branch_owner").dbname("ardent_system");
-    assert!(barred.connect(tokio_postgres::NoTls).await.is_err());
+    check_login(compute.socket_dir(), "branch_owner", "app").await.unwrap();
+    for (role, database, reason) in [
+        ("branch_owner", "ardent_system", "permission denied for database"),
+        ("nobody", "app", "role \"nobody\" does not exist"),
+        ("pg_monitor", "app", "is not permitted to log in"),
+    ] {
+        let error = check_login(compute.socket_dir(), role, database).await.unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
     compute.stop().await.unwrap();
 }
 
