@@ -77,6 +77,10 @@ fn connector_statements_carry_typed_arguments() {
             )
         "#]],
     );
+}
+
+#[test]
+fn other_statements_carry_typed_arguments() {
     check(
         "ARDENT CONNECTOR DELETE c FORCE",
         expect![[r#"
@@ -102,10 +106,6 @@ fn connector_statements_carry_typed_arguments() {
             }
         "#]],
     );
-}
-
-#[test]
-fn branch_statements_and_those_not_built_yet_parse_in_full() {
     check(
         "ARDENT BRANCH CREATE pr-7 FROM \"base\" WITH (role = 'app', max_size = 10GB, \
          freshness_timeout = '2min');",
@@ -133,6 +133,10 @@ fn branch_statements_and_those_not_built_yet_parse_in_full() {
             )
         "#]],
     );
+}
+
+#[test]
+fn statements_not_built_yet_parse_in_full() {
     check(
         "ARDENT CONNECTOR VERIFY WITH (sample = 10)",
         expect![[r#"
