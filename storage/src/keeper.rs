@@ -66,6 +66,12 @@ impl Keeper {
     }
 }
 
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 struct Worker {
     media: Arc<Media>,
     tops: Vec<Weak<Layer>>,

@@ -1,0 +1,2 @@
+//! Crashes at every system call of the store.
+
