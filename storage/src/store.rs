@@ -58,6 +58,7 @@ impl Store {
         let media = Arc::new(Media { files: Files::new(disk.clone(), open_max), disk, branches });
         // What is read from it now must not be lost by a power cut after we acted on it.
         media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
+        media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
         let keeper = Keeper::start(media.clone()).map_err(io_error("start a thread in", "."))?;
         let loaded = load_layers(&media, &graph)?;
