@@ -74,14 +74,15 @@ fn filled(parts: &[(u8, usize)]) -> Vec<u8> {
 }
 
 /// A life of three branches. Every rule of `branch/durability.rs` is needed somewhere in it.
-fn tell() -> (TempDir, Story) {
+fn tell(background: bool) -> (TempDir, Story) {
     let dir = TempDir::new();
     let disk = RecordingDisk::new(dir.path());
-    let store = open_on(Arc::new(disk.clone()));
+    let store = open_on(Arc::new(disk.clone()), background);
     let mut story = Story { disk, store, promises: Vec::new() };
     story.create(1);
     // Written, never synced by itself; then a fork, whose first fsync must vouch for it.
     story.write(1, "data", 0, &filled(&[(1, 9000)]));
+    story.write(1, "both", 0, &filled(&[(1, 3 * 4096)]));
     story.append(1, 1);
     story.write(1, "late", 0, &filled(&[(2, 20_000)]));
     story.fork(1, 2);
@@ -98,6 +99,9 @@ fn tell() -> (TempDir, Story) {
     replace(&mut story);
     shrink_and_grow(&mut story, 2, "data", 9000, 1);
     shrink_and_grow(&mut story, 2, "held", 9096, 4);
+    // A page of its own over one of the parent's, which must not come back.
+    story.write(2, "both", 8192, &filled(&[(7, 4096)]));
+    shrink_and_grow(&mut story, 2, "both", 3 * 4096, 7);
     story.fork(2, 3);
     let file = story.write(3, "late", 100, &filled(&[(9, 3)]));
     story.append(3, 5);
@@ -180,9 +184,8 @@ fn superseded(promises: &[(usize, Promise)], promise: &Promise, found: &Vec<u8>)
     })
 }
 
-#[test]
-fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
-    let (_dir, story) = tell();
+fn crash_everywhere(background: bool) {
+    let (_dir, story) = tell(background);
     let calls = story.disk.calls();
     println!("{} calls, {} promises", calls.len(), story.promises.len());
     for count in 0..=calls.len() {
@@ -198,4 +201,15 @@ fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
             check(&open(image.path()), &story.promises, count, &format!("{context}, reopened"));
         }
     }
+}
+
+#[test]
+fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
+    crash_everywhere(true);
+}
+
+/// The fsync of a child must vouch for its parent's layer even if nobody sealed that yet.
+#[test]
+fn whatever_was_acknowledged_survives_without_a_keeper() {
+    crash_everywhere(false);
 }

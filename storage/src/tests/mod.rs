@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::branch::Branch;
 use crate::disk::{Disk, RealDisk};
 use crate::id::{BranchId, FileId};
-use crate::store::Store;
+use crate::store::{Running, Store};
 use crate::wire::Owner;
 
 pub(crate) const OWNER: Owner = Owner { uid: 1, gid: 2 };
@@ -47,12 +47,12 @@ pub(crate) fn id(number: u32) -> BranchId {
 }
 
 pub(crate) fn open(dir: &Path) -> Store {
-    open_on(Arc::new(RealDisk::new(dir)))
+    open_on(Arc::new(RealDisk::new(dir)), true)
 }
 
-pub(crate) fn open_on(disk: Arc<dyn Disk>) -> Store {
+pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     // Few files, so that descriptors are closed and opened again all the time.
-    Store::open(disk, Path::new("store"), 16).unwrap()
+    Store::open(disk, Path::new("store"), Running { open_files: 16, background }).unwrap()
 }
 
 /// The file at `path` below `branch`.
