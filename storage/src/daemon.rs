@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::mount::Mounted;
-use crate::store::Store;
+use crate::store::{Running, Store};
 
 /// Where the store lives and how it is reached.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let lock = lock(&store_dir)?;
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
-    let store = Arc::new(Store::open(Arc::new(disk), &store_dir, raise_open_files())?);
+    let running = Running { open_files: raise_open_files(), background: true };
+    let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;
     let control = Arc::new(Control::new(store.clone(), mounted.clone(), stop));

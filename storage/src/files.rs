@@ -97,12 +97,6 @@ impl Files {
         }
     }
 
-    /// Files open now.
-    #[cfg(test)]
-    pub(crate) fn open_count(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap().len()).sum()
-    }
-
     fn shard(&self, (layer, name): &(LayerId, DataName)) -> MutexGuard<'_, Shard> {
         let mix = u64::from(layer.get()).wrapping_mul(31).wrapping_add(name.inode.get());
         let index = usize::try_from(mix % SHARDS as u64).unwrap_or(0);

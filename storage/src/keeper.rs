@@ -38,8 +38,14 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn start(media: Arc<Media>) -> io::Result<Self> {
+    /// Starts the thread; without `background` it takes jobs and does none of them.
+    pub(crate) fn start(media: Arc<Media>, background: bool) -> io::Result<Self> {
         let (jobs, queue) = channel();
+        if !background {
+            let hold = move || while !matches!(queue.recv(), Ok(Job::Stop) | Err(_)) {};
+            let thread = std::thread::Builder::new().spawn(hold)?;
+            return Ok(Self { jobs, thread: Mutex::new(Some(thread)) });
+        }
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || Worker { media, tops: Vec::new() }.run(&queue))?;
@@ -63,6 +69,12 @@ impl Keeper {
                 tracing::error!("the keeper thread panicked");
             }
         }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -29,6 +29,9 @@ mod control;
 pub mod client;
 pub mod daemon;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::StoreClient;
 pub use daemon::StoreConfig;
 pub use error::{Advice, Error, RefusalCode};

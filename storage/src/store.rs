@@ -40,6 +40,15 @@ pub(crate) struct Store {
     keeper: Keeper,
 }
 
+/// How a store is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    /// Data files to keep open though nobody uses them.
+    pub(crate) open_files: usize,
+    /// Whether the keeper works. Without it nothing but requests touches the disk.
+    pub(crate) background: bool,
+}
+
 struct Shape {
     graph: Graph,
     layers: HashMap<LayerId, Arc<Layer>>,
@@ -47,7 +56,7 @@ struct Shape {
 
 impl Store {
     /// Opens the store on `disk`, or makes one if the directory is empty. `root` is for messages.
-    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, open_max: usize) -> Result<Self, Error> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, running: Running) -> Result<Self, Error> {
         check_format(&*disk, root)?;
         let mut graph = Graph::new();
         let branches = Log::open(&*disk, Path::new(BRANCHES), LogKind::Branches, |entry| {
@@ -55,11 +64,14 @@ impl Store {
             edit.is_some_and(|edit| graph.apply(&edit).is_ok())
         })
         .map_err(io_error("open", BRANCHES))?;
-        let media = Arc::new(Media { files: Files::new(disk.clone(), open_max), disk, branches });
+        let media =
+            Arc::new(Media { files: Files::new(disk.clone(), running.open_files), disk, branches });
         // What is read from it now must not be lost by a power cut after we acted on it.
         media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
+        media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
-        let keeper = Keeper::start(media.clone()).map_err(io_error("start a thread in", "."))?;
+        let keeper = Keeper::start(media.clone(), running.background)
+            .map_err(io_error("start a thread in", "."))?;
         let loaded = load_layers(&media, &graph)?;
         let mut branches = HashMap::new();
         for (id, node) in graph.branches() {

@@ -100,7 +100,7 @@ impl Branch {
         let _io = locks::lock(&cell.io)?;
         let change = Change { file, top, cell: &cell };
         let data_file = self.own_data(&change)?;
-        let (name, size) = self.prepare_growth(&change, end)?;
+        let (name, size) = self.zero_cut_tail(&change, end)?;
         let (start, bytes) = self.whole_pages(&change, offset, data)?;
         let written = write_up_to(&data_file, bytes.as_deref().unwrap_or(data), start);
         top.wrote(name, &data_file).map_err(|error| errno(&error))?;
@@ -131,33 +131,38 @@ impl Branch {
         Ok(data)
     }
 
-    /// Makes it safe for the file to grow to `end`: old bytes of a lower layer behind its present
-    /// end are zeroed, durably, before any record can make them part of the file.
-    pub(super) fn prepare_growth(
-        &self,
-        change: &Change<'_>,
-        end: u64,
-    ) -> FsResult<(DataName, u64)> {
-        let (name, size, ragged, holder) = {
+    /// Makes it safe to change the file up to `end`: old bytes that a lower layer holds behind the
+    /// place where the file was cut are zeroed, durably before any record can make them part of the
+    /// file again.
+    pub(super) fn zero_cut_tail(&self, change: &Change<'_>, end: u64) -> FsResult<(DataName, u64)> {
+        let (name, size, ragged, holder, record) = {
             let inode = locks::read(&change.cell.inode)?;
             let body = inode.file().ok_or(Errno::ISDIR)?;
             let holder = body.pages.layer(page_of(body.size));
-            (body.data_name(change.file), body.size, body.ragged, holder)
+            (body.data_name(change.file), body.size, body.ragged, holder, inode.record)
         };
-        if !ragged || end <= size {
+        if !ragged {
             return Ok((name, size));
         }
         let data = self.own_data(change)?;
         let page = page_of(size);
         if let Some(layer) = holder.filter(|layer| *layer != change.top.id) {
+            // The cut first: the zeros behind it must not show in a file that was not cut.
+            let cut = match record {
+                0 => change.top.sync_promised(),
+                record => change.top.sync_record(record),
+            };
+            cut.map_err(|error| errno(&error))?;
             let bytes = self.lower_page(name, layer, page, size)?;
             let written = write_up_to(&data, &bytes[..], page * PAGE);
             change.top.wrote(name, &data).map_err(|error| errno(&error))?;
             written.map_err(|stopped| self.stopped(&stopped))?;
             self.mark_written(change, page * PAGE..(page + 1) * PAGE)?;
         }
-        change.top.sync_file(name, &data).map_err(|error| errno(&error))?;
-        change.top.sync_names().map_err(|error| errno(&error))?;
+        if end > size {
+            change.top.sync_file(name, &data).map_err(|error| errno(&error))?;
+            change.top.sync_names().map_err(|error| errno(&error))?;
+        }
         Ok((name, size))
     }
 

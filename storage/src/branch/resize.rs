@@ -39,7 +39,7 @@ impl Branch {
         let change = Change { file, top, cell: &cell };
         let present = locks::read(&cell.inode)?.file().ok_or(Errno::ISDIR)?.size;
         if size > present {
-            self.prepare_growth(&change, size)?;
+            self.zero_cut_tail(&change, size)?;
             self.resize_recorded(&change, &Edit::Grow { inode: file, size, time: now() })
         } else if size == present {
             locks::write(&cell.inode)?.touch(now());
@@ -124,7 +124,7 @@ impl Branch {
                 Err(error) => return Err(error),
             }
         }
-        self.prepare_growth(&change, end)?;
+        self.zero_cut_tail(&change, end)?;
         self.resize_recorded(&change, &Edit::Grow { inode: file, size: end, time: now() })
     }
 

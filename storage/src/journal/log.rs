@@ -232,3 +232,79 @@ fn decode(bytes: &[u8], at: usize, seed: u32, expected: u64) -> Option<(Entry<'_
 fn poisoned() -> io::Error {
     io::Error::other("a writer of this journal panicked")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::tests::TempDir;
+
+    const KIND: LogKind = LogKind::Layer(9);
+
+    fn read(disk: &RealDisk) -> (Log, Vec<Vec<u8>>) {
+        let mut payloads = Vec::new();
+        let log = Log::open(disk, Path::new("log"), KIND, |entry| {
+            payloads.push(entry.payload.to_vec());
+            true
+        });
+        (log.unwrap(), payloads)
+    }
+
+    #[test]
+    fn any_truncation_leaves_a_prefix_that_can_be_continued() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        let (log, _) = read(&disk);
+        let mut ends = vec![log.bytes()];
+        for len in 0..6u8 {
+            log.append(len, &vec![len; usize::from(len) * 3]).unwrap();
+            ends.push(log.bytes());
+        }
+        let whole = std::fs::read(dir.path().join("log")).unwrap();
+        for len in 0..=whole.len() {
+            std::fs::write(dir.path().join("log"), &whole[..len]).unwrap();
+            let complete = ends.iter().filter(|end| **end <= len as u64).count().max(1) - 1;
+            let (log, payloads) = read(&disk);
+            assert_eq!(payloads.len(), complete, "cut at {len}");
+            assert_eq!(log.append(1, b"next").unwrap(), complete as u64 + 1);
+            let (_, payloads) = read(&disk);
+            assert_eq!(payloads.last().map(Vec::as_slice), Some(&b"next"[..]));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_log_before_it() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        let (log, _) = read(&disk);
+        log.append(1, b"one").unwrap();
+        let first = log.bytes();
+        log.append(2, b"two").unwrap();
+        let whole = std::fs::read(dir.path().join("log")).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let mut count = 0;
+            Log::scan(&flipped, KIND, |_| {
+                count += 1;
+                true
+            });
+            let expected = match (bit / 8) as u64 {
+                at if at < HEADER as u64 => 0,
+                at if at < first => 0,
+                _ => 1,
+            };
+            assert_eq!(count, expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_layer_does_not_count() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        read(&disk).0.append(1, b"one").unwrap();
+        let bytes = std::fs::read(dir.path().join("log")).unwrap();
+        assert_eq!(Log::scan(&bytes, KIND, |_| true), 1);
+        assert_eq!(Log::scan(&bytes, LogKind::Layer(8), |_| true), 0);
+    }
+}
