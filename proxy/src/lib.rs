@@ -42,5 +42,5 @@ pub use listener::{Listener, Settings, serve};
 pub use refusal::{Refusal, Severity};
 pub use route::{Backend, Route};
 pub use scram::{InvalidVerifier, ScramVerifier};
-pub use tls::{Tls, TlsError};
 pub use sessions::{Peer, SessionInfo, SessionState, Sessions};
+pub use tls::{Tls, TlsError};

@@ -150,11 +150,7 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
     }
 }
 
-async fn connection<R: Route, C: Console>(
-    door: &Door<R, C>,
-    socket: Socket,
-    entrance: &Entrance,
-) {
+async fn connection<R: Route, C: Console>(door: &Door<R, C>, socket: Socket, entrance: &Entrance) {
     let Ok(peer) = socket.peer() else { return };
     let mut stream = Stream::Plain(socket);
     match Arc::clone(&door.preauth).try_acquire_owned() {

@@ -143,9 +143,9 @@ fn explicit_name(parameters: &Parameters, host: Option<&str>) -> Result<Option<S
     let in_options = in_options.map(text).transpose()?;
     let host = host.map(str::to_owned);
     let sources = [("ardent.branch", direct), ("options", in_options), ("host name", host)];
-    let mut named = sources.into_iter().filter_map(|(source, name)| {
-        Some((source, name.filter(|name| !name.is_empty())?))
-    });
+    let mut named = sources
+        .into_iter()
+        .filter_map(|(source, name)| Some((source, name.filter(|name| !name.is_empty())?)));
     let Some((source, name)) = named.next() else { return Ok(None) };
     match named.find(|(_, other)| *other != name) {
         Some((other, second)) => Err(disagreement(source, &name, other, &second)),
