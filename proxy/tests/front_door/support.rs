@@ -225,7 +225,8 @@ impl Console for TestConsole {
                 "SELECT 1" => vec![Column::new("one", ColumnKind::Int8)],
                 "KINDS" => KINDS.map(|(name, kind)| Column::new(name, kind)).into(),
                 "ECHO $1" => vec![Column::new("echo", ColumnKind::Text)],
-                "BEGIN" | "COMMIT" | "ROLLBACK" | "PROGRESS" | "FOREVER" | "FAIL" => vec![],
+                "BEGIN" | "START TRANSACTION" | "COMMIT" | "ROLLBACK" | "PROGRESS" | "FOREVER"
+                | "FAIL" => vec![],
                 _ => {
                     let before = sql[..span.end - text.trim_start().len()].chars().count();
                     let position = u32::try_from(before).unwrap() + 1;
@@ -240,7 +241,7 @@ impl Console for TestConsole {
                 parameters: usize::from(text.contains('$')),
                 columns,
                 effect: match text.trim() {
-                    "BEGIN" => TransactionEffect::Begin,
+                    "BEGIN" | "START TRANSACTION" => TransactionEffect::Begin,
                     "COMMIT" | "ROLLBACK" => TransactionEffect::End,
                     _ => TransactionEffect::None,
                 },

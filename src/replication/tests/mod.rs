@@ -1,0 +1,6 @@
+//! Replication between real servers.
+
+mod server;
+mod support;
+
+mod chain;
