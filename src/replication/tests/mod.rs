@@ -4,3 +4,5 @@ mod server;
 mod support;
 
 mod chain;
+mod faults;
+mod kinds;
