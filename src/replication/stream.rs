@@ -318,10 +318,12 @@ impl Stream {
         let position = applier.position();
         self.position = Some(position);
         applier.close().await;
+        self.shared.enter(Phase::Paused);
         if answer.send(Ok(position)).is_err() {
+            // Who asked has gone and will not resume.
+            self.shared.enter(Phase::Streaming);
             return self.open_applier().await.map(Some);
         }
-        self.shared.enter(Phase::Paused);
         if self.stand_by(None, "paused").await.is_err() {
             return Ok(None);
         }
