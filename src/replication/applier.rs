@@ -394,10 +394,7 @@ impl Applier {
             }
         }
         self.is_open = true;
-        self.session
-            .batch_execute("ROLLBACK TO SAVEPOINT round")
-            .await
-            .map_err(at_trunk)?;
+        self.session.batch_execute("ROLLBACK TO SAVEPOINT round").await.map_err(at_trunk)?;
         let failed = round.run_carefully(&self.session).await?;
         for (table, reason) in failed {
             self.discover(&table, &reason);

@@ -68,19 +68,17 @@ impl Emitter {
         self.emit_once(&mut inner, prefix, &token).await
     }
 
-    async fn emit_once(
-        &self,
-        inner: &mut Inner,
-        prefix: &str,
-        token: &str,
-    ) -> Result<(), Error> {
+    async fn emit_once(&self, inner: &mut Inner, prefix: &str, token: &str) -> Result<(), Error> {
         let session = self.session(&mut inner.session).await?;
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
         let body = Body { token: token.to_owned(), sequences: moved };
         let content = self.key.seal(&body)?;
         session
-            .execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)", &[&prefix, &content])
+            .execute(
+                "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)",
+                &[&prefix, &content],
+            )
             .await
             .map_err(at_source)?;
         for sequence in &body.sequences {

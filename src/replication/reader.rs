@@ -80,11 +80,7 @@ impl Reader {
     }
 
     /// Takes what has been read, up to the size of a batch.
-    fn gather(
-        &mut self,
-        first: ReplicationEvent,
-        feedback: &mut Feedback,
-    ) -> Result<Batch, Error> {
+    fn gather(&mut self, first: ReplicationEvent, feedback: &mut Feedback) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         let mut next = Some(first);
         while let Some(event) = next {
@@ -124,7 +120,8 @@ impl Reader {
             },
             ReplicationEvent::End => return Err(Error::Ended),
         }
-        if let Some(Event::Change(Change::Message { .. }) | Event::Commit(_)) = batch.events.last() {
+        if let Some(Event::Change(Change::Message { .. }) | Event::Commit(_)) = batch.events.last()
+        {
             feedback.idle_at = Instant::now();
         }
         Ok(())

@@ -37,7 +37,8 @@ struct Call<'a> {
     rows: usize,
 }
 
-type Pending<'a> = Pin<Box<dyn Future<Output = Result<Option<u64>, tokio_postgres::Error>> + Send + 'a>>;
+type Pending<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<u64>, tokio_postgres::Error>> + Send + 'a>>;
 
 impl<'a> Round<'a> {
     /// Prepares what is not prepared yet. A step that cannot even be prepared (a type or operator
@@ -81,8 +82,11 @@ impl<'a> Round<'a> {
         } else {
             "BEGIN; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT round"
         };
-        let calls: Vec<Call<'_>> =
-            self.steps.iter().flat_map(|(step, statement)| calls(step, statement, &step.rows)).collect();
+        let calls: Vec<Call<'_>> = self
+            .steps
+            .iter()
+            .flat_map(|(step, statement)| calls(step, statement, &step.rows))
+            .collect();
         let mut pending: Vec<Pending<'_>> = Vec::with_capacity(calls.len() + 2);
         pending.push(Box::pin(session.batch_execute(begin).map(|outcome| outcome.map(|()| None))));
         for call in &calls {
@@ -222,9 +226,7 @@ fn rows_failure(error: tokio_postgres::Error) -> Result<String, Error> {
 }
 
 /// Starts all in order, so that their messages are sent in order, then waits for all.
-async fn in_order(
-    pending: Vec<Pending<'_>>,
-) -> Vec<Result<Option<u64>, tokio_postgres::Error>> {
+async fn in_order(pending: Vec<Pending<'_>>) -> Vec<Result<Option<u64>, tokio_postgres::Error>> {
     let mut all: Vec<Pin<Box<MaybeDone<Pending<'_>>>>> =
         pending.into_iter().map(|future| Box::pin(maybe_done(future))).collect();
     poll_fn(|context| {

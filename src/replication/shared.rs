@@ -17,6 +17,7 @@ const WARNINGS_MAX: usize = 100;
 pub(super) struct Shared {
     /// Held for the copy of a few fields only, never across an await.
     status: Mutex<Status>,
+    source_end: Mutex<Lsn>,
     /// By token of the message that was emitted on the source.
     barriers: Mutex<HashMap<String, oneshot::Sender<Position>>>,
 }
@@ -27,7 +28,15 @@ impl Shared {
     }
 
     pub(super) fn status(&self) -> Status {
-        lock(&self.status).clone()
+        let mut status = lock(&self.status).clone();
+        let end = lock(&self.source_end).max(status.received_lsn);
+        status.lag_bytes = end.0.saturating_sub(status.applied_lsn.0);
+        status
+    }
+
+    /// The end of the source's log, as of the last look.
+    pub(super) fn saw_source_end(&self, end: Lsn) {
+        *lock(&self.source_end) = end;
     }
 
     pub(super) fn enter(&self, phase: Phase) {

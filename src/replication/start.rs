@@ -19,10 +19,10 @@ const STREAM_OPTIONS: &str = "-c wal_sender_timeout=5min -c logical_decoding_wor
 pub(super) async fn start(
     link: &Link,
     progress: &Progress,
-    warn: impl Fn(String),
 ) -> Result<ReplicationConnection, Error> {
-    let mut connection =
-        ReplicationConnection::open(&link.source_target(STREAM_OPTIONS)).await.map_err(at_source)?;
+    let mut connection = ReplicationConnection::open(&link.source_target(STREAM_OPTIONS))
+        .await
+        .map_err(at_source)?;
     check(&mut connection, link, progress).await?;
     let mut options = wal2json::options(&link.schemas, &link.excluded);
     let position = progress.start().to_string();
@@ -36,9 +36,8 @@ pub(super) async fn start(
         if options.len() == before {
             return Err(refused(error));
         }
-        if unknown.as_deref() == Some("numeric-data-types-as-string") {
-            warn("wal2json before 2.6 sends NaN and infinity as null".to_owned());
-        }
+        // Preflight has said what the lack of an option means for this source.
+        tracing::info!(option = unknown, "option is unknown to this wal2json");
     }
 }
 

@@ -53,9 +53,11 @@ pub(super) fn sql(kind: Kind, new: Option<&Mapping>, old: Option<&Mapping>) -> S
 
 /// Positions of a shape whose values are sent, with their columns.
 pub(super) fn sent(mapping: &Mapping) -> impl Iterator<Item = (usize, &Column)> {
-    mapping.columns.iter().enumerate().filter_map(|(position, index)| {
-        Some((position, mapping.table.columns.get((*index)?)?))
-    })
+    mapping
+        .columns
+        .iter()
+        .enumerate()
+        .filter_map(|(position, index)| Some((position, mapping.table.columns.get((*index)?)?)))
 }
 
 /// Columns an UPDATE sets: all that were sent, less the key and what only INSERT may set.
@@ -85,11 +87,12 @@ fn cast(value: &str, column: &Column, mapping: &Mapping) -> String {
     format!("{value}::{}", column.type_sql)
 }
 
-/// `unnest($1::text[], $2::text[]) AS u(prefix0, prefix1)`, one column per value.
+/// `unnest($1::text[], $2::text[]) AS u(a0, a1)`, one column per value. Not qualified: with several
+/// arguments it is syntax rather than a function; the empty search path keeps it unambiguous.
 fn unnest(count: usize) -> String {
     let parameters: Vec<String> = (1..=count).map(|number| format!("${number}::text[]")).collect();
     let names: Vec<String> = (0..count).map(|number| format!("a{number}")).collect();
-    format!("pg_catalog.unnest({}) AS u({})", parameters.join(", "), names.join(", "))
+    format!("unnest({}) AS u({})", parameters.join(", "), names.join(", "))
 }
 
 fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
@@ -110,8 +113,10 @@ fn insert(table: &str, new: &Mapping) -> String {
 /// `SELECT a0::int AS c0, ... FROM unnest(...)`: the rows, typed, for a join.
 fn typed_rows(new: &Mapping) -> String {
     let values = sent(new).enumerate();
-    let values =
-        join(values.map(|(n, (_, column))| cast(&format!("u.a{n}"), column, new) + &format!(" AS c{n}")), ", ");
+    let values = join(
+        values.map(|(n, (_, column))| cast(&format!("u.a{n}"), column, new) + &format!(" AS c{n}")),
+        ", ",
+    );
     format!("(SELECT {values} FROM {}) AS v", unnest(sent(new).count()))
 }
 

@@ -226,11 +226,9 @@ impl Stream {
     /// One life of the two connections. The flag of a failure says whether it came to streaming.
     async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
         let applier = self.open_applier().await.map_err(|error| (error, false))?;
-        let shared = Arc::clone(&self.shared);
         let progress = applier.progress().clone();
-        let connection = start::start(&self.link, &progress, |text| shared.warn(text))
-            .await
-            .map_err(|error| (error, false))?;
+        let connection =
+            start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
         let reader = Reader {
             connection,
             decoder: Decoder::new(progress.lsn),
@@ -253,8 +251,7 @@ impl Stream {
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {
-        let applier =
-            Applier::open(&self.trunk, &self.shared, &self.key, &self.durable).await?;
+        let applier = Applier::open(&self.trunk, &self.shared, &self.key, &self.durable).await?;
         self.position = Some(applier.position());
         Ok(applier)
     }
@@ -321,10 +318,12 @@ impl Stream {
         let position = applier.position();
         self.position = Some(position);
         applier.close().await;
+        self.shared.enter(Phase::Paused);
         if answer.send(Ok(position)).is_err() {
+            // Who asked has gone and will not resume.
+            self.shared.enter(Phase::Streaming);
             return self.open_applier().await.map(Some);
         }
-        self.shared.enter(Phase::Paused);
         if self.stand_by(None, "paused").await.is_err() {
             return Ok(None);
         }
@@ -346,10 +345,17 @@ async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
         timer.tick().await;
         let status = shared.status();
         match emitter.slot_state().await {
-            Ok(Some(slot)) => shared.update(|status| {
-                status.lag_bytes = slot.current.0.saturating_sub(status.applied_lsn.0);
-                status.retained_wal_bytes = slot.retained_bytes;
-            }),
+            Ok(Some(slot)) => {
+                shared.saw_source_end(slot.current);
+                shared.update(|status| status.retained_wal_bytes = slot.retained_bytes);
+                if matches!(slot.wal_status.as_str(), "unreserved" | "lost") {
+                    shared.warn(format!(
+                        "source has removed or is about to remove log that we need: slot is {}",
+                        slot.wal_status
+                    ));
+                }
+            }
+            // The stream itself says so when it next connects.
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(slot = status.slot, reason = error.chain(), "slot not looked at");

@@ -324,10 +324,7 @@ mod tests {
         };
         assert_eq!(new.shape.columns, ["id", "a b", "n", "f"]);
         let values: Vec<_> = (0..4).map(|position| new.value(position)).collect();
-        assert_eq!(
-            values,
-            [Some("12345678901234567890.10"), Some("x\"\u{1}\\y"), None, Some("t")]
-        );
+        assert_eq!(values, [Some("12345678901234567890.10"), Some("x\"\u{1}\\y"), None, Some("t")]);
         assert_eq!(old.value(0), Some("1"));
     }
 

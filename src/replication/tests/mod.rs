@@ -4,3 +4,6 @@ mod server;
 mod support;
 
 mod chain;
+mod faults;
+mod kinds;
+mod preflight;

@@ -6,7 +6,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use proxy::client::{Session, Target};
@@ -68,22 +67,27 @@ fn scratch(name: &str) -> PathBuf {
     directory
 }
 
-/// A data directory as initdb makes it, made once per superuser and copied.
-fn template(superuser: &'static str) -> &'static Path {
-    static SOURCE: OnceLock<PathBuf> = OnceLock::new();
-    static TRUNK: OnceLock<PathBuf> = OnceLock::new();
-    let cell = if superuser == "postgres" { &SOURCE } else { &TRUNK };
-    cell.get_or_init(|| {
-        let directory = scratch("template");
-        let output = command("initdb")
-            .args(["--no-sync", "--auth-local=trust", "--auth-host=scram-sha-256"])
-            .args(["--encoding=UTF8", "--locale=C.UTF-8", "-U", superuser, "-D"])
-            .arg(directory.join("data"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        directory
-    })
+/// A data directory as initdb makes it. Made once per machine and superuser, then copied.
+fn template(superuser: &str) -> PathBuf {
+    let version = bin_dir().parent().and_then(Path::file_name).unwrap().to_owned();
+    let name = format!("ardent-test-template-{}-{superuser}", version.display());
+    let directory = std::env::temp_dir().join(name);
+    if directory.exists() {
+        return directory;
+    }
+    let fresh = scratch("template");
+    let output = command("initdb")
+        .args(["--no-sync", "--auth-local=trust", "--auth-host=scram-sha-256"])
+        .args(["--encoding=UTF8", "--locale=C.UTF-8", "-U", superuser, "-D"])
+        .arg(fresh.join("data"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Another test may have been first; either template is as good.
+    if fs::rename(&fresh, &directory).is_err() {
+        fs::remove_dir_all(&fresh).unwrap();
+    }
+    directory
 }
 
 pub(super) fn free_port() -> u16 {
@@ -120,12 +124,7 @@ impl Server {
         server
     }
 
-    async fn start(
-        name: &str,
-        superuser: &'static str,
-        port: u16,
-        settings: Vec<String>,
-    ) -> Self {
+    async fn start(name: &str, superuser: &'static str, port: u16, settings: Vec<String>) -> Self {
         let directory = scratch(name);
         let status = Command::new("cp")
             .arg("-a")
@@ -175,7 +174,8 @@ impl Server {
 
     pub(super) fn url(&self, user: &str, password: &str, database: &str) -> SourceUrl {
         format!(
-            "postgresql://{user}:{password}@127.0.0.1:{}/{database}?connect_timeout=10",
+            "postgresql://{user}:{}@127.0.0.1:{}/{database}?connect_timeout=10",
+            password.replace('/', "%2F").replace('@', "%40").replace('?', "%3F"),
             self.port
         )
         .parse()
@@ -235,11 +235,7 @@ impl Server {
 }
 
 fn spawn(directory: &Path, settings: &[String]) -> Child {
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(directory.join("log"))
-        .unwrap();
+    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let mut command = command("postgres");
     command.arg("-D").arg(directory.join("data")).arg("-k").arg(directory);
     for setting in ["max_connections=50", "shared_buffers=64MB", "fsync=off"] {
@@ -255,7 +251,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // SIGQUIT ends the children as well, which SIGKILL would leave to notice by themselves.
         let pid = rustix::process::Pid::from_child(&self.child);
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::QUIT));
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.directory));
     }

@@ -1,5 +1,6 @@
 //! A source, a trunk and the stream between them; and the comparison that every test ends with.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proxy::client::Session;
@@ -65,9 +66,9 @@ impl Chain {
     /// Catches up, then fails at the first table that differs.
     pub(super) async fn assert_equal(&self) {
         self.catch_up().await;
-        self.assert_same_rows().await;
         let status = self.stream().status();
         assert_eq!(status.quarantined, [], "{status:?}");
+        self.assert_same_rows().await;
     }
 
     pub(super) async fn assert_same_rows(&self) {
@@ -78,7 +79,14 @@ impl Chain {
         for row in tables {
             let table: String = row.get(0);
             let (here, there) = (sum(&trunk, &table).await, sum(&source, &table).await);
-            assert_eq!(here, there, "trunk and source differ in {table}");
+            if here != there {
+                let (here, there) = (rows(&trunk, &table).await, rows(&source, &table).await);
+                let extra: Vec<_> = here.difference(&there).take(5).collect();
+                let lacking: Vec<_> = there.difference(&here).take(5).collect();
+                panic!(
+                    "trunk and source differ in {table}: only here {extra:?}, only there {lacking:?}"
+                );
+            }
         }
     }
 
@@ -109,11 +117,15 @@ impl Chain {
 }
 
 async fn sum(session: &Session, table: &str) -> (i64, Option<String>) {
-    let sql = format!(
-        "SELECT count(*), sum(hashtextextended(t::text, 0))::text FROM ONLY {table} AS t"
-    );
+    let sql =
+        format!("SELECT count(*), sum(hashtextextended(t::text, 0))::text FROM ONLY {table} AS t");
     let row = session.query_one(&sql, &[]).await.unwrap();
     (row.get(0), row.get(1))
+}
+
+async fn rows(session: &Session, table: &str) -> BTreeSet<String> {
+    let sql = format!("SELECT t::text FROM ONLY {table} AS t");
+    session.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 const TABLES_SQL: &str = "\
