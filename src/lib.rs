@@ -4,6 +4,7 @@
 //! `tests/tidy.rs` holds that order. What stands on its own (the Postgres wire and the page
 //! store) lives in the crates `proxy` and `storage`, which do not know this one.
 
+pub mod cause;
 pub mod lsn;
 pub mod name;
 pub mod secret;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
+use ardent::cause::Causes;
 use ardent::cli::{
     self,
     args::{Cli, Command},
@@ -54,7 +55,11 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            drop(writeln!(std::io::stderr(), "ardent: {}", one_line(&*error)));
+            drop(writeln!(
+                std::io::stderr(),
+                "ardent: {}",
+                Causes(&*error).to_string().replace('\n', " ")
+            ));
             ExitCode::FAILURE
         }
     }
@@ -67,18 +72,4 @@ fn show(text: &str, code: u8) -> ExitCode {
         _ => std::io::stderr().write_all(text.as_bytes()),
     };
     written.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
-}
-
-/// The error and what caused it, without what the error already says.
-fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line.replace('\n', " ")
 }

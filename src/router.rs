@@ -10,6 +10,7 @@ use proxy::{Backend, Refusal, Route, ScramVerifier};
 
 use crate::branch::{BranchError, Branches};
 use crate::catalog::{BranchRecord, Catalog, RoleVerifier};
+use crate::cause::Causes;
 use crate::compute::{ComputeError, Computes};
 use crate::postgres;
 
@@ -41,14 +42,14 @@ impl Router {
         role: &str,
     ) -> Result<Option<RoleVerifier>, Refusal> {
         let roles = self.computes.verifiers(branch.number).await.map_err(|error| {
-            tracing::warn!(branch = %branch.made.name, %error, "read verifiers of branch");
+            tracing::warn!(branch = %branch.made.name, error = %Causes(&error), "read verifiers of branch");
             Refusal::fatal(CANNOT_CONNECT_NOW, "credentials of the branch cannot be read now")
         })?;
         if let Some(roles) = roles {
             return Ok(roles.into_iter().find(|found| found.role == role));
         }
         self.catalog.role_verifier(branch.number, role).map_err(|error| {
-            tracing::error!(%error, "read stored verifier");
+            tracing::error!(error = %Causes(&error), "read stored verifier");
             Refusal::fatal(SYSTEM_ERROR, "stored credentials cannot be read")
         })
     }
@@ -89,7 +90,7 @@ fn may_log_in(role: &RoleVerifier, now: SystemTime) -> bool {
 }
 
 fn refuse_wake(endpoint: &str, error: &BranchError) -> Refusal {
-    tracing::error!(endpoint, %error, "wake branch");
+    tracing::error!(endpoint, error = %Causes(error), "wake branch");
     match error {
         BranchError::Compute(ComputeError::Stopping) | BranchError::Stopping => {
             Refusal::fatal(CANNOT_CONNECT_NOW, "the server is shutting down")

@@ -15,6 +15,7 @@ use storage::client::StoreClient;
 
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
+use crate::cause::Causes;
 use crate::compute::ComputeTarget;
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
@@ -85,7 +86,7 @@ impl Branches {
         match self.bring_up(record.clone(), request, parent).await {
             Ok(record) => Ok(record),
             Err(error) => {
-                tracing::warn!(branch = %record.made.name, %error, "undoing branch creation");
+                tracing::warn!(branch = %record.made.name, error = %Causes(&error), "undoing branch creation");
                 self.remove(&record).await?;
                 Err(error)
             }

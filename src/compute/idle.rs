@@ -12,6 +12,7 @@ use storage::BranchId;
 use super::slot::Slot;
 use super::{ComputeError, Computes};
 use crate::catalog::RoleVerifier;
+use crate::cause::Causes;
 use crate::postgres::{self, Compute, ComputeKind, Session};
 
 impl Computes {
@@ -21,7 +22,7 @@ impl Computes {
         for slot in slots {
             let idle = slot.target.kind == ComputeKind::Branch && slot.idle_for() >= limit;
             if idle && let Err(error) = self.suspend(&slot, limit).await {
-                tracing::warn!(branch = slot.target.branch.get(), %error, "suspend branch");
+                tracing::warn!(branch = slot.target.branch.get(), error = %Causes(&error), "suspend branch");
             }
         }
     }

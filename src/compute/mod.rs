@@ -22,6 +22,7 @@ use storage::client::StoreClient;
 use tokio::sync::RwLock;
 
 use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
+use crate::cause::Causes;
 use crate::postgres::{Compute, ComputeKind, PostgresError};
 use crate::store::{Store, StoreError};
 use slot::Slot;
@@ -263,7 +264,7 @@ impl Computes {
             let branch = target.branch;
             tokio::spawn(async move {
                 if let Err(error) = computes.wake(target).await {
-                    tracing::error!(branch = branch.get(), %error, "restart after store crash");
+                    tracing::error!(branch = branch.get(), error = %Causes(&error), "restart after store crash");
                 }
             });
         }
@@ -276,7 +277,7 @@ impl Computes {
         let branches: Vec<_> = self.0.slots.iter().map(|entry| *entry.key()).collect();
         let stops = branches.into_iter().map(|branch| async move {
             if let Err(error) = self.stop(branch).await {
-                tracing::error!(branch = branch.get(), %error, "stop compute");
+                tracing::error!(branch = branch.get(), error = %Causes(&error), "stop compute");
             }
         });
         futures_util::future::join_all(stops).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::setup;
 use super::worker::{Ended, Reply, Worker};
 use super::{ConnectorError, SetupError};
+use crate::cause::Causes;
 use crate::replication;
 
 /// Pause between two attempts; doubled with each failure in a row.
@@ -24,7 +25,7 @@ impl Worker {
             let outcome = self.try_clean_up().await;
             let done = outcome.is_ok();
             if let Err(error) = &outcome {
-                tracing::error!(connector = %self.record.made.name, %error, "delete connector");
+                tracing::error!(connector = %self.record.made.name, error = %Causes(&error), "delete connector");
             }
             if let Some(reply) = reply.take() {
                 // Whoever asked may have left.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::follow::Followed;
 use super::worker::{Command, Next, Reply, Worker};
+use crate::cause::Causes;
 use crate::compute::ComputeError;
 use crate::lsn::Lsn;
 use crate::replication::Position;
@@ -112,7 +113,9 @@ impl Worker {
                     refuse_all(waiting, &error);
                     return self.restart_trunk(followed).await.err();
                 }
-                Err(error) => tracing::warn!(%error, attempt, "trunk did not come to a stand"),
+                Err(error) => {
+                    tracing::warn!(error = %Causes(&error), attempt, "trunk did not come to a stand")
+                }
             }
             if let Err(next) = self.restart_trunk(followed).await {
                 refuse_all(waiting, &CutError::Stopping);

@@ -71,18 +71,3 @@ pub enum SetupError {
     #[error("server is shutting down")]
     Stopping,
 }
-
-/// An error with its causes on one line. Never holds a password: no error of ours does.
-pub(super) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text.push_str(": ");
-            text.push_str(&reason);
-        }
-        cause = error.source();
-    }
-    text
-}

@@ -6,10 +6,10 @@ use storage::client::StoreClient;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::SetupError;
-use super::error::explain;
 use super::setup;
 use super::worker::{Command, Next, Worker};
 use crate::catalog::{BranchRecord, ConnectorState};
+use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
 use crate::replication::{Phase, Replication, TrunkAccess};
 
@@ -34,7 +34,9 @@ impl Worker {
         let mut followed = match self.begin_following().await {
             Ok(followed) => followed,
             Err(SetupError::Stopping) => return Next::Stop,
-            Err(error) => return Next::State(ConnectorState::Broken, Some(explain(&error))),
+            Err(error) => {
+                return Next::State(ConnectorState::Broken, Some(Causes(&error).to_string()));
+            }
         };
         let next = self.keep_following(&mut followed).await;
         self.publish(&followed);
@@ -59,7 +61,7 @@ impl Worker {
         loop {
             match self.services.computes.wake(target.clone()).await {
                 Ok(lease) => return Ok(lease),
-                Err(error) => tracing::error!(%error, "start trunk"),
+                Err(error) => tracing::error!(error = %Causes(&error), "start trunk"),
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Err(SetupError::Stopping),
@@ -134,7 +136,7 @@ impl Worker {
             .stream
             .resume(access)
             .await
-            .map_err(|error| Next::State(ConnectorState::Broken, Some(explain(&error))))
+            .map_err(|error| Next::State(ConnectorState::Broken, Some(Causes(&error).to_string())))
     }
 
     fn publish(&self, followed: &Followed) {

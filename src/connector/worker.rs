@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cut::{Cut, CutError, CutRequest};
-use super::error::explain;
 use super::setup::Setup;
 use super::{ConnectorError, ConnectorServices, ConnectorView};
 use crate::catalog::{ConnectorRecord, ConnectorState};
+use crate::cause::Causes;
 use crate::source::SourceUrl;
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
@@ -113,7 +113,7 @@ impl Worker {
                         Next::State(ConnectorState::Ready, None)
                     }
                     Err(error) => {
-                        let message = explain(&error);
+                        let message = Causes(&error).to_string();
                         tracing::warn!(connector = %self.record.made.name, %message, "setup failed");
                         Next::State(ConnectorState::SetupPending, Some(message))
                     }
@@ -164,7 +164,7 @@ impl Worker {
         let stored =
             self.services.catalog.set_connector_state(self.record.id, state, message.as_deref());
         if let Err(error) = stored {
-            tracing::error!(connector = %self.record.made.name, %error, "store connector state");
+            tracing::error!(connector = %self.record.made.name, error = %Causes(&error), "store connector state");
         }
         tracing::info!(connector = %self.record.made.name, state = state.as_str(), "connector");
         self.record.state = state;

@@ -3,6 +3,7 @@
 use crate::admin::{OperationError, sqlstate};
 use crate::branch::BranchError;
 use crate::catalog::CatalogError;
+use crate::cause::Causes;
 use crate::compute::ComputeError;
 use crate::connector::{ConnectorError, CutError};
 
@@ -83,7 +84,7 @@ pub(super) fn branch(error: BranchError) -> OperationError {
 pub(super) fn compute(error: &ComputeError) -> OperationError {
     match error {
         ComputeError::Stopping => stopping(),
-        error => OperationError::new(SYSTEM_ERROR, error.to_string())
+        error => OperationError::new(SYSTEM_ERROR, Causes(error).to_string())
             .with_hint("The compute's log is in the log folder of the data directory."),
     }
 }
@@ -94,13 +95,7 @@ fn stopping() -> OperationError {
 
 /// Something that should not happen: told to the operator, and logged for whoever mends it.
 pub(super) fn internal(error: &dyn std::error::Error) -> OperationError {
-    let mut causes = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        causes.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    tracing::error!(%error, %causes, "operation failed");
-    OperationError::new(sqlstate::INTERNAL, format!("{error}{causes}"))
-        .with_hint("The server's log has more.")
+    let line = Causes(error).to_string();
+    tracing::error!(error = %line, "operation failed");
+    OperationError::new(sqlstate::INTERNAL, line).with_hint("The server's log has more.")
 }

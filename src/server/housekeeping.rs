@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::ServerError;
 use crate::catalog::Catalog;
+use crate::cause::Causes;
 use crate::compute::Computes;
 use crate::config::Config;
 use crate::store::Store;
@@ -60,7 +61,7 @@ async fn replace_dead_stores(store: Arc<Store>, computes: Computes, stop: Cancel
                 pause = REPLACE_PAUSE_MIN;
             }
             Err(error) => {
-                tracing::error!(%error, "replace store");
+                tracing::error!(error = %Causes(&error), "replace store");
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}

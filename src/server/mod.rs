@@ -11,7 +11,8 @@
 mod housekeeping;
 mod signal;
 
-use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::AdminConsole;
 use crate::branch::{BranchError, BranchServices, Branches, FrontDoorAddress};
 use crate::catalog::{Catalog, CatalogError};
+use crate::cause::Causes;
 use crate::compute::{ComputeError, ComputePlaces, ComputeTarget, Computes};
 use crate::config::{Config, ConfigError};
 use crate::connector::{ConnectorError, ConnectorServices, Connectors};
@@ -60,6 +62,12 @@ pub enum ServerError {
          or name its directory in compute.bin_dirs"
     )]
     NoPostgres,
+    /// Another server uses these uids.
+    #[error(
+        "another ardent server on this host runs computes from uid {0} on: \
+         set compute.uid_base to a range of its own"
+    )]
+    UidsTaken(u32),
     /// The address cannot be listened on.
     #[error("listen on {address}: {source}: choose another address with --listen")]
     Listen {
@@ -113,6 +121,7 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
         return Err(ServerError::NoPostgres);
     }
     let (data_dir, _lock) = DataDir::prepare(&options.data_dir)?;
+    let _uids = claim_uids(config.compute.uid_base)?;
     let listener = bind(&options.listen).await?;
     let address = listener.local_addr()?;
     let catalog = Arc::new(Catalog::open(&data_dir.catalog())?);
@@ -148,7 +157,7 @@ impl Parts {
     async fn serve(
         &self,
         listener: TcpListener,
-        address: SocketAddr,
+        address: std::net::SocketAddr,
         signals: &mut signal::Signals,
     ) -> Result<(), ServerError> {
         let connectors = Arc::new(Connectors::open(self.connector_services())?);
@@ -193,7 +202,7 @@ impl Parts {
             tracing::error!("computes did not stop in time");
         }
         if let Err(error) = self.store.shutdown(limit).await {
-            tracing::error!(%error, "stop store");
+            tracing::error!(error = %Causes(&error), "stop store");
             self.store.kill().await;
         }
     }
@@ -229,7 +238,7 @@ impl Parts {
         }
     }
 
-    fn front_door_address(&self, listening: SocketAddr) -> FrontDoorAddress {
+    fn front_door_address(&self, listening: std::net::SocketAddr) -> FrontDoorAddress {
         let proxy = &self.config.proxy;
         let shown = if listening.ip().is_unspecified() {
             "localhost".to_owned()
@@ -265,6 +274,23 @@ impl Parts {
         digest.update(b"ardent mock scram");
         digest.update(&key);
         Ok(digest.finalize().into())
+    }
+}
+
+/// Claims the range of uids for this server: every process of a compute's uid is taken for the
+/// compute's, so two servers with one range would end each other's. The name is given back by the
+/// kernel with this process.
+fn claim_uids(base: u32) -> Result<Option<UnixDatagram>, ServerError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let name = SocketAddr::from_abstract_name(format!("ardent-uids-{base}"))?;
+    match UnixDatagram::bind_addr(&name) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(ServerError::UidsTaken(base))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
