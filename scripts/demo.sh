@@ -33,7 +33,14 @@ step() {
 }
 
 # A command as a reader would type it, with the password of the source left out.
-shown() { printf '%s ' "${@##*/release/}" | sed -e "s/:$SOURCE_PASSWORD@/:***@/" -e "s# \(postgresql://[^ ]*\)# '\1'#"; }
+shown() {
+  local word words=()
+  for word in "$@"; do
+    [[ $word != *[\ \?\&]* && $word != postgresql://* ]] || word="'$word'"
+    words+=("${word/:$SOURCE_PASSWORD@/:***@}")
+  done
+  echo "${words[*]}"
+}
 
 # ---- processes -----------------------------------------------------------------------------------------
 
@@ -213,9 +220,8 @@ awk -F'|' '{ rows += $2 } END { printf "   %d rows in %d tables: counts and hash
 start_load
 
 title 'Writes in one branch reach neither the source nor another branch'
-step 'a destructive migration in alice' on_branch "$alice" \
-  -c "delete from billing.payments" -c "alter table shop.customers drop column profile" \
-  -c "insert into shop.customers (email, name) values ('new@example.com', 'New')" -c "select 'done'"
+step 'a destructive migration in alice' psql -Xq "$alice" \
+  -c 'delete from billing.payments' -c 'alter table shop.customers drop column profile'
 count="select count(*) from billing.payments"
 columns="select count(*) from information_schema.columns where table_schema = 'shop' and table_name = 'customers'"
 printf '   %-10s %18s %22s\n' '' 'billing.payments' 'columns of customers'

@@ -39,7 +39,9 @@ pub enum DataDirError {
     #[error("data directory {0} is in use by another ardent server: stop it first")]
     InUse(String),
     /// Postgres could not be reached below this path.
-    #[error("data directory path {0} is too long for unix sockets: choose one of at most {1} bytes")]
+    #[error(
+        "data directory path {0} is too long for unix sockets: choose one of at most {1} bytes"
+    )]
     TooLong(String, usize),
     /// The system refused.
     #[error("prepare data directory {path}: {source}")]

@@ -7,6 +7,7 @@
 pub mod lsn;
 pub mod name;
 pub mod secret;
+pub mod logging;
 pub mod config;
 pub mod data_dir;
 pub mod cli;

@@ -9,12 +9,18 @@ use ardent::cli::{
     args::{Cli, Command},
 };
 use ardent::data_dir::DataDir;
+use ardent::logging;
 use ardent::server::{self, ServeOptions};
-use clap::Parser;
 use storage::StoreConfig;
 
 fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    // Not every argument of Unix is UTF-8, but every name, option and URL of ours is.
+    let words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let Cli { global, command } = match cli::parse(&words) {
+        Ok(cli) => cli,
+        Err((text, code)) => return show(&text, code),
+    };
     let outcome: Result<u8, Box<dyn Error>> = match command {
         Command::Serve(serve) if serve.takeover => {
             Err("--takeover is not supported yet: stop the running server, its data stays".into())
@@ -25,6 +31,7 @@ fn main() -> ExitCode {
                 listen: serve.listen,
                 config: serve.config,
             };
+            logging::start();
             server::run(&options).map(|()| 0).map_err(Into::into)
         }
         Command::Store => {
@@ -34,6 +41,7 @@ fn main() -> ExitCode {
                 mount_dir: data_dir.mount(),
                 socket: data_dir.store_socket(),
             };
+            logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)
         }
         verb => tokio::runtime::Builder::new_current_thread()
@@ -50,6 +58,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help is an answer; everything else that ends the parsing is an error.
+fn show(text: &str, code: u8) -> ExitCode {
+    let written = match code {
+        0 => std::io::stdout().write_all(text.as_bytes()),
+        _ => std::io::stderr().write_all(text.as_bytes()),
+    };
+    written.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
 }
 
 /// The error and what caused it, without what the error already says.

@@ -13,7 +13,8 @@ use super::syntax::{SyntaxError, did_you_mean};
 /// SQLSTATE of a text in name position that is not a name.
 const INVALID_NAME: &str = "42602";
 
-/// One value, checked against what the grammar wants in its place. Not `Debug`: it may be a password.
+/// One value, checked against what the grammar wants in its place. Not `Debug`: it may be a
+/// password.
 #[derive(Clone)]
 pub(crate) enum Argument {
     /// A text, or an identifier.

@@ -1,7 +1,7 @@
 //! The admin database behind the front door: parse, check the level, run, answer.
 //!
-//! Privileges are checked here and nowhere else, from the command table. Must never: put a password or
-//! connection URL into an error, a notice or the log.
+//! Privileges are checked here and nowhere else, from the command table. Must never: put a password
+//! or connection URL into an error, a notice or the log.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

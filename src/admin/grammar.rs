@@ -1,7 +1,7 @@
 //! The shape of a command: what its table entry is made of.
 //!
-//! One [`Command`] is all there is to know about a statement. The parser, its errors, `ARDENT HELP`,
-//! privileges and result columns are derived from it; nothing else repeats a keyword.
+//! One [`Command`] is all there is to know about a statement. The parser, its errors, `ARDENT
+//! HELP`, privileges and result columns are derived from it; nothing else repeats a keyword.
 
 use proxy::ColumnKind;
 

@@ -1,9 +1,10 @@
 //! Text to tokens by Postgres' lexical rules (manual, section 4.1), on demand.
 //!
-//! On demand, because a bare name such as `pr-123` is three tokens of SQL and one name of ours: only the
-//! grammar knows which is meant. Spans are byte offsets into the whole query text.
+//! On demand, because a bare name such as `pr-123` is three tokens of SQL and one name of ours:
+//! only the grammar knows which is meant. Spans are byte offsets into the whole query text.
 //!
-//! Must never: change the case of anything but an unquoted word, or put a literal's text in an error.
+//! Must never: change the case of anything but an unquoted word, or put a literal's text in an
+//! error.
 
 use std::ops::Range;
 
@@ -97,9 +98,9 @@ impl<'a> Lexer<'a> {
         Ok(Token { kind, span: start..self.at })
     }
 
-    /// Reads a bare name (`pr-123`, folded to lower case) if one stands here. What it takes may still
-    /// break a rule for names; a double hyphen is taken along, since a comment there would silently
-    /// name another branch.
+    /// Reads a bare name (`pr-123`, folded to lower case) if one stands here. What it takes may
+    /// still break a rule for names; a double hyphen is taken along, since a comment there would
+    /// silently name another branch.
     pub(crate) fn bare_name(&mut self) -> Result<Option<Token>, SyntaxError> {
         self.skip_space()?;
         let start = self.at;

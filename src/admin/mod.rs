@@ -1,8 +1,8 @@
 //! The admin SQL: text to statement to operation to rows.
 //!
-//! `grammar` says what a command is, `commands` is the table of them, `lexer` and `parser` turn text
-//! into a `statement`, `console` runs it on [`Operations`] and answers with `columns`. `tolerance`
-//! and `select` answer what drivers and tools ask of any Postgres.
+//! `grammar` says what a command is, `commands` is the table of them, `lexer` and `parser` turn
+//! text into a `statement`, `console` runs it on [`Operations`] and answers with `columns`.
+//! `tolerance` and `select` answer what drivers and tools ask of any Postgres.
 
 mod arguments;
 mod columns;

@@ -1,7 +1,7 @@
 //! Text to [`Statement`], driven by the command table.
 //!
-//! Every command is tried; the one that matches is meant. If none does, the error is about the furthest
-//! place any of them reached, and lists what all of them would have accepted there.
+//! Every command is tried; the one that matches is meant. If none does, the error is about the
+//! furthest place any of them reached, and lists what all of them would have accepted there.
 
 use super::arguments::{self, Argument, Arguments};
 use super::commands;

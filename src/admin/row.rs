@@ -13,7 +13,8 @@ use super::request::Level;
 /// What became of a `CONNECTOR CREATE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateConnectorOutcome {
-    /// The connector exists: ready, being set up (`wait = off`), or `setup pending` for want of decisions.
+    /// The connector exists: ready, being set up (`wait = off`), or `setup pending` for want of
+    /// decisions.
     Created(ConnectorRow),
     /// Preflight failed; nothing is stored, here or on the source.
     Refused(Vec<PreflightRow>),
@@ -56,8 +57,8 @@ pub struct PreflightRow {
     pub name: String,
     /// The outcome.
     pub status: PreflightStatus,
-    /// A passing check: the fact for its brackets (`actual: logical`). A failing one: lines of what is
-    /// wrong. The script row: the script.
+    /// A passing check: the fact for its brackets (`actual: logical`). A failing one: lines of what
+    /// is wrong. The script row: the script.
     pub detail: Option<String>,
     /// What to do, one line.
     pub remedy: Option<String>,

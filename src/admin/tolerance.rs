@@ -1,8 +1,9 @@
 //! Statements of ordinary SQL that drivers and tools send without being asked.
 //!
-//! They get the answer that lets the tool go on: transaction statements and settings are taken as they
-//! are, questions about the session are answered, and anything read from a table is an empty set with
-//! the columns it asked for (psql's `\d` then says that it found nothing). Must never: change anything.
+//! They get the answer that lets the tool go on: transaction statements and settings are taken as
+//! they are, questions about the session are answered, and anything read from a table is an empty
+//! set with the columns it asked for (psql's `\d` then says that it found nothing). Must never:
+//! change anything.
 
 use std::time::SystemTime;
 

@@ -15,9 +15,9 @@ use storage::client::StoreClient;
 
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
+use crate::compute::ComputeTarget;
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
-use crate::compute::ComputeTarget;
 use crate::postgres::{self, OWNER_ROLE};
 use crate::secret::Secret;
 

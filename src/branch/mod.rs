@@ -97,8 +97,7 @@ impl Branches {
     /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
     /// registry.
     pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
-        let branches =
-            Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
         for record in branches.services.catalog.branches()? {
             match (record.made.kind, record.state) {
                 (BranchKind::User, BranchState::Active) => branches.register(record),
@@ -138,9 +137,7 @@ impl Branches {
         self.by_endpoint
             .iter()
             .map(|entry| entry.value().clone())
-            .find(|branch| {
-                branch.made.connector == connector && branch.made.name == name
-            })
+            .find(|branch| branch.made.connector == connector && branch.made.name == name)
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }
 

@@ -234,7 +234,8 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM role_verifier WHERE branch = ?1", params![number.get()])?;
+        transaction
+            .execute("DELETE FROM role_verifier WHERE branch = ?1", params![number.get()])?;
         for role in roles {
             let valid_until = role.valid_until.map(to_micros);
             transaction.execute(

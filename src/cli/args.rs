@@ -16,6 +16,20 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Options that exclude each other in a way clap has no attribute for.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let prints_url = matches!(
+            self.command,
+            Command::Branch(
+                Branch::Create { print_url: true, .. } | Branch::Info { print_url: true, .. }
+            )
+        );
+        let is_both = prints_url && self.global.format == Format::Json;
+        is_both.then_some("--print-url cannot be used with --format json")
+    }
+}
+
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
 pub struct Global {

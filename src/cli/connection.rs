@@ -1,7 +1,7 @@
 //! Finds the server and runs one statement on it.
 //!
-//! The server is named by a URL, or it is the one on this machine whose data directory has exactly one
-//! admin socket. Must never: put the URL into a message; it may hold a password.
+//! The server is named by a URL, or it is the one on this machine whose data directory has exactly
+//! one admin socket. Must never: put the URL into a message; it may hold a password.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

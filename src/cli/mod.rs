@@ -1,8 +1,8 @@
 //! The `ardent` command: a verb is one admin statement sent over the wire.
 //!
-//! `args` says what may be typed, `statement` what it means in SQL, `connection` sends it, and `text`
-//! or JSON shows the answer. Must never: know more of the server than its SQL; show a password that
-//! was typed.
+//! `args` says what may be typed, `statement` what it means in SQL, `connection` sends it, and
+//! `text` or JSON shows the answer. Must never: know more of the server than its SQL; show a
+//! password that was typed.
 
 mod answer;
 pub mod args;
@@ -18,11 +18,13 @@ mod time;
 
 use std::io::Write;
 
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use self::answer::Answer;
-use self::args::{Branch, Command, Connector, Format, Global};
-use self::failure::{FAILED, Failure};
+use self::args::{Cli, Command, Connector, Format, Global};
+use self::failure::{FAILED, Failure, USAGE};
 use self::progress::ProgressLine;
 use self::report::Style;
 use self::statement::Statement;
@@ -31,6 +33,26 @@ pub use self::connection::data_dir;
 
 /// Raised when the shape of the JSON answers changes.
 const SCHEMA_VERSION: u32 = 1;
+
+/// Understands what was typed. The error is the text to show and the exit code.
+///
+/// clap repeats what it cannot place; a URL there may hold a password and is taken out.
+pub fn parse(words: &[String]) -> Result<Cli, (String, u8)> {
+    let parsed = Cli::try_parse_from(words).and_then(|cli| match cli.contradiction() {
+        Some(message) => Err(Cli::command().error(ErrorKind::ArgumentConflict, message)),
+        None => Ok(cli),
+    });
+    parsed.map_err(|error| {
+        let mut text = error.render().to_string();
+        for word in words.iter().filter(|word| word.contains("://")) {
+            text = text.replace(word, "<url>");
+            if let Some((_, value)) = word.split_once('=') {
+                text = text.replace(value, "<url>");
+            }
+        }
+        (text, u8::try_from(error.exit_code()).unwrap_or(USAGE))
+    })
+}
 
 /// Runs a verb to its end; the result is the exit code. `serve` and `store` are not verbs.
 pub async fn run(global: &Global, command: &Command) -> u8 {
@@ -61,15 +83,6 @@ fn statement_of(command: &Command) -> Result<Statement, Failure> {
 }
 
 async fn ask(global: &Global, command: &Command, statement: &Statement) -> Result<Answer, Failure> {
-    let is_url_only = matches!(
-        command,
-        Command::Branch(
-            Branch::Create { print_url: true, .. } | Branch::Info { print_url: true, .. }
-        )
-    );
-    if is_url_only && global.format == Format::Json {
-        return Err(Failure::usage("--print-url cannot be used with --format json"));
-    }
     let target = connection::target(global)?;
     let begun = std::time::Instant::now();
     let progress = ProgressLine::new();
@@ -77,11 +90,16 @@ async fn ask(global: &Global, command: &Command, statement: &Statement) -> Resul
     let format = global.format;
     let show = progress.clone();
     let rows = connection::run(&target, statement, move |notice| {
-        if is_preflight && format == Format::Text {
+        let is_header = report::is_header(&notice.message);
+        match format {
+            Format::Json => {}
             // The first line of the report comes before the checks, which take their time.
-            drop(writeln!(std::io::stdout(), "{}\n", notice.message));
-        } else if format == Format::Text {
-            show.show(&notice.message);
+            Format::Text if is_preflight => {
+                drop(writeln!(std::io::stdout(), "{}\n", notice.message));
+            }
+            // In a log it would stand twice: a refusal repeats it with the whole report.
+            Format::Text if is_header && !show.is_on_terminal() => {}
+            Format::Text => show.show(&notice.message),
         }
     })
     .await;
@@ -109,4 +127,38 @@ fn print_failure(failure: &Failure, format: Format) -> std::io::Result<()> {
         writeln!(stderr, "  {line}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(words: &[&str]) -> (String, u8) {
+        let words: Vec<_> = ["ardent"].iter().chain(words).map(|&word| word.to_owned()).collect();
+        parse(&words).unwrap_err()
+    }
+
+    #[test]
+    fn what_was_typed_as_a_url_is_not_repeated() {
+        let url = "postgresql://u:hunter2@h/d";
+        let server = format!("--srver={url}");
+        let mistakes: [&[&str]; 4] = [
+            &["connector", "create", url],
+            &["connector", "preflight", "postgresql", url, url],
+            &[&server, "branch", "list"],
+            &[url],
+        ];
+        for words in mistakes {
+            let (text, code) = refused(words);
+            assert_eq!(code, USAGE, "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_alone_is_never_json() {
+        let (text, code) = refused(&["branch", "info", "--print-url", "--format", "json"]);
+        assert_eq!(code, USAGE);
+        assert!(text.contains("--print-url cannot be used with --format json"), "{text}");
+    }
 }

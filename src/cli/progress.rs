@@ -22,6 +22,11 @@ impl ProgressLine {
         Self(Arc::new(Mutex::new(State { on_terminal, is_open: false })))
     }
 
+    /// Lines are seen one at a time, and only while they are true.
+    pub(super) fn is_on_terminal(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).on_terminal
+    }
+
     /// Shows a line instead of the one before.
     pub(super) fn show(&self, line: &str) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

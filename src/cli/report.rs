@@ -20,9 +20,16 @@ pub struct ReportRow {
     pub remedy: Option<String>,
 }
 
+const HEADER: &str = "Running preflight against ";
+
 /// The line before everything else.
 pub fn header(address: &str) -> String {
-    format!("Running preflight against {address}\u{2026}")
+    format!("{HEADER}{address}\u{2026}")
+}
+
+/// The line is a header.
+pub(super) fn is_header(line: &str) -> bool {
+    line.starts_with(HEADER)
 }
 
 /// The report after its header, with a line break at the end.

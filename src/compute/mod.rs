@@ -72,6 +72,9 @@ pub enum ComputeError {
     /// The server is stopping.
     #[error("server is shutting down")]
     Stopping,
+    /// The branch is going away.
+    #[error("branch is being deleted")]
+    Removed,
     /// A start failed a moment ago; it is not tried again at once.
     #[error("compute did not start: {0}")]
     FailedRecently(String),
@@ -100,7 +103,7 @@ struct Shared {
     catalog: Arc<Catalog>,
     slots: DashMap<BranchId, Arc<Slot>>,
     /// Held shared by every start, and alone while the store is replaced.
-    store_in_use: RwLock<()>,
+    store_in_use: Arc<RwLock<()>>,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -112,7 +115,7 @@ impl Computes {
             store,
             catalog,
             slots: DashMap::new(),
-            store_in_use: RwLock::new(()),
+            store_in_use: Arc::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         }))
     }
@@ -137,6 +140,8 @@ impl Computes {
     /// The start goes on when the caller leaves; whoever asks next is served by it.
     pub async fn wake(&self, target: ComputeTarget) -> Result<Lease, ComputeError> {
         let slot = self.slot(target);
+        // Before the slot's lock, as in `replace_store`, or the two would wait for each other.
+        let store = self.0.store_in_use.clone().read_owned().await;
         let guard = slot.compute.clone().lock_owned().await;
         if let Some(compute) = guard.as_ref().filter(|compute| compute.is_running()) {
             return Ok(slot.lease(compute.clone()));
@@ -145,18 +150,20 @@ impl Computes {
             return Err(ComputeError::FailedRecently(reason));
         }
         let computes = self.clone();
-        let start = tokio::spawn(async move { computes.start(&slot, guard).await });
+        let start = tokio::spawn(async move {
+            let started = computes.start(&slot, guard).await;
+            drop(store);
+            started
+        });
         start.await.map_err(|_| ComputeError::Stopping)?
     }
 
-    async fn start(
-        &self,
-        slot: &Arc<Slot>,
-        mut guard: slot::Guard,
-    ) -> Result<Lease, ComputeError> {
-        let _store = self.0.store_in_use.read().await;
+    async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
         if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(ComputeError::Stopping);
+        }
+        if slot.is_retired() {
+            return Err(ComputeError::Removed);
         }
         if let Some(previous) = guard.take() {
             // Its postmaster is dead; what it forked may not be yet.
@@ -194,8 +201,9 @@ impl Computes {
     pub async fn stop(&self, branch: BranchId) -> Result<(), ComputeError> {
         let Some(slot) = self.0.slots.get(&branch).map(|slot| slot.clone()) else { return Ok(()) };
         let mut compute = slot.compute.lock().await;
-        let Some(running) = compute.take() else { return Ok(()) };
+        let Some(running) = compute.clone() else { return Ok(()) };
         running.stop().await.map_err(Arc::new)?;
+        *compute = None;
         Ok(())
     }
 
@@ -203,6 +211,7 @@ impl Computes {
     pub async fn remove(&self, branch: BranchId) -> Result<(), ComputeError> {
         let Some((_, slot)) = self.0.slots.remove(&branch) else { return Ok(()) };
         let mut compute = slot.compute.lock().await;
+        slot.retire();
         if let Some(running) = compute.take() {
             running.kill().await.map_err(Arc::new)?;
         }
@@ -214,7 +223,7 @@ impl Computes {
     }
 
     /// Every compute that runs.
-    pub async fn list(&self) -> Vec<RunningCompute> {
+    pub fn list(&self) -> Vec<RunningCompute> {
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut running = Vec::new();
         for slot in slots {

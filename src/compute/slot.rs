@@ -1,7 +1,7 @@
 //! One branch's place for a compute: the lock that makes starting it single-flight, the count of
 //! those who use it, and the memory of a start that failed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) compute: Arc<Mutex<Option<Arc<Compute>>>>,
     usage: Arc<Usage>,
     failure: StdMutex<Option<Failure>>,
+    /// Set under the lock when the branch goes away: who waits for the lock must not start it.
+    retired: AtomicBool,
 }
 
 struct Usage {
@@ -51,7 +53,16 @@ impl Slot {
                 last_used: StdMutex::new(Instant::now()),
             }),
             failure: StdMutex::new(None),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     pub(super) fn lease(&self, compute: Arc<Compute>) -> Lease {

@@ -130,9 +130,11 @@ impl Worker {
         let lease = self.wake_trunk(&followed.target).await.map_err(|_| Next::Stop)?;
         let access = access(&lease, &followed.target);
         followed.lease = Some(lease);
-        followed.stream.resume(access).await.map_err(|error| {
-            Next::State(ConnectorState::Broken, Some(explain(&error)))
-        })
+        followed
+            .stream
+            .resume(access)
+            .await
+            .map_err(|error| Next::State(ConnectorState::Broken, Some(explain(&error))))
     }
 
     fn publish(&self, followed: &Followed) {

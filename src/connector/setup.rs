@@ -45,8 +45,7 @@ impl Setup {
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| view.setup = Some(progress.clone()));
         };
-        let outcome =
-            replication::setup(&link, &access, &installation.bin_dir, &report).await?;
+        let outcome = replication::setup(&link, &access, &installation.bin_dir, &report).await?;
         let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &access.database).await?;
@@ -106,10 +105,7 @@ impl Setup {
             encoding: facts.encoding.clone(),
             collate: facts.collate.clone(),
             ctype: facts.ctype.clone(),
-            provider: facts
-                .icu_locale
-                .clone()
-                .map_or(LocaleProvider::Libc, LocaleProvider::Icu),
+            provider: facts.icu_locale.clone().map_or(LocaleProvider::Libc, LocaleProvider::Icu),
             settings: Vec::new(),
         })
     }

@@ -30,8 +30,7 @@ impl ControlPlane {
                     .with_hint("Name one, or select one: ardent branch switch <name>")
             })?,
         };
-        let branch =
-            self.0.branches.find(connector.id(), &name).map_err(refuse::branch)?;
+        let branch = self.0.branches.find(connector.id(), &name).map_err(refuse::branch)?;
         Ok((connector, branch))
     }
 
@@ -122,12 +121,9 @@ impl ControlPlane {
         Ok(self.selection(caller)?.branch.as_deref() == Some(branch.made.name.as_str()))
     }
 
-    pub(super) async fn do_list_branches(
-        &self,
-        caller: &Caller,
-    ) -> Outcome<Vec<BranchSummaryRow>> {
+    pub(super) fn do_list_branches(&self, caller: &Caller) -> Outcome<Vec<BranchSummaryRow>> {
         let connector = self.current_connector(caller)?;
-        let running = self.0.computes.list().await;
+        let running = self.0.computes.list();
         let mut listed = Vec::new();
         for branch in self.0.branches.of_connector(connector.id()) {
             let compute = running.iter().find(|c| c.target.branch == branch.number);
@@ -171,11 +167,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    pub(super) async fn do_list_computes(&self) -> Outcome<Vec<ComputeRow>> {
+    pub(super) fn do_list_computes(&self) -> Outcome<Vec<ComputeRow>> {
         let connectors = self.0.connectors.list();
         let branches = self.0.catalog.branches().map_err(refuse::catalog)?;
         let mut listed = Vec::new();
-        for compute in self.0.computes.list().await {
+        for compute in self.0.computes.list() {
             let Some(branch) = branches.iter().find(|b| b.number == compute.target.branch) else {
                 continue;
             };

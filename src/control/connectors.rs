@@ -34,16 +34,14 @@ impl ControlPlane {
         match (selected, connectors.as_slice()) {
             (Some(connector), _) => Ok(connector),
             (None, [only]) => Ok(only.clone()),
-            (None, []) => Err(OperationError::new(
-                sqlstate::UNDEFINED_OBJECT,
-                "no connector exists yet",
-            )
-            .with_hint("Create one: ardent connector create postgresql '<url>'")),
-            (None, _) => Err(OperationError::new(
-                sqlstate::UNDEFINED_OBJECT,
-                "no connector is selected",
-            )
-            .with_hint("Select one: ardent connector switch <name>")),
+            (None, []) => {
+                Err(OperationError::new(sqlstate::UNDEFINED_OBJECT, "no connector exists yet")
+                    .with_hint("Create one: ardent connector create postgresql '<url>'"))
+            }
+            (None, _) => {
+                Err(OperationError::new(sqlstate::UNDEFINED_OBJECT, "no connector is selected")
+                    .with_hint("Select one: ardent connector switch <name>"))
+            }
         }
     }
 
@@ -187,8 +185,7 @@ impl ControlPlane {
         for (table, decision) in rows::decisions(stored) {
             decisions.tables.entry(table).or_insert(decision);
         }
-        let options =
-            crate::source::PreflightOptions { schemas: connector.made().schemas.clone() };
+        let options = crate::source::PreflightOptions { schemas: connector.made().schemas.clone() };
         let report = crate::source::preflight(connector.source(), &options, |_| None).await;
         if !report.passed {
             let message = "the source does not pass preflight";

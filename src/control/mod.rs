@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use proxy::Sessions;
 
-use crate::admin::request::{CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest};
+use crate::admin::request::{
+    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest,
+};
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
     ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, RetrySetupOutcome, RoleRecord,
@@ -136,7 +138,7 @@ impl Operations for ControlPlane {
     }
 
     async fn list_branches(&self, caller: &Caller) -> Outcome<Vec<BranchSummaryRow>> {
-        self.do_list_branches(caller).await
+        self.do_list_branches(caller)
     }
 
     async fn branch_info(&self, caller: &Caller, name: Option<Name>) -> Outcome<BranchRow> {
@@ -180,7 +182,7 @@ impl Operations for ControlPlane {
     }
 
     async fn computes(&self) -> Outcome<Vec<ComputeRow>> {
-        self.do_list_computes().await
+        self.do_list_computes()
     }
 
     async fn sessions(&self) -> Outcome<Vec<SessionRow>> {

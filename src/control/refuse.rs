@@ -13,11 +13,8 @@ const SYSTEM_ERROR: &str = "58000";
 
 /// No object of that kind and name.
 pub(super) fn undefined(kind: &str, name: &str) -> OperationError {
-    OperationError::new(
-        sqlstate::UNDEFINED_OBJECT,
-        format!("{kind} \"{name}\" does not exist"),
-    )
-    .with_hint(format!("ARDENT {} LIST shows what exists.", kind.to_uppercase()))
+    OperationError::new(sqlstate::UNDEFINED_OBJECT, format!("{kind} \"{name}\" does not exist"))
+        .with_hint(format!("ARDENT {} LIST shows what exists.", kind.to_uppercase()))
 }
 
 pub(super) fn catalog(error: CatalogError) -> OperationError {
@@ -65,10 +62,8 @@ pub(super) fn cut(error: &CutError) -> OperationError {
 pub(super) fn branch(error: BranchError) -> OperationError {
     match error {
         BranchError::NotFound(name) => undefined("branch", &name),
-        BranchError::Taken(_) => {
-            OperationError::new(sqlstate::DUPLICATE_OBJECT, error.to_string())
-                .with_hint("Choose another name, or delete the branch first.")
-        }
+        BranchError::Taken(_) => OperationError::new(sqlstate::DUPLICATE_OBJECT, error.to_string())
+            .with_hint("Choose another name, or delete the branch first."),
         BranchError::TooMany(_) => {
             OperationError::new(sqlstate::INSUFFICIENT_RESOURCES, error.to_string())
                 .with_hint("Delete branches, or raise branch.branches_max.")

@@ -44,9 +44,10 @@ pub(super) fn preflight(report: &Report) -> Vec<PreflightRow> {
 
 /// The failed checks of a report, a sentence each.
 pub(super) fn failures(report: &Report) -> String {
-    let failed = report.rows.iter().filter(|row| {
-        row.kind == RowKind::Check && row.status == RowStatus::Fail
-    });
+    let failed = report
+        .rows
+        .iter()
+        .filter(|row| row.kind == RowKind::Check && row.status == RowStatus::Fail);
     let lines: Vec<_> = failed
         .map(|row| format!("{}: {}", row.name, row.detail.as_deref().unwrap_or("failed")))
         .collect();

@@ -94,8 +94,8 @@ mod tests {
     fn open(given: &[(&str, Decision)], accept_defaults: bool) -> Vec<String> {
         let tables = given.iter().map(|(table, decision)| ((*table).to_owned(), *decision));
         let decisions = Decisions { tables: tables.collect(), accept_defaults };
-        let undecided = ["a", "b"]
-            .map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
+        let undecided =
+            ["a", "b"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
         decide(&decisions, &undecided).unwrap().open
     }
 

@@ -140,7 +140,7 @@ impl Compute {
         self.started_at
     }
 
-    /// False once the postmaster has been seen to end.
+    /// False once the end of the postmaster was seen; never waits.
     pub fn is_running(&self) -> bool {
         self.process.is_running()
     }

@@ -81,6 +81,9 @@ pub enum PostgresError {
         /// The last line it wrote.
         message: String,
     },
+    /// A role cannot log in to a database.
+    #[error("{0}")]
+    LoginRefused(String),
     /// The compute refused or broke a connection or statement of ours.
     #[error("{action}")]
     Query {
@@ -119,6 +122,7 @@ impl PostgresError {
             | Self::Unreachable { .. }
             | Self::SocketPathTooLong(_)
             | Self::AlreadyRunning(_)
+            | Self::LoginRefused(_)
             | Self::ProgramFailed { .. } => false,
         }
     }

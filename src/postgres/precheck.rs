@@ -15,7 +15,7 @@ use super::state;
 /// `sun_path` holds 108 bytes, one of them the terminator.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// File name of every compute's socket, inside its own directory; the longest name there.
+/// Name of a compute's socket in its directory.
 pub const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
 /// Checks a spec. True when a previous compute may have left something: `postmaster.pid` is there

@@ -132,7 +132,7 @@ impl Process {
         self.pidfd.signal(signal)
     }
 
-    /// Whether the process has been seen to end.
+    /// False once the end of the process was seen.
     pub(super) fn is_running(&self) -> bool {
         self.exit.borrow().is_none()
     }

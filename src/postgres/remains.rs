@@ -100,11 +100,15 @@ pub(super) async fn end_processes(identity: &Identity) -> Result<(), PostgresErr
 pub(super) fn sweep(identity: &Identity, data_dir: &Path) -> io::Result<()> {
     let pid_file = data_dir.join("postmaster.pid");
     shared_memory::remove_orphans(identity, &pid_file)?;
-    // A stale one stops Postgres if by now another process of the same user has its pid.
-    match fs::remove_file(pid_file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    // A stale one stops Postgres if by now another process of the same user has its pid. When the
+    // store is gone it cannot be removed now; the next start, with a store, comes here again.
+    match fs::remove_file(&pid_file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(path = %pid_file.display(), %error, "stale pid file stays");
+        }
+        Ok(()) | Err(_) => {}
     }
+    Ok(())
 }
 
 async fn members(identity: Identity) -> Result<Vec<u32>, PostgresError> {

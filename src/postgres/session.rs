@@ -9,7 +9,7 @@ use std::path::Path;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::error::PostgresError;
-use super::roles::{SYSTEM_DATABASE, SYSTEM_ROLE};
+use super::roles::{OWNER_ROLE, SYSTEM_DATABASE, SYSTEM_ROLE, is_reserved_role};
 
 /// Settings of the session that outrank those of the database and the role.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0 \
@@ -31,18 +31,24 @@ impl Session {
         Self::open(socket_dir, database).await.map_err(PostgresError::query("connect to compute"))
     }
 
-    /// Logs in as a client's role and out again; Postgres' answer says whether it may.
+    /// Proves that a client's role may log in to a database, by doing so and asking `SELECT 1`.
     pub async fn check_login(
         socket_dir: &Path,
         role: &str,
         database: &str,
     ) -> Result<(), PostgresError> {
-        let mut config = Config::new();
-        config.host_path(socket_dir).user(role).dbname(database).application_name("ardent");
-        let (_client, connection) =
-            config.connect(NoTls).await.map_err(PostgresError::query("log in to branch"))?;
-        drop(connection);
-        Ok(())
+        if is_reserved_role(role) && role != OWNER_ROLE {
+            return Err(PostgresError::LoginRefused(format!("role \"{role}\" is reserved")));
+        }
+        let answered = async {
+            let (client, connection) = login(socket_dir, role, database).connect(NoTls).await?;
+            tokio::spawn(async move { drop(connection.await) });
+            client.simple_query("SELECT 1").await.map(drop)
+        };
+        answered.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
+            Some(refusal) => PostgresError::LoginRefused(refusal.message().to_owned()),
+            None => PostgresError::query("log in to compute")(error),
+        })
     }
 
     /// For statements that this module has no function for.
@@ -54,17 +60,17 @@ impl Session {
         socket_dir: &Path,
         database: &str,
     ) -> Result<Self, tokio_postgres::Error> {
-        let mut config = Config::new();
-        config
-            .host_path(socket_dir)
-            .user(SYSTEM_ROLE)
-            .dbname(database)
-            .application_name("ardent")
-            .options(OPTIONS);
-        let (client, connection) = config.connect(NoTls).await?;
+        let mut config = login(socket_dir, SYSTEM_ROLE, database);
+        let (client, connection) = config.options(OPTIONS).connect(NoTls).await?;
         // Ends when the client is dropped or the compute goes; either way the next statement of
         // the client reports it, so its own result carries nothing new.
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { client })
     }
+}
+
+fn login(socket_dir: &Path, role: &str, database: &str) -> Config {
+    let mut config = Config::new();
+    config.host_path(socket_dir).user(role).dbname(database).application_name("ardent");
+    config
 }

@@ -44,7 +44,8 @@ pub struct TemplateSpec {
     pub data_dir: PathBuf,
     /// Owner of every file in it; `None`: ourselves.
     pub account: Option<Account>,
-    /// A directory of the host's own file system that `user` can reach, for the time of the making.
+    /// A directory that is made for the time of the making, and removed if it is there. Those
+    /// above it can be entered by `user`.
     pub scratch_dir: PathBuf,
     /// Who runs `initdb` when the server is root.
     pub user: String,
@@ -94,9 +95,13 @@ impl Scratch {
             true => Some(lookup_user(&spec.user)?),
             false => None,
         };
-        let name = format!("template-{:016x}", rand::random::<u64>());
-        let data_dir = spec.scratch_dir.join(name);
+        let data_dir = spec.scratch_dir.clone();
         let failed = || PostgresError::io("make scratch directory");
+        // An earlier making was cut short.
+        match fs::remove_dir_all(&data_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(failed())?,
+        }
         fs::DirBuilder::new().mode(0o700).create(&data_dir).map_err(failed())?;
         let scratch = Self { data_dir, user };
         if let Some(Account { uid, gid }) = user {

@@ -16,15 +16,32 @@
 //! * code of the source (defaults, checks, triggers, functions) runs as `ardent_apply` or as the
 //!   mirrored owner, never as a superuser.
 
+mod applier;
+mod catalog;
+mod change;
+mod emitter;
 mod error;
 mod link;
+mod message;
+mod plan;
 mod progress;
 mod quarantine;
+mod reader;
+mod round;
 mod sequences;
 mod setup;
+mod shared;
+mod start;
+mod statement;
 mod status;
+mod stream;
+mod wal2json;
 
 pub use error::{Action, Error};
 pub use link::{Link, TrunkAccess, drop_source_objects};
 pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
 pub use status::{Phase, Position, Quarantined, Status};
+pub use stream::Replication;
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,7 @@ SELECT n.nspname::text, c.relname::text, pg_catalog.pg_sequence_last_value(c.oid
 
 const SET_SQL: &str = "\
 SELECT pg_catalog.setval(c.oid::pg_catalog.regclass, x.value, x.called)
-  FROM pg_catalog.unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[])
+  FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[])
          AS x(schema, name, value, called)
   JOIN pg_catalog.pg_namespace n ON n.nspname = x.schema
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = x.name AND c.relkind = 'S'";

@@ -14,10 +14,7 @@ const VERSION_SELF_RAISING: i32 = 190_000;
 /// Can we log in?
 pub(super) fn auth(outcome: &Result<Session, client::Error>, user: &str, database: &str) -> Row {
     let name = "auth";
-    let error = match outcome {
-        Ok(_) => return Row::pass(name),
-        Err(error) => error,
-    };
+    let Err(error) = outcome else { return Row::pass(name) };
     let said = describe(error);
     let remedy = match error.sqlstate() {
         Some("28P01") => format!("Check the password of role {user} in the URL."),

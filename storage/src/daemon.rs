@@ -1,8 +1,24 @@
-//! The body of the `ardent store` process.
+//! The body of the `ardent store` process: opens the store, mounts it, answers the control socket,
+//! and takes everything down again in the reverse order.
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
+use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::control::Control;
+use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::mount::Mounted;
+use crate::store::{Running, Store};
 
 /// Where the store lives and how it is reached.
 #[derive(Clone, Debug)]
@@ -19,5 +35,98 @@ pub struct StoreConfig {
 ///
 /// Prints one line, `ready`, on standard output once mount and socket serve.
 pub fn run(config: StoreConfig) -> Result<(), Error> {
-    Err(Error::InUse { dir: config.store_dir })
+    let io = |doing, path: &PathBuf| {
+        let path = path.clone();
+        move |source| Error::Io { doing, path, source }
+    };
+    let StoreConfig { store_dir, mount_dir, socket } = config;
+    let (stop, stopped) = sync_channel(1);
+    // Before any other thread, so that all of them leave signals to this one.
+    stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
+    protect();
+    fs::create_dir_all(&store_dir).map_err(io("make", &store_dir))?;
+    let lock = lock(&store_dir)?;
+    let disk = RealDisk::new(&store_dir);
+    disk.probe()?;
+    let running = Running { open_files: raise_open_files(), background: true };
+    let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
+    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
+    let listener = listen(&socket).map_err(io("listen on", &socket))?;
+    let control = Arc::new(Control::new(store.clone(), mounted.clone(), stop));
+    std::thread::Builder::new()
+        .name("listener".to_owned())
+        .spawn(move || control.serve(&listener))
+        .map_err(io("start a thread for", &socket))?;
+    writeln!(io::stdout(), "ready").map_err(io("announce", &socket))?;
+    tracing::info!(mount = %mount_dir.display(), "store is ready");
+    // The sender lives as long as the control socket, that is, for ever.
+    let _ = stopped.recv();
+    tracing::info!("store stops");
+    fs::remove_file(&socket).map_err(io("remove", &socket))?;
+    mounted.unmount();
+    store.close()?;
+    drop(lock);
+    Ok(())
+}
+
+fn stop_on_signal(stop: SyncSender<()>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            // Full means that it is being stopped already.
+            if stop.try_send(()).is_err() {
+                tracing::debug!("already stopping");
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The kernel must not pick this process, which every branch hangs on, when memory is short.
+fn protect() {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        tracing::info!(%error, "may be killed when memory is short: not privileged");
+    }
+}
+
+/// Raises the limit of open files as far as may be. Returns how many idle data files to keep open.
+fn raise_open_files() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(1 << 20, |maximum| maximum.max(1 << 20));
+    let raised = [(wanted, Some(wanted)), (limit.maximum.unwrap_or(wanted), limit.maximum)]
+        .into_iter()
+        .find(|(current, maximum)| {
+            let new = Rlimit { current: Some(*current), maximum: *maximum };
+            rustix::process::setrlimit(Resource::Nofile, new).is_ok()
+        });
+    let current = raised.map_or_else(|| limit.current.unwrap_or(1024), |(current, _)| current);
+    // The rest is for journals, dirty files, connections and the kernel's own limits.
+    usize::try_from((current / 4).min(65_536)).unwrap_or(256)
+}
+
+/// Held until the process ends, however it ends.
+fn lock(store_dir: &PathBuf) -> Result<File, Error> {
+    let path = store_dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| Error::Io { doing: "open", path, source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Error::InUse { dir: store_dir.clone() }),
+    }
+}
+
+/// The lock on the store directory says that no live process has the socket.
+fn listen(socket: &PathBuf) -> io::Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }

@@ -9,8 +9,28 @@
 mod error;
 mod id;
 pub mod wire;
+mod locks;
+mod pages;
+mod disk;
+mod journal;
+mod inode;
+mod tree;
+mod filter;
+mod files;
+mod layer;
+mod branch;
+mod manifest;
+mod graph;
+mod load;
+mod keeper;
+mod store;
+mod mount;
+mod control;
 pub mod client;
 pub mod daemon;
+
+#[cfg(test)]
+mod tests;
 
 pub use client::StoreClient;
 pub use daemon::StoreConfig;

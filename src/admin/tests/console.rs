@@ -66,17 +66,17 @@ async fn check(sql: &str, expected: Expect) {
             for answer in answers {
                 out += &format!("{}\n", answer.tag);
                 for row in &answer.rows {
-                    let cells = row.iter().zip(&answer.columns);
-                    let cells =
-                        cells.map(|(cell, column)| format!("{}={}", column.name, show(cell)));
-                    out += &format!("  {}\n", cells.collect::<Vec<_>>().join(" "));
+                    for (cell, column) in row.iter().zip(&answer.columns) {
+                        out += &format!("  {}={}\n", column.name, show(cell));
+                    }
                 }
             }
             out
         }
         Err(refusal) => {
             let Refusal { sqlstate, message, detail, hint, position, .. } = refusal;
-            format!("{sqlstate} {message} {position:?}\n{detail:?}\n{hint:?}\n")
+            let [detail, hint] = [detail, hint].map(|text| text.unwrap_or_else(|| "-".to_owned()));
+            format!("{sqlstate} {message} {position:?}\nDETAIL {detail}\nHINT {hint}\n")
         }
     };
     expected.assert_eq(&out);
@@ -89,20 +89,54 @@ async fn answers_have_the_promised_columns() {
         expect![[r#"
             NOTICE Running preflight against db.example.com:5432…
             ARDENT CONNECTOR PREFLIGHT
-              ordinal=1 kind=check name=wal level status=fail detail=actual: replica remedy=-
-              ordinal=2 kind=verdict name=verdict status=fail detail=- remedy=-
+              ordinal=1
+              kind=check
+              name=wal level
+              status=fail
+              detail=actual: replica
+              remedy=-
+              ordinal=2
+              kind=verdict
+              name=verdict
+              status=fail
+              detail=-
+              remedy=-
         "#]],
     )
     .await;
     check(
-        "ARDENT BRANCH CREATE a; ARDENT BRANCH LIST; ARDENT BRANCH SWITCH a; ARDENT BRANCH DELETE a",
+        "ARDENT BRANCH CREATE a; ARDENT BRANCH LIST; ARDENT BRANCH SWITCH a; \
+         ARDENT BRANCH DELETE a",
         expect![[r#"
             ARDENT BRANCH CREATE
-              name=a connector=prod-db status=active url=postgresql://branch_owner.a:secret@127.0.0.1:6432/app lsn=0/155BE40 commit_time=- age_s=- stale=false unique_bytes=1258291 shared_bytes=104857600 reclaimable_bytes=0 parent=- created_at=<time> compute_socket=- current=true warnings=-
+              name=a
+              connector=prod-db
+              status=active
+              url=postgresql://branch_owner.a:secret@127.0.0.1:6432/app
+              lsn=0/155BE40
+              commit_time=-
+              age_s=-
+              stale=false
+              unique_bytes=1258291
+              shared_bytes=104857600
+              reclaimable_bytes=0
+              parent=-
+              created_at=<time>
+              compute_socket=-
+              current=true
+              warnings=-
             ARDENT BRANCH LIST
-              name=a connector=prod-db status=active created_at=<time> idle_s=150 current=true warnings=-
+              name=a
+              connector=prod-db
+              status=active
+              created_at=<time>
+              idle_s=150
+              current=true
+              warnings=-
             ARDENT BRANCH SWITCH
-              previous=- name=a url=postgresql://branch_owner.a:secret@127.0.0.1:6432/app
+              previous=-
+              name=a
+              url=postgresql://branch_owner.a:secret@127.0.0.1:6432/app
             ARDENT BRANCH DELETE
               name=a
         "#]],
@@ -111,11 +145,12 @@ async fn answers_have_the_promised_columns() {
     check(
         "BEGIN; SELECT 1, current_user; COMMIT",
         expect![[r#"
-        BEGIN
-        SELECT 1
-          ?column?=1 current_user=root
-        COMMIT
-    "#]],
+            BEGIN
+            SELECT 1
+              ?column?=1
+              current_user=root
+            COMMIT
+        "#]],
     )
     .await;
 }
@@ -127,8 +162,14 @@ async fn a_refused_create_carries_the_report() {
         "ARDENT CONNECTOR CREATE postgresql 'postgresql://u:hunter2@h/replica'",
         expect![[r#"
             ZA001 preflight checks did not pass None
-            Some("Running preflight against db.example.com:5432…\n\nConnection checks:\n  ✗ wal level (actual: replica)\n\n✗ Preflight checks did NOT pass. Fix the failures above before creating.\n")
-            Some("Fix the failures above; nothing was created.")
+            DETAIL Running preflight against db.example.com:5432…
+
+            Connection checks:
+              ✗ wal level (actual: replica)
+
+            ✗ Preflight checks did NOT pass. Fix the failures above before creating.
+
+            HINT Fix the failures above; nothing was created.
         "#]],
     )
     .await;
@@ -139,19 +180,19 @@ async fn positions_count_from_the_start_of_the_whole_query() {
     check(
         "SELECT 1; ARDENT BRANCH CRAETE a",
         expect![[r#"
-        42601 syntax error at or near "CRAETE" Some(25)
-        Some("Expected one of CREATE, LIST, INFO, SWITCH, DELETE, ROTATE.")
-        Some("Did you mean \"CREATE\"?")
-    "#]],
+            42601 syntax error at or near "CRAETE" Some(25)
+            DETAIL Expected one of CREATE, LIST, INFO, SWITCH, DELETE, ROTATE.
+            HINT Did you mean "CREATE"?
+        "#]],
     )
     .await;
     check(
         "ARDENT SHOW METRICS",
         expect![[r#"
-        0A000 ARDENT SHOW METRICS is not supported yet None
-        None
-        Some("ARDENT HELP lists all statements.")
-    "#]],
+            0A000 ARDENT SHOW METRICS is not supported yet None
+            DETAIL -
+            HINT ARDENT HELP lists all statements.
+        "#]],
     )
     .await;
 }

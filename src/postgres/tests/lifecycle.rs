@@ -5,14 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use super::super::{Account, Compute, ComputeKind, Exit, PostgresError, Session, activity};
 use super::{Site, login};
 
 /// Longer than anything here takes, shorter than a test run's patience.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn kill_9(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -30,10 +30,15 @@ fn processes(site: &Site) -> Vec<u32> {
         .collect()
 }
 
-fn system_v_segments(uid: u32) -> usize {
+/// The System V segment that a running compute wrote into its `postmaster.pid`.
+fn segment(site: &Site) -> String {
+    let pid_file = fs::read_to_string(site.data_dir().join("postmaster.pid")).unwrap();
+    pid_file.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn kernel_has(segment: &str) -> bool {
     let list = fs::read_to_string("/proc/sysvipc/shm").unwrap();
-    let uid = uid.to_string();
-    list.lines().filter(|line| line.split_whitespace().nth(7) == Some(uid.as_str())).count()
+    list.lines().any(|line| line.split_whitespace().nth(1) == Some(segment))
 }
 
 /// Private and proportional memory of all processes, in KiB.
@@ -122,18 +127,62 @@ async fn wait_until_active(client: &tokio_postgres::Client) {
 async fn kill_leaves_nothing_in_the_kernel() {
     let site = Site::with_database("app").await;
     let compute = site.start().await;
-    let uid = site.account.map_or(geteuid().as_raw(), |account| account.uid);
-    let before = system_v_segments(uid);
-    assert!(before >= 1);
+    let segment = segment(&site);
+    assert!(kernel_has(&segment));
+    let maps = fs::read_to_string(format!("/proc/{}/maps", compute.pid())).unwrap();
+    let posix: Vec<_> =
+        maps.lines().filter_map(|line| line.find("/dev/shm/").map(|at| &line[at..])).collect();
+    assert!(!posix.is_empty());
     assert_eq!(compute.kill().await.unwrap(), Exit::Signal(9));
     assert!(processes(&site).is_empty());
-    assert_eq!(system_v_segments(uid), before - 1);
-    if site.account.is_some() {
-        let left = fs::read_dir("/dev/shm").unwrap().flatten();
-        assert_eq!(left.filter(|entry| entry.metadata().is_ok_and(|m| m.uid() == uid)).count(), 0);
-    }
+    assert!(!kernel_has(&segment));
+    assert!(posix.iter().all(|path| !Path::new(path).exists()), "{posix:?}");
     let again = site.start().await;
     again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hung_postmaster_is_stopped_for_certain() {
+    let site = Site::with_database("app").await;
+    let mut spec = site.compute(ComputeKind::Branch);
+    spec.stop_timeout = Duration::from_millis(100);
+    let compute = Compute::start(spec).await.unwrap();
+    let pid = Pid::from_raw(i32::try_from(compute.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    // Nor must a store that is gone, so that the pid file cannot be removed, keep it alive.
+    fs::remove_file(site.data_dir().join("postmaster.pid")).unwrap();
+    fs::create_dir(site.data_dir().join("postmaster.pid")).unwrap();
+    assert_eq!(timeout(SOON, compute.stop()).await.unwrap().unwrap(), Exit::Signal(9));
+    assert!(!compute.is_running());
+    assert!(processes(&site).is_empty());
+}
+
+#[tokio::test]
+async fn a_fast_stop_does_not_wait_for_sessions() {
+    let site = Site::with_database("app").await;
+    let compute = site.start().await;
+    let asking = login(compute.socket_dir(), "branch_owner", "app").await;
+    let busy = login(compute.socket_dir(), "branch_owner", "app").await;
+    let busy = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(300)").await });
+    wait_until_active(&asking).await;
+    assert_eq!(timeout(SOON, compute.stop()).await.unwrap().unwrap(), Exit::Code(0));
+    assert!(busy.await.unwrap().is_err());
+}
+
+/// A branch starts from a trunk that was stopped in order. If a setting that recovery compares
+/// differed between the two, the first start of each branch would write and flush a WAL record.
+#[tokio::test]
+async fn the_first_start_of_a_branch_writes_no_wal() {
+    let site = Site::with_database("app").await;
+    let trunk = Compute::start(site.compute(ComputeKind::Trunk)).await.unwrap();
+    trunk.stop().await.unwrap();
+    let branch = site.start().await;
+    let system = Session::system(branch.socket_dir()).await.unwrap();
+    let sql = "SELECT (pg_current_wal_insert_lsn() - redo_lsn)::int8 FROM pg_control_checkpoint()";
+    let bytes: i64 = system.client().query_one(sql, &[]).await.unwrap().get(0);
+    // What is there is the shutdown checkpoint's own record and, at a new page, its header.
+    assert!(bytes <= 200, "{bytes} bytes");
+    branch.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -206,7 +255,7 @@ async fn names_the_locale_and_the_user_that_are_missing() {
     template.collate = "tlh_QS.UTF-8".to_owned();
     let error = super::create_template(template.clone()).await.unwrap_err();
     assert!(matches!(error, PostgresError::LocaleMissing(_)), "{error}");
-    assert_eq!(fs::read_dir(site.root.join("scratch")).unwrap().count(), 0);
+    assert!(!template.scratch_dir.exists());
     if site.account.is_some() {
         template.user = "nobody-of-that-name".to_owned();
         let error = super::create_template(template).await.unwrap_err();

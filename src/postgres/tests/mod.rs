@@ -30,10 +30,10 @@ impl Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("compute-{}-{number}", std::process::id()));
-        for directory in ["mnt", "run", "log", "scratch"] {
+        for directory in ["mnt", "run", "log"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
-        for directory in ["", "mnt", "run", "scratch"] {
+        for directory in ["", "mnt", "run"] {
             fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o711)).unwrap();
         }
         // Pids are below 2^22, so parallel test processes get uids of their own.
@@ -50,7 +50,7 @@ impl Site {
             installation: self.installation.clone(),
             data_dir: self.data_dir(),
             account: self.account,
-            scratch_dir: self.root.join("scratch"),
+            scratch_dir: self.root.join("run/7.initdb"),
             user: "postgres".to_owned(),
             database: database.to_owned(),
             encoding: "UTF8".to_owned(),

@@ -49,10 +49,16 @@ async fn branch_owner_is_an_owner_and_no_superuser() {
     for (sql, expected) in cases {
         assert_eq!(outcome(&owner, sql).await, expected, "{sql}");
     }
-    assert_eq!(super::super::roles::SYSTEM_DATABASE, "ardent_system");
-    let mut barred = tokio_postgres::Config::new();
-    barred.host_path(compute.socket_dir()).user("branch_owner").dbname("ardent_system");
-    assert!(barred.connect(tokio_postgres::NoTls).await.is_err());
+    Session::check_login(compute.socket_dir(), "branch_owner", "app").await.unwrap();
+    for (role, database, reason) in [
+        ("branch_owner", "ardent_system", "permission denied for database"),
+        ("nobody", "app", "role \"nobody\" does not exist"),
+        ("pg_monitor", "app", "reserved"),
+        ("ardent_system", "app", "reserved"),
+    ] {
+        let error = Session::check_login(compute.socket_dir(), role, database).await.unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
     compute.stop().await.unwrap();
 }
 

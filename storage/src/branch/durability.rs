@@ -1,0 +1,80 @@
+//! When a branch says that something is durable.
+//!
+//! No fsync and no fsyncdir returns before (1) the branch's top layer is durably known, (2) all
+//! layers below it are durable to the last byte, (3) everything the branch held when its compute
+//! started, or when the store was restarted, is durable. Only then come (4) the data file, (5) its
+//! name and (6) the journal up to the last record about the inode. Recovery skips pages that are
+//! already current and never syncs them, which is why (2) and (3) are not per file.
+//!
+//! A sync that fails is never tried again: the branch accepts no more changes or syncs.
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Branch;
+use crate::id::FileId;
+use crate::layer::Layer;
+use crate::locks::{self, FsResult};
+
+impl Branch {
+    /// Makes the contents and all attributes of a file durable.
+    pub(crate) fn fsync(&self, file: FileId) -> FsResult<()> {
+        let top = self.top_to_sync()?;
+        let cell = self.find(file)?;
+        let (record, name) = {
+            let inode = locks::read(&cell.inode)?;
+            let own = cell.layer == top.id;
+            let name = inode.file().filter(|body| own && body.has_data);
+            (if own { inode.record } else { 0 }, name.map(|body| body.data_name(file)))
+        };
+        let synced = top.sync_promised().and_then(|()| {
+            if let Some(name) = name {
+                match top.data(name) {
+                    Ok(data) => top.sync_file(name, &data)?,
+                    // Emptied and removed since we looked; the new contents are another sync's.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+                top.sync_names()?;
+            }
+            top.sync_record(record)
+        });
+        self.settle(&synced)
+    }
+
+    /// Makes all names durable.
+    pub(crate) fn fsync_dir(&self) -> FsResult<()> {
+        let top = self.top_to_sync()?;
+        let record = top.journal.appended();
+        let synced = top.sync_promised().and_then(|()| top.sync_record(record));
+        self.settle(&synced)
+    }
+
+    /// A compute is about to start: everything the branch holds must be durable before its first
+    /// fsync returns. Returns the layer to flush, which may begin at once.
+    pub(crate) fn begin_compute(&self) -> FsResult<Arc<Layer>> {
+        let top = self.top_to_sync()?;
+        top.promise_flush();
+        Ok(top)
+    }
+
+    fn top_to_sync(&self) -> FsResult<Arc<Layer>> {
+        if self.failure().is_some() {
+            return Err(Errno::IO);
+        }
+        self.top()
+    }
+
+    fn settle(&self, synced: &io::Result<()>) -> FsResult<()> {
+        match synced {
+            Ok(()) if self.failure().is_none() => Ok(()),
+            Ok(()) => Err(Errno::IO),
+            Err(error) => {
+                self.fail(format!("sync: {error}"));
+                Err(Errno::IO)
+            }
+        }
+    }
+}

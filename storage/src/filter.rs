@@ -1,0 +1,99 @@
+//! The identity filter: what a fork must not inherit from a running Postgres.
+//!
+//! Applied to a child's first namespace, and again, with the same result, whenever that namespace
+//! is loaded. The list is the one that `pg_basebackup` leaves out (`basebackup.c`,
+//! `excludeDirContents` and `excludeFiles`), plus relation caches and temporary files. A change of
+//! this list needs a new filter version in the fork record.
+
+use crate::id::{FileId, LayerId};
+use crate::locks;
+use crate::tree::Tree;
+
+/// Files in the data directory itself.
+const FILES: [&str; 4] = ["postmaster.pid", "postmaster.opts", "backup_label", "tablespace_map"];
+
+/// Directories whose contents stay behind.
+const EMPTIED: [&str; 7] = [
+    "pg_replslot",
+    "pg_stat_tmp",
+    "pg_notify",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_subtrans",
+    "pg_dynshmem",
+];
+
+/// A relation cache file, whole or still being written.
+const RELATION_CACHE: &str = "pg_internal.init";
+/// Temporary files of queries, and their directory.
+const TEMPORARY: &str = "pgsql_tmp";
+
+/// Takes what must not be inherited out of `tree`, whose changes belong to `layer`. Returns how
+/// many bytes of files went.
+pub(crate) fn strip(tree: &mut Tree, layer: LayerId) -> u64 {
+    let mut clusters = vec![FileId::ROOT];
+    clusters.extend(children(tree, FileId::ROOT).into_iter().map(|(_, file)| file));
+    clusters.retain(|directory| child(tree, *directory, "PG_VERSION").is_some());
+    clusters.into_iter().map(|directory| strip_cluster(tree, directory, layer)).sum()
+}
+
+fn strip_cluster(tree: &mut Tree, cluster: FileId, layer: LayerId) -> u64 {
+    let mut gone = 0;
+    for name in FILES {
+        gone += tree.hide(cluster, name.as_bytes(), layer);
+    }
+    for name in EMPTIED {
+        if let Some(directory) = child(tree, cluster, name) {
+            gone += hide_all(tree, directory, b"", |_| true, layer);
+        }
+    }
+    if let Some(global) = child(tree, cluster, "global") {
+        gone += hide_all(tree, global, RELATION_CACHE.as_bytes(), is_relation_cache, layer);
+    }
+    if let Some(base) = child(tree, cluster, "base") {
+        gone += hide_all(tree, base, TEMPORARY.as_bytes(), is_temporary, layer);
+        for (_, database) in children(tree, base) {
+            gone += hide_all(tree, database, RELATION_CACHE.as_bytes(), is_relation_cache, layer);
+        }
+    }
+    gone
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    name.starts_with(TEMPORARY.as_bytes())
+}
+
+fn is_relation_cache(name: &[u8]) -> bool {
+    name.starts_with(RELATION_CACHE.as_bytes())
+}
+
+/// Hides entries that `which` picks. It is asked only about names from `from` on: a database may
+/// have 100,000 relations, whose numbers all sort before the names of interest.
+fn hide_all(
+    tree: &mut Tree,
+    directory: FileId,
+    from: &[u8],
+    which: impl Fn(&[u8]) -> bool,
+    layer: LayerId,
+) -> u64 {
+    let doomed = children_from(tree, directory, from).into_iter().filter(|(name, _)| which(name));
+    doomed.collect::<Vec<_>>().into_iter().map(|(name, _)| tree.hide(directory, &name, layer)).sum()
+}
+
+fn child(tree: &Tree, directory: FileId, name: &str) -> Option<FileId> {
+    tree.entry(directory, name.as_bytes()).ok().flatten()
+}
+
+fn children(tree: &Tree, directory: FileId) -> Vec<(Vec<u8>, FileId)> {
+    children_from(tree, directory, b"")
+}
+
+/// Entries whose name is not before `first`.
+fn children_from(tree: &Tree, directory: FileId, first: &[u8]) -> Vec<(Vec<u8>, FileId)> {
+    let Some(inode) = tree.cell(directory).and_then(|cell| locks::read(&cell.inode).ok()) else {
+        return Vec::new();
+    };
+    inode.directory().map_or_else(Vec::new, |directory| {
+        directory.from(first).map(|(name, file)| (name.to_vec(), file)).collect()
+    })
+}

@@ -1,0 +1,97 @@
+//! The edits of the branch tree: what `branches.journal` holds.
+//!
+//! ```text
+//! type        payload
+//! 1 create    branch 4, uid 4, gid 4, top layer 4
+//! 2 fork      parent 4, child 4, uid 4, gid 4, base layer 4, parent's top 4, child's top 4,
+//!             filter version 1
+//! 3 delete    branch 4
+//! 4 owner     branch 4, uid 4, gid 4
+//! ```
+
+use crate::id::{BranchId, LayerId};
+use crate::journal::bytes::{Malformed, Reader, Writer};
+use crate::journal::log::Entry;
+use crate::wire::Owner;
+
+/// Version of the identity filter that a child's first namespace goes through.
+const FILTER: u8 = 1;
+
+/// One change of the branch tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BranchEdit {
+    Create { branch: BranchId, owner: Owner, top: LayerId },
+    Fork { parent: BranchId, child: BranchId, owner: Owner, layers: ForkLayers },
+    Delete { branch: BranchId },
+    SetOwner { branch: BranchId, owner: Owner },
+}
+
+/// The layers of a fork. Parent and child continue above `base`, each in a top of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ForkLayers {
+    pub(crate) base: LayerId,
+    /// The old top itself, if nothing was written to it; then `base` is the layer below it.
+    pub(crate) parent_top: LayerId,
+    pub(crate) child_top: LayerId,
+}
+
+impl BranchEdit {
+    /// Type and payload of the journal record.
+    pub(crate) fn encode(&self) -> (u8, Vec<u8>) {
+        let mut out = Writer::default();
+        let kind = match self {
+            Self::Create { branch, owner, top } => {
+                out.u32(branch.get()).u32(owner.uid).u32(owner.gid).u32(top.get());
+                1
+            }
+            Self::Fork { parent, child, owner, layers } => {
+                out.u32(parent.get()).u32(child.get()).u32(owner.uid).u32(owner.gid);
+                out.u32(layers.base.get()).u32(layers.parent_top.get());
+                out.u32(layers.child_top.get()).u8(FILTER);
+                2
+            }
+            Self::Delete { branch } => {
+                out.u32(branch.get());
+                3
+            }
+            Self::SetOwner { branch, owner } => {
+                out.u32(branch.get()).u32(owner.uid).u32(owner.gid);
+                4
+            }
+        };
+        (kind, out.into_bytes())
+    }
+
+    pub(crate) fn decode(entry: &Entry<'_>) -> Result<Self, Malformed> {
+        let mut from = Reader::new(entry.payload);
+        let edit = match entry.kind {
+            1 => Self::Create {
+                branch: from.branch()?,
+                owner: owner(&mut from)?,
+                top: from.layer()?,
+            },
+            2 => {
+                let (parent, child) = (from.branch()?, from.branch()?);
+                let owner = owner(&mut from)?;
+                let layers = ForkLayers {
+                    base: from.layer()?,
+                    parent_top: from.layer()?,
+                    child_top: from.layer()?,
+                };
+                if from.u8()? != FILTER {
+                    return Err(Malformed);
+                }
+                Self::Fork { parent, child, owner, layers }
+            }
+            3 => Self::Delete { branch: from.branch()? },
+            4 => Self::SetOwner { branch: from.branch()?, owner: owner(&mut from)? },
+            _ => return Err(Malformed),
+        };
+        from.end()?;
+        Ok(edit)
+    }
+}
+
+fn owner(from: &mut Reader<'_>) -> Result<Owner, Malformed> {
+    Ok(Owner { uid: from.u32()?, gid: from.u32()? })
+}

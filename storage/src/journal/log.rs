@@ -1,0 +1,310 @@
+//! An append-only file of checksummed records.
+//!
+//! ```text
+//! header   0  8  magic: "ARDLAYER" or "ARDBRNCH"
+//!          8  4  format version
+//!         12  4  layer number, or 0
+//!         16  4  CRC32C of bytes 0..16
+//! record   0  4  length n of the payload, at most 128 KiB
+//!          4  8  sequence number, from 1, without gaps
+//!         12  1  type
+//!         13  n  payload
+//!      13+n  4  CRC32C of the header's 20 bytes and then bytes 0..13+n
+//! ```
+//! All integers are little-endian. The checksum covers the header, so that a record never counts
+//! in a file it was not written to.
+//!
+//! Invariants:
+//! * A record is in the file (its `write` has returned) before `append` returns, so a killed store
+//!   loses nothing. It is on the medium only after `sync_to` returned for its number.
+//! * Reading stops at the first record that is torn, damaged or out of sequence. Whatever follows
+//!   was never acknowledged as durable; opening for writing cuts it off.
+//! * After a failed sync the log is dead: every later append and sync fails.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::disk::{Disk, Medium, Open, read_all, write_all};
+use crate::journal::bytes::{Reader, Writer};
+
+const VERSION: u32 = 1;
+const HEADER: usize = 20;
+const PAYLOAD_MAX: usize = 128 << 10;
+
+/// What a log is about; part of every checksum in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogKind {
+    /// The edits of one layer's files and names.
+    Layer(u32),
+    /// The edits of the branch tree.
+    Branches,
+}
+
+impl LogKind {
+    fn header(self) -> Vec<u8> {
+        let mut bytes = match self {
+            Self::Layer(_) => b"ARDLAYER".to_vec(),
+            Self::Branches => b"ARDBRNCH".to_vec(),
+        };
+        let number = if let Self::Layer(number) = self { number } else { 0 };
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&number.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+}
+
+/// One record read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry<'a> {
+    pub(crate) sequence: u64,
+    pub(crate) kind: u8,
+    pub(crate) payload: &'a [u8],
+}
+
+/// An open log.
+pub(crate) struct Log {
+    medium: Arc<dyn Medium>,
+    seed: u32,
+    /// Serialises appends: file order is sequence order.
+    tail: Mutex<Tail>,
+    /// Serialises syncs. Waiters find their record synced by the one before them.
+    syncing: Mutex<()>,
+    appended: AtomicU64,
+    synced: AtomicU64,
+    failed: AtomicBool,
+}
+
+struct Tail {
+    end: u64,
+    sequence: u64,
+}
+
+impl Log {
+    /// Opens the log at `path`, making it if it is not there, and shows every record in order to
+    /// `accept`. The first one that is refused ends the log like a torn one.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        kind: LogKind,
+        mut accept: impl FnMut(Entry<'_>) -> bool,
+    ) -> io::Result<Self> {
+        let medium = disk.open(path, Open::OrCreate)?;
+        let bytes = read_all(&*medium)?;
+        let header = kind.header();
+        let seed = crc32c::crc32c(&header);
+        let mut tail = Tail { end: HEADER as u64, sequence: 0 };
+        if bytes.get(..HEADER) == Some(&header[..]) {
+            let mut at = HEADER;
+            while let Some((entry, end)) = decode(&bytes, at, seed, tail.sequence + 1) {
+                if !accept(entry) {
+                    break;
+                }
+                tail = Tail { end: end as u64, sequence: entry.sequence };
+                at = end;
+            }
+            if at != bytes.len() {
+                medium.set_len(tail.end)?;
+            }
+        } else {
+            medium.set_len(0)?;
+            write_all(&*medium, &header, 0)?;
+        }
+        Ok(Self {
+            medium,
+            seed,
+            appended: AtomicU64::new(tail.sequence),
+            tail: Mutex::new(tail),
+            syncing: Mutex::new(()),
+            synced: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Shows every good record to `accept` without opening for writing. Returns the number of the
+    /// last one accepted.
+    pub(crate) fn scan(
+        bytes: &[u8],
+        kind: LogKind,
+        mut accept: impl FnMut(Entry<'_>) -> bool,
+    ) -> u64 {
+        let header = kind.header();
+        let seed = crc32c::crc32c(&header);
+        let mut last = 0;
+        if bytes.get(..HEADER) == Some(&header[..]) {
+            let mut at = HEADER;
+            while let Some((entry, end)) = decode(bytes, at, seed, last + 1) {
+                if !accept(entry) {
+                    break;
+                }
+                last = entry.sequence;
+                at = end;
+            }
+        }
+        last
+    }
+
+    /// Writes one record and returns its number. On an error the log is as before.
+    pub(crate) fn append(&self, kind: u8, payload: &[u8]) -> io::Result<u64> {
+        let len = u32::try_from(payload.len())
+            .ok()
+            .filter(|_| payload.len() <= PAYLOAD_MAX)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut tail = self.tail.lock().map_err(|_| poisoned())?;
+        self.check()?;
+        let sequence = tail.sequence + 1;
+        let mut record = Writer::default();
+        record.u32(len).u64(sequence).u8(kind);
+        let mut record = record.into_bytes();
+        record.extend_from_slice(payload);
+        let crc = crc32c::crc32c_append(self.seed, &record);
+        record.extend_from_slice(&crc.to_le_bytes());
+        if let Err(error) = write_all(&*self.medium, &record, tail.end) {
+            if self.medium.set_len(tail.end).is_err() {
+                self.failed.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        *tail = Tail { end: tail.end + record.len() as u64, sequence };
+        self.appended.store(sequence, Ordering::Release);
+        Ok(sequence)
+    }
+
+    /// The number of the last record written.
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Acquire)
+    }
+
+    /// The number of the last record known to be on the medium.
+    pub(crate) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// Bytes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).end
+    }
+
+    /// Makes records up to `sequence` durable. Callers that meet share one sync.
+    pub(crate) fn sync_to(&self, sequence: u64) -> io::Result<()> {
+        if self.synced() >= sequence {
+            return self.check();
+        }
+        let _guard = self.syncing.lock().map_err(|_| poisoned())?;
+        self.check()?;
+        if self.synced() >= sequence {
+            return Ok(());
+        }
+        let reached = self.appended();
+        if let Err(error) = self.medium.sync() {
+            self.failed.store(true, Ordering::Release);
+            return Err(error);
+        }
+        self.synced.store(reached, Ordering::Release);
+        Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier write or sync of this journal failed"));
+        }
+        Ok(())
+    }
+}
+
+/// The record at `at`, and where it ends.
+fn decode(bytes: &[u8], at: usize, seed: u32, expected: u64) -> Option<(Entry<'_>, usize)> {
+    let rest = bytes.get(at..)?;
+    let mut reader = Reader::new(rest);
+    let len = usize::try_from(reader.u32().ok()?).ok().filter(|len| *len <= PAYLOAD_MAX)?;
+    let sequence = reader.u64().ok()?;
+    let kind = reader.u8().ok()?;
+    let payload = reader.take(len).ok()?;
+    let crc = reader.u32().ok()?;
+    let covered = rest.get(..13 + len)?;
+    (sequence == expected && crc == crc32c::crc32c_append(seed, covered))
+        .then_some((Entry { sequence, kind, payload }, at + 17 + len))
+}
+
+fn poisoned() -> io::Error {
+    io::Error::other("a writer of this journal panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::tests::TempDir;
+
+    const KIND: LogKind = LogKind::Layer(9);
+
+    fn read(disk: &RealDisk) -> (Log, Vec<Vec<u8>>) {
+        let mut payloads = Vec::new();
+        let log = Log::open(disk, Path::new("log"), KIND, |entry| {
+            payloads.push(entry.payload.to_vec());
+            true
+        });
+        (log.unwrap(), payloads)
+    }
+
+    #[test]
+    fn any_truncation_leaves_a_prefix_that_can_be_continued() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        let (log, _) = read(&disk);
+        let mut ends = vec![log.bytes()];
+        for len in 0..6u8 {
+            log.append(len, &vec![len; usize::from(len) * 3]).unwrap();
+            ends.push(log.bytes());
+        }
+        let whole = std::fs::read(dir.path().join("log")).unwrap();
+        for len in 0..=whole.len() {
+            std::fs::write(dir.path().join("log"), &whole[..len]).unwrap();
+            let complete = ends.iter().filter(|end| **end <= len as u64).count().max(1) - 1;
+            let (log, payloads) = read(&disk);
+            assert_eq!(payloads.len(), complete, "cut at {len}");
+            assert_eq!(log.append(1, b"next").unwrap(), complete as u64 + 1);
+            let (_, payloads) = read(&disk);
+            assert_eq!(payloads.last().map(Vec::as_slice), Some(&b"next"[..]));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_log_before_it() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        let (log, _) = read(&disk);
+        log.append(1, b"one").unwrap();
+        let first = log.bytes();
+        log.append(2, b"two").unwrap();
+        let whole = std::fs::read(dir.path().join("log")).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let mut count = 0;
+            Log::scan(&flipped, KIND, |_| {
+                count += 1;
+                true
+            });
+            let expected = match (bit / 8) as u64 {
+                at if at < HEADER as u64 => 0,
+                at if at < first => 0,
+                _ => 1,
+            };
+            assert_eq!(count, expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_layer_does_not_count() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        read(&disk).0.append(1, b"one").unwrap();
+        let bytes = std::fs::read(dir.path().join("log")).unwrap();
+        assert_eq!(Log::scan(&bytes, KIND, |_| true), 1);
+        assert_eq!(Log::scan(&bytes, LogKind::Layer(8), |_| true), 0);
+    }
+}

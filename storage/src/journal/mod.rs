@@ -1,0 +1,11 @@
+//! Append-only journals: framing, the edits of a layer, the edits of the branch tree.
+
+mod branches;
+mod bytes;
+mod edit;
+mod log;
+
+pub(crate) use branches::{BranchEdit, ForkLayers};
+pub(crate) use bytes::{Malformed, Reader, Writer};
+pub(crate) use edit::{Edit, Making, Name};
+pub(crate) use log::{Entry, Log, LogKind};

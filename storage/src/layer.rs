@@ -1,0 +1,390 @@
+//! One layer on disk: its data files, its journal, and what of them is durable.
+//!
+//! A layer is the top of one branch until that branch is forked; then it is frozen and shared.
+//! `layers/<number>/` holds `journal`, one sparse data file per changed file at identity offsets,
+//! and, once the layer is sealed, `manifest`.
+//!
+//! Invariants:
+//! * `durable` is set only after every byte, name and journal record of the layer and of all layers
+//!   below it is on the medium. Only frozen layers are ever durable.
+//! * A data file is removed only after the journal record that dropped it is durable.
+//! * After a failed sync the layer has failed for good; every branch above it learns by its next
+//!   fsync.
+//!
+//! Locks, innermost of the store, in order: `flushing`, a file's `syncing`, `dirty`, `names`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::disk::{Disk, Open};
+use crate::files::{DataFile, Files, layer_dir};
+use crate::id::{DataName, LayerId};
+use crate::journal::{Edit, Log};
+use crate::locks::{FsResult, errno};
+use crate::pages::PAGE;
+use crate::tree::Tree;
+
+/// Files of one layer that may be dirty, and thus open, at a time. Past it a writer syncs one.
+const DIRTY_MAX: usize = 4096;
+
+/// What all layers share.
+pub(crate) struct Media {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) files: Files,
+    /// `branches.journal`.
+    pub(crate) branches: Log,
+}
+
+pub(crate) struct Layer {
+    pub(crate) id: LayerId,
+    media: Arc<Media>,
+    pub(crate) journal: Log,
+    /// The record of `branches.journal` that made this layer known.
+    birth: u64,
+    /// The layer below, as long as it may not be durable.
+    base: Mutex<Option<Arc<Self>>>,
+    dirty: Mutex<BTreeMap<DataName, Arc<DataFile>>>,
+    /// Data files of an earlier process, whose bytes may not be durable.
+    inherited: Mutex<Vec<DataName>>,
+    names: Mutex<()>,
+    created: AtomicU64,
+    created_durable: AtomicU64,
+    touched: AtomicBool,
+    /// Pages in the data files.
+    pages: AtomicU64,
+    /// Data files without a name any more, and the record that says so.
+    retired: Mutex<Vec<(u64, DataName)>>,
+    flushing: Mutex<()>,
+    flushes_wanted: AtomicU64,
+    flushes_done: AtomicU64,
+    durable: AtomicBool,
+    /// The namespace at the freeze, until the manifest is written.
+    frozen: Mutex<Option<Tree>>,
+    manifest_bytes: AtomicU64,
+    /// Nothing stands on it any more; its files may vanish.
+    abandoned: AtomicBool,
+    failed: OnceLock<String>,
+}
+
+impl Layer {
+    /// A layer whose directory and journal exist. `base` is the layer below unless that is durable.
+    pub(crate) fn new(
+        id: LayerId,
+        media: Arc<Media>,
+        journal: Log,
+        birth: u64,
+        base: Option<Arc<Self>>,
+    ) -> Self {
+        Self {
+            id,
+            media,
+            journal,
+            birth,
+            base: Mutex::new(base),
+            dirty: Mutex::default(),
+            inherited: Mutex::default(),
+            names: Mutex::default(),
+            created: AtomicU64::new(1),
+            created_durable: AtomicU64::new(0),
+            touched: AtomicBool::new(false),
+            pages: AtomicU64::new(0),
+            retired: Mutex::default(),
+            flushing: Mutex::default(),
+            flushes_wanted: AtomicU64::new(0),
+            flushes_done: AtomicU64::new(0),
+            durable: AtomicBool::new(false),
+            frozen: Mutex::default(),
+            manifest_bytes: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            failed: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn media(&self) -> &Arc<Media> {
+        &self.media
+    }
+
+    /// Writes an edit to the journal. The caller applies it next, under the same locks.
+    pub(crate) fn record(&self, edit: &Edit) -> FsResult<u64> {
+        let (kind, payload) = edit.encode();
+        self.journal.append(kind, &payload).map_err(|error| errno(&error))
+    }
+
+    /// A namespace holds cells of this layer from now on.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether no namespace holds a cell of it: then a fork can pass it by.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.touched.load(Ordering::Acquire)
+    }
+
+    // --- data files ---
+
+    /// The data file of `name`, which exists.
+    pub(crate) fn data(&self, name: DataName) -> io::Result<Arc<DataFile>> {
+        self.media.files.open(self.id, name, Open::Existing)
+    }
+
+    /// Makes the data file of `name`, as long as the file is now. Writes inside that length cannot
+    /// make the file system below preallocate, and so report as written, what was not.
+    pub(crate) fn create_data(&self, name: DataName, len: u64) -> io::Result<Arc<DataFile>> {
+        let file = self.media.files.open(self.id, name, Open::OrCreate)?;
+        file.medium.set_len(len)?;
+        self.created.fetch_add(1, Ordering::AcqRel);
+        Ok(file)
+    }
+
+    /// To be called after a write to `file` and before the reply to it.
+    pub(crate) fn wrote(&self, name: DataName, file: &Arc<DataFile>) -> io::Result<()> {
+        if file.dirty.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let surplus = {
+            let mut dirty = held(&self.dirty);
+            file.dirty.store(true, Ordering::Release);
+            dirty.insert(name, file.clone());
+            if dirty.len() > DIRTY_MAX {
+                dirty.iter().map(|(name, file)| (*name, file.clone())).find(|(at, _)| *at != name)
+            } else {
+                None
+            }
+        };
+        surplus.map_or(Ok(()), |(name, file)| self.sync_file(name, &file))
+    }
+
+    /// Makes the bytes of one data file durable.
+    pub(crate) fn sync_file(&self, name: DataName, file: &DataFile) -> io::Result<()> {
+        let _guard = held(&file.syncing);
+        if !file.dirty.swap(false, Ordering::AcqRel) {
+            return self.check();
+        }
+        file.medium.sync().map_err(|error| self.fail("sync a data file", error))?;
+        // It stays on the list while it is being synced, so that a flush waits for it.
+        let mut dirty = held(&self.dirty);
+        if !file.dirty.load(Ordering::Acquire) {
+            dirty.remove(&name);
+        }
+        drop(dirty);
+        self.check()
+    }
+
+    /// Pages gained and lost by the data files.
+    pub(crate) fn count_pages(&self, gained: u64, lost: u64) {
+        self.pages.fetch_add(gained, Ordering::Relaxed);
+        self.pages.fetch_sub(lost, Ordering::Relaxed);
+    }
+
+    /// Bytes on disk: pages and metadata.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed) * PAGE
+            + self.journal.bytes()
+            + self.manifest_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_manifest(&self, bytes: u64) {
+        self.manifest_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The data file `name` belongs to nothing since journal record `record`.
+    pub(crate) fn retire(&self, name: DataName, record: u64) {
+        held(&self.dirty).remove(&name);
+        held(&self.retired).push((record, name));
+    }
+
+    /// Whether data files wait to be removed.
+    pub(crate) fn has_retired(&self) -> bool {
+        !held(&self.retired).is_empty()
+    }
+
+    /// Removes data files that belong to nothing, durably so.
+    pub(crate) fn remove_retired(&self) -> io::Result<()> {
+        self.journal.sync_to(self.journal.appended())?;
+        let durable = self.journal.synced();
+        let ready: Vec<_> = {
+            let mut retired = held(&self.retired);
+            let ready = retired.iter().filter(|(record, _)| *record <= durable).copied().collect();
+            retired.retain(|(record, _)| *record > durable);
+            ready
+        };
+        for (_, name) in ready {
+            self.media.files.forget(self.id, name);
+            self.remove_data(name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a data file, if it is there.
+    pub(crate) fn remove_data(&self, name: DataName) -> io::Result<()> {
+        match self.media.disk.remove_file(&layer_dir(self.id).join(name.to_string())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    // --- durability ---
+
+    /// Everything the layer holds now must be durable before [`Layer::sync_promised`] returns.
+    pub(crate) fn promise_flush(&self) {
+        self.flushes_wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Data files an earlier process left, not known to be durable.
+    pub(crate) fn inherit(&self, names: Vec<DataName>) {
+        *held(&self.inherited) = names;
+    }
+
+    /// Makes durable what must be before any fsync above may return: this layer's being known, all
+    /// layers below, and what was promised.
+    pub(crate) fn sync_promised(&self) -> io::Result<()> {
+        self.media.branches.sync_to(self.birth)?;
+        self.sync_base()?;
+        if self.flushes_done.load(Ordering::Acquire) < self.flushes_wanted.load(Ordering::Acquire) {
+            self.flush()?;
+        }
+        self.check()
+    }
+
+    /// Makes the names of the data files durable.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        let created = self.created.load(Ordering::Acquire);
+        if self.created_durable.load(Ordering::Acquire) >= created {
+            return Ok(());
+        }
+        let _guard = held(&self.names);
+        let durable = self.created_durable.load(Ordering::Acquire);
+        if durable >= created {
+            return self.check();
+        }
+        let created = self.created.load(Ordering::Acquire);
+        let mut synced = self.media.disk.sync_dir(&layer_dir(self.id));
+        if durable == 0 {
+            synced = synced.and_then(|()| self.media.disk.sync_dir(Path::new("layers")));
+        }
+        synced.map_err(|error| self.fail("sync a layer directory", error))?;
+        self.created_durable.store(created, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes journal records up to `record` durable.
+    pub(crate) fn sync_record(&self, record: u64) -> io::Result<()> {
+        self.journal.sync_to(record).map_err(|error| self.fail("sync a layer journal", error))
+    }
+
+    /// Makes everything the layer holds at this moment durable.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let _guard = held(&self.flushing);
+        let wanted = self.flushes_wanted.load(Ordering::Acquire);
+        for (name, file) in self.dirty_files() {
+            self.sync_file(name, &file)?;
+        }
+        // The list is emptied last: a flush that fails must find it again.
+        let inherited = held(&self.inherited).clone();
+        for name in &inherited {
+            self.sync_inherited(*name)?;
+        }
+        held(&self.inherited).clear();
+        self.sync_names()?;
+        self.sync_record(self.journal.appended())?;
+        self.flushes_done.fetch_max(wanted, Ordering::AcqRel);
+        self.check()
+    }
+
+    /// Data files that need a sync now.
+    pub(crate) fn dirty_files(&self) -> Vec<(DataName, Arc<DataFile>)> {
+        held(&self.dirty).iter().map(|(name, file)| (*name, file.clone())).collect()
+    }
+
+    fn sync_inherited(&self, name: DataName) -> io::Result<()> {
+        match self.data(name) {
+            Ok(file) => file.medium.sync().map_err(|error| self.fail("sync a data file", error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.fail("open a data file", error)),
+        }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The layer and all below are durable already: its manifest was found.
+    pub(crate) fn set_durable(&self) {
+        self.durable.store(true, Ordering::Release);
+        *held(&self.base) = None;
+    }
+
+    fn base(&self) -> Option<Arc<Self>> {
+        held(&self.base).clone()
+    }
+
+    fn sync_base(&self) -> io::Result<()> {
+        let Some(base) = self.base() else { return Ok(()) };
+        base.make_durable().map_err(|error| self.fail("sync a lower layer", error))?;
+        *held(&self.base) = None;
+        Ok(())
+    }
+
+    /// Makes this frozen layer and all below it durable, the lowest first.
+    pub(crate) fn make_durable(self: &Arc<Self>) -> io::Result<()> {
+        let mut chain = vec![self.clone()];
+        while let Some(below) = chain.last().and_then(|layer| layer.base()) {
+            chain.push(below);
+        }
+        while let Some(layer) = chain.pop() {
+            if !layer.is_durable() {
+                layer.media.branches.sync_to(layer.birth)?;
+                layer.flush()?;
+                layer.set_durable();
+            }
+        }
+        Ok(())
+    }
+
+    // --- freezing ---
+
+    /// The layer got its last edit; `tree` is what the branch held then.
+    pub(crate) fn freeze(&self, tree: Tree) {
+        *held(&self.frozen) = Some(tree);
+    }
+
+    /// The namespace at the freeze, until [`Layer::forget_frozen`].
+    pub(crate) fn frozen(&self) -> Option<Tree> {
+        held(&self.frozen).clone()
+    }
+
+    pub(crate) fn forget_frozen(&self) {
+        *held(&self.frozen) = None;
+    }
+
+    /// Nothing stands on the layer any more.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.failed.get() {
+            Some(reason) => Err(io::Error::other(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&self, doing: &'static str, error: io::Error) -> io::Error {
+        if self.failed.set(format!("{doing}: {error}")).is_ok() && !self.is_abandoned() {
+            tracing::error!(layer = %self.id, %error, "layer failed: {doing}");
+        }
+        error
+    }
+}
+
+/// None of these mutexes guards a state that a panic could leave half changed.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

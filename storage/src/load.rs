@@ -1,0 +1,216 @@
+//! Brings a layer back from disk: its namespace, and which pages it holds.
+//!
+//! A sealed layer is described by its journal and its manifest; if they do not agree it is damaged.
+//! Of any other layer the journal counts as far as it reads well and fits, for nothing behind that
+//! was ever acknowledged; the holes of its data files say which pages were written; and nothing of
+//! it is taken to be durable.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::disk::{Open, read_all};
+use crate::error::Error;
+use crate::files::layer_dir;
+use crate::filter::strip;
+use crate::graph::LayerNode;
+use crate::id::{DataName, LayerId};
+use crate::inode::nanoseconds;
+use crate::journal::{Edit, Entry, Log, LogKind};
+use crate::layer::{Layer, Media};
+use crate::locks;
+use crate::manifest::{DataPages, Manifest};
+use crate::pages::{PAGE, page_of, pages_in};
+use crate::tree::Tree;
+
+/// Name of a layer's journal in its directory.
+pub(crate) const JOURNAL: &str = "journal";
+
+/// A layer and the namespace of a branch that stands on it.
+pub(crate) struct Loaded {
+    pub(crate) layer: Arc<Layer>,
+    pub(crate) tree: Tree,
+    pub(crate) sealed: bool,
+}
+
+/// Loads layer `id`, which lies on `base` and is the top of a branch if `open`.
+pub(crate) fn load(
+    media: &Arc<Media>,
+    id: LayerId,
+    node: LayerNode,
+    base: Option<&Loaded>,
+    open: bool,
+) -> Result<Loaded, Error> {
+    let fault = |source: io::Error| match source.kind() {
+        io::ErrorKind::InvalidData => {
+            Error::Damaged { path: layer_dir(id), detail: source.to_string() }
+        }
+        _ => Error::Io { doing: "load layer", path: layer_dir(id), source },
+    };
+    let mut tree = base.map_or_else(|| Tree::new(id, 0), |base| base.tree.clone());
+    if node.filtered {
+        strip(&mut tree, id);
+    }
+    let manifest = if open { None } else { Manifest::read(&*media.disk, id).map_err(fault)? };
+    let below = base.map(|base| base.layer.clone()).filter(|layer| !layer.is_durable());
+    let journal = open_journal(media, id, &mut tree, manifest.as_ref()).map_err(fault)?;
+    let layer = Arc::new(Layer::new(id, media.clone(), journal, 0, below));
+    // The root of a first layer, what the filter hid, and what the journal changed.
+    if node.base.is_none() || node.filtered || layer.journal.appended() > 0 {
+        layer.touch();
+    }
+    let sealed = manifest.is_some();
+    match manifest {
+        Some(manifest) => {
+            restore_sealed(&layer, &mut tree, &manifest).map_err(fault)?;
+            layer.set_durable();
+        }
+        None => {
+            restore_unsealed(&layer, &mut tree).map_err(fault)?;
+            if !open {
+                layer.freeze(tree.clone());
+            }
+        }
+    }
+    Ok(Loaded { layer, tree, sealed })
+}
+
+/// Makes the directory and the journal of a new layer.
+pub(crate) fn prepare(media: &Media, id: LayerId) -> io::Result<Log> {
+    media.disk.create_dir(&layer_dir(id))?;
+    Log::open(&*media.disk, &layer_dir(id).join(JOURNAL), LogKind::Layer(id.get()), |_| false)
+}
+
+fn open_journal(
+    media: &Media,
+    id: LayerId,
+    tree: &mut Tree,
+    manifest: Option<&Manifest>,
+) -> io::Result<Log> {
+    let path = layer_dir(id).join(JOURNAL);
+    let kind = LogKind::Layer(id.get());
+    let apply = |tree: &mut Tree, entry: Entry<'_>| {
+        let edit = Edit::decode(&entry).ok();
+        edit.is_some_and(|edit| tree.apply(&edit, id, entry.sequence).is_ok())
+    };
+    let Some(manifest) = manifest else {
+        // A power cut may have taken the directory of a layer whose birth is on record.
+        match media.disk.create_dir(&layer_dir(id)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => return Log::open(&*media.disk, &path, kind, |entry| apply(tree, entry)),
+        }
+    };
+    let bytes = read_all(&*media.disk.open(&path, Open::Existing)?)?;
+    let last = Log::scan(&bytes, kind, |entry| apply(tree, entry));
+    if last != manifest.last_record {
+        let text = format!("journal ends at record {last} of {}", manifest.last_record);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Log::open(&*media.disk, &path, kind, |entry| entry.sequence <= last)
+}
+
+fn restore_sealed(layer: &Arc<Layer>, tree: &mut Tree, manifest: &Manifest) -> io::Result<()> {
+    for file in &manifest.files {
+        if !restore_pages(layer, tree, file)? {
+            let text = format!("the manifest names {}, the journal does not", file.name);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+    }
+    for name in data_names(layer)? {
+        if manifest.files.binary_search_by_key(&name, |file| file.name).is_err() {
+            layer.remove_data(name)?;
+        }
+    }
+    Ok(())
+}
+
+fn restore_unsealed(layer: &Arc<Layer>, tree: &mut Tree) -> io::Result<()> {
+    let mut kept = Vec::new();
+    for name in data_names(layer)? {
+        let size = tree.cell(name.inode).and_then(|cell| {
+            let inode = locks::read(&cell.inode).ok()?;
+            let body = inode.file()?;
+            (body.contents == name.contents).then_some(body.size)
+        });
+        let Some(size) = size else {
+            layer.remove_data(name)?;
+            continue;
+        };
+        let data = layer.data(name)?;
+        // Longer than the record says: a cut that was recorded but not carried out, or a write
+        // whose growth was not recorded. Neither was acknowledged.
+        if data.medium.len()? > size {
+            data.medium.set_len(size)?;
+        }
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut at = 0;
+        while let Some(bytes) = data.medium.next_data(at)? {
+            let pages = page_of(bytes.start)..pages_in(bytes.end);
+            match runs.last_mut() {
+                Some(last) if last.end >= pages.start => last.end = pages.end,
+                _ => runs.push(pages),
+            }
+            at = bytes.end;
+        }
+        let modified = nanoseconds(data.medium.modified()?);
+        restore_pages(layer, tree, &DataPages { name, modified, runs })?;
+        kept.push(name);
+    }
+    if !kept.is_empty() || layer.journal.appended() > 0 {
+        layer.touch();
+        layer.promise_flush();
+    }
+    layer.inherit(kept);
+    Ok(())
+}
+
+/// Puts the pages of one data file on the map of its inode; false if they belong to nothing.
+fn restore_pages(layer: &Layer, tree: &mut Tree, file: &DataPages) -> io::Result<bool> {
+    let Some(cell) = tree.own(file.name.inode, layer.id) else { return Ok(false) };
+    let mut inode = locks::write(&cell.inode)?;
+    inode.modified = inode.modified.max(file.modified);
+    let Some(body) = inode.file_mut().filter(|body| body.contents == file.name.contents) else {
+        return Ok(false);
+    };
+    body.has_data = true;
+    let end = pages_in(body.size);
+    for run in &file.runs {
+        let run = run.start..run.end.min(end);
+        if run.start < run.end {
+            let gained = body.pages.set(run, layer.id);
+            body.own_pages += gained;
+            layer.count_pages(gained, 0);
+        }
+    }
+    if body.pages.layer(page_of(body.size)) == Some(layer.id) || body.size % PAGE == 0 {
+        body.ragged = false;
+    }
+    Ok(true)
+}
+
+/// The data files in the directory of `layer`, in order.
+pub(crate) fn data_names(layer: &Layer) -> io::Result<Vec<DataName>> {
+    let entries = layer.media().disk.list(&layer_dir(layer.id))?;
+    let mut names: Vec<_> = entries.iter().filter_map(|name| DataName::parse(name)).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Writes the manifest of a frozen layer that is durable. Returns its length.
+pub(crate) fn seal(layer: &Layer, tree: &Tree) -> io::Result<u64> {
+    let mut files = Vec::new();
+    for name in data_names(layer)? {
+        let Some(cell) = tree.cell(name.inode).filter(|cell| cell.layer == layer.id) else {
+            continue;
+        };
+        let inode = locks::read(&cell.inode)?;
+        let Some(body) = inode.file().filter(|body| body.data_name(name.inode) == name) else {
+            continue;
+        };
+        let runs = body.pages.runs(0..pages_in(body.size));
+        let own = runs.filter(|run| run.layer == Some(layer.id)).map(|run| run.pages).collect();
+        files.push(DataPages { name, modified: inode.modified, runs: own });
+    }
+    let last_record = layer.journal.appended();
+    Manifest { layer: layer.id, last_record, files }.publish(&*layer.media().disk)
+}

@@ -1,0 +1,85 @@
+//! The store's answers in the words of the kernel protocol.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+use rustix::io::Errno;
+
+use crate::branch::{Attributes, Kind};
+use crate::locks::FsResult;
+
+/// How long the kernel may keep what it learned inside a branch.
+pub(super) const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How long it may keep what it learned of the root directory.
+pub(super) const NEVER: Duration = Duration::ZERO;
+
+/// Runs one request. A panic is EIO.
+pub(super) fn guarded<T>(request: impl FnOnce() -> FsResult<T>) -> Result<T, fuser::Errno> {
+    catch_unwind(AssertUnwindSafe(request))
+        .unwrap_or_else(|_| {
+            tracing::error!("a request panicked");
+            Err(Errno::IO)
+        })
+        .map_err(|error| fuser::Errno::from_i32(error.raw_os_error()))
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+    }
+}
+
+pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
+    let modified = time(attributes.modified);
+    FileAttr {
+        ino: INodeNo(attributes.node.number()),
+        size: attributes.size,
+        blocks: attributes.size.div_ceil(512),
+        atime: modified,
+        mtime: modified,
+        ctime: time(attributes.changed),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attributes.kind),
+        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or(0),
+        nlink: attributes.links,
+        uid: attributes.owner.uid,
+        gid: attributes.owner.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The directory that lists the branches.
+pub(super) fn root_attr() -> FileAttr {
+    FileAttr {
+        ino: INodeNo::ROOT,
+        size: 4096,
+        blocks: 8,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0o755,
+        nlink: 2,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn time(nanoseconds: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
+    let time = if nanoseconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}

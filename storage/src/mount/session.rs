@@ -1,0 +1,106 @@
+//! Mounting and unmounting.
+
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::requests::Requests;
+use crate::error::Error;
+use crate::id::BranchId;
+use crate::store::Store;
+
+/// Threads that answer requests. An fsync holds one until the disk is done, so there are more of
+/// them than processors.
+const THREADS: usize = 16;
+
+/// The mount, as long as it is there.
+pub(crate) struct Mounted {
+    dir: PathBuf,
+    session: Mutex<Option<BackgroundSession>>,
+    notifier: Notifier,
+}
+
+impl Mounted {
+    pub(crate) fn new(store: Arc<Store>, dir: &Path) -> Result<Self, Error> {
+        let fault = |source| Error::Mount { dir: dir.to_path_buf(), source };
+        OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(Error::NoFuse)?;
+        let dir = detach_corpse(dir).map_err(fault)?;
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName("ardent".to_owned()),
+            MountOption::Subtype("ardent".to_owned()),
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::NoAtime,
+        ];
+        // Unprivileged, store and computes are one user; others need the administrator's leave.
+        let privileged = rustix::process::geteuid().is_root();
+        config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(THREADS);
+        let session = Session::new(Requests::new(store, dir.clone()), &dir, &config)
+            .and_then(Session::spawn)
+            .map_err(fault)?;
+        let notifier = session.notifier();
+        Ok(Self { dir, session: Mutex::new(Some(session)), notifier })
+    }
+
+    /// Lets the kernel forget what it knows of a branch that was deleted or changed hands.
+    pub(crate) fn forget(&self, branch: BranchId) {
+        let name = branch.to_string();
+        // It may have known nothing.
+        if let Err(error) = self.notifier.inval_entry(INodeNo::ROOT, OsStr::new(&name)) {
+            tracing::debug!(%branch, %error, "nothing to forget");
+        }
+    }
+
+    /// Takes the mount away, also from processes that still use it.
+    pub(crate) fn unmount(&self) {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(session) = session else { return };
+        match unmount(&self.dir, UnmountFlags::NOFOLLOW) {
+            // Already gone, or not ours to unmount without fusermount3: the session sees to it.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOENT) => {
+                if let Err(error) = session.umount_and_join() {
+                    tracing::warn!(%error, "end the mount");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the mount is in use; it is taken away all the same");
+                if let Err(error) = unmount(&self.dir, UnmountFlags::DETACH) {
+                    tracing::error!(%error, "unmount");
+                }
+                // Its threads end with the last open file, or with the process; joining them here
+                // would wait for the former.
+                std::mem::forget(session);
+            }
+        }
+    }
+}
+
+/// Removes what a store that was killed left mounted. Returns the directory's full name, resolved
+/// while nothing is mounted there.
+fn detach_corpse(dir: &Path) -> io::Result<PathBuf> {
+    // Every killed store may have left one.
+    while matches!(fs::metadata(dir), Err(error) if is_corpse(&error)) {
+        if unmount(dir, UnmountFlags::DETACH).is_err() {
+            let status = std::process::Command::new("fusermount3").arg("-uz").arg(dir).status()?;
+            if !status.success() {
+                return Err(Errno::NOTCONN.into());
+            }
+        }
+        tracing::warn!(dir = %dir.display(), "removed the mount of a store that was killed");
+    }
+    fs::create_dir_all(dir)?;
+    dir.canonicalize()
+}
+
+fn is_corpse(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
+}

@@ -1,0 +1,215 @@
+//! Crashes at every system call of the store: whatever was acknowledged before must be there, and
+//! nothing may be there that never was.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::recording::{Crash, RecordingDisk, make_image};
+use super::{OWNER, TempDir, contents, id, open, open_on, resolve};
+use crate::branch::{Branch, Renaming};
+use crate::id::FileId;
+use crate::journal::Making;
+use crate::store::Store;
+
+/// What must hold once the store acknowledged something.
+enum Promise {
+    Exists(u32),
+    Gone(u32),
+    /// The file begins with these bytes.
+    Begins(u32, &'static str, Vec<u8>),
+    /// From here on the file is one of these.
+    OneOf(u32, &'static str, Vec<Vec<u8>>),
+}
+
+struct Story {
+    disk: RecordingDisk,
+    store: Store,
+    /// How many calls had been made when a promise was given.
+    promises: Vec<(usize, Promise)>,
+}
+
+impl Story {
+    fn promise(&mut self, promise: Promise) {
+        self.promises.push((self.disk.count(), promise));
+    }
+
+    fn branch(&self, number: u32) -> Arc<Branch> {
+        self.store.branch(id(number)).unwrap()
+    }
+
+    fn create(&mut self, number: u32) {
+        self.store.create(id(number), OWNER).unwrap();
+        self.promise(Promise::Exists(number));
+    }
+
+    fn fork(&mut self, parent: u32, child: u32) {
+        self.store.fork(id(parent), id(child), OWNER).unwrap();
+        self.promise(Promise::Exists(child));
+    }
+
+    fn write(&self, number: u32, name: &str, offset: u64, bytes: &[u8]) -> FileId {
+        let branch = self.branch(number);
+        let file = resolve(&branch, name).unwrap_or_else(|| {
+            let made = branch.make(FileId::ROOT, name.as_bytes(), Making::File, 0o600);
+            made.unwrap().node.file
+        });
+        branch.write(file, offset, bytes).unwrap();
+        file
+    }
+
+    /// Appends a record of odd length, as a log would, and makes it durable.
+    fn append(&mut self, number: u32, record: u8) {
+        let before = contents(&self.branch(number), "log").unwrap_or_default();
+        let file = self.write(number, "log", before.len() as u64, &[record; 1500]);
+        self.branch(number).fsync(file).unwrap();
+        let after = contents(&self.branch(number), "log").unwrap();
+        self.promise(Promise::Begins(number, "log", after));
+    }
+}
+
+fn filled(parts: &[(u8, usize)]) -> Vec<u8> {
+    parts.iter().flat_map(|(byte, len)| vec![*byte; *len]).collect()
+}
+
+/// A life of three branches. Every rule of `branch/durability.rs` is needed somewhere in it.
+fn tell(background: bool) -> (TempDir, Story) {
+    let dir = TempDir::new();
+    let disk = RecordingDisk::new(dir.path());
+    let store = open_on(Arc::new(disk.clone()), background);
+    let mut story = Story { disk, store, promises: Vec::new() };
+    story.create(1);
+    // Written, never synced by itself; then a fork, whose first fsync must vouch for it.
+    story.write(1, "data", 0, &filled(&[(1, 9000)]));
+    story.write(1, "both", 0, &filled(&[(1, 3 * 4096)]));
+    story.append(1, 1);
+    story.write(1, "late", 0, &filled(&[(2, 20_000)]));
+    story.fork(1, 2);
+    story.append(2, 2);
+    story.promise(Promise::Begins(2, "late", filled(&[(2, 20_000)])));
+    story.promise(Promise::Begins(2, "data", filled(&[(1, 9000)])));
+    story.append(1, 3);
+    story.promise(Promise::Begins(1, "late", filled(&[(2, 20_000)])));
+    // Held when a compute starts, skipped by its recovery, and moved past by its checkpoint.
+    story.write(2, "held", 4096, &filled(&[(4, 5000)]));
+    story.store.begin_compute(id(2)).unwrap();
+    story.append(2, 4);
+    story.promise(Promise::Begins(2, "held", filled(&[(0, 4096), (4, 5000)])));
+    replace(&mut story);
+    shrink_and_grow(&mut story, 2, "data", 9000, 1);
+    shrink_and_grow(&mut story, 2, "held", 9096, 4);
+    // A page of its own over one of the parent's, which must not come back.
+    story.write(2, "both", 8192, &filled(&[(7, 4096)]));
+    shrink_and_grow(&mut story, 2, "both", 3 * 4096, 7);
+    story.fork(2, 3);
+    let file = story.write(3, "late", 100, &filled(&[(9, 3)]));
+    story.append(3, 5);
+    story.branch(3).fsync(file).unwrap();
+    let late = filled(&[(2, 100), (9, 3), (2, 19_897)]);
+    story.promise(Promise::Begins(3, "late", late));
+    story.store.delete(id(2)).unwrap();
+    story.promise(Promise::Gone(2));
+    story.append(3, 6);
+    story.store.close().unwrap();
+    (dir, story)
+}
+
+/// Replaces a file by renaming another over it.
+fn replace(story: &mut Story) {
+    let (old, new) = (filled(&[(5, 6000)]), filled(&[(6, 700)]));
+    let file = story.write(1, "map", 0, &old);
+    story.branch(1).fsync(file).unwrap();
+    story.promise(Promise::OneOf(1, "map", vec![old, new.clone()]));
+    let file = story.write(1, "map.tmp", 0, &new);
+    let branch = story.branch(1);
+    branch.fsync(file).unwrap();
+    let (from, to) = ((FileId::ROOT, &b"map.tmp"[..]), (FileId::ROOT, &b"map"[..]));
+    branch.rename(from, to, Renaming::Replace).unwrap();
+    branch.fsync_dir().unwrap();
+    story.promise(Promise::OneOf(1, "map", vec![new]));
+}
+
+/// Cuts a file of one byte value inside a page and grows it again over the cut.
+fn shrink_and_grow(story: &mut Story, number: u32, name: &'static str, size: usize, byte: u8) {
+    let branch = story.branch(number);
+    let file = resolve(&branch, name).unwrap();
+    let whole = contents(&branch, name).unwrap();
+    assert_eq!(whole.len(), size);
+    let cut = whole[..5000].to_vec();
+    let mut grown = cut.clone();
+    grown.resize(size, 0);
+    assert_eq!(whole.last(), Some(&byte));
+    branch.fsync(file).unwrap();
+    story.promise(Promise::OneOf(number, name, vec![whole, cut, grown.clone()]));
+    branch.set_size(file, 5000).unwrap();
+    branch.set_size(file, size as u64).unwrap();
+    branch.fsync(file).unwrap();
+    story.promise(Promise::OneOf(number, name, vec![grown]));
+}
+
+fn check(store: &Store, promises: &[(usize, Promise)], calls: usize, context: &str) {
+    let given = |at: &usize| *at <= calls;
+    for (at, promise) in promises.iter().filter(|(at, _)| given(at)) {
+        let is_gone = |number: u32| {
+            // A deletion may have taken effect before it was acknowledged.
+            promises.iter().any(|(_, later)| matches!(later, Promise::Gone(n) if *n == number))
+                && store.branch(id(number)).is_err()
+        };
+        match promise {
+            Promise::Exists(number) => {
+                assert!(store.branch(id(*number)).is_ok() || is_gone(*number), "{context} {at}");
+            }
+            Promise::Gone(number) => assert!(store.branch(id(*number)).is_err(), "{context}"),
+            Promise::Begins(number, name, bytes) if !is_gone(*number) => {
+                let found = contents(&store.branch(id(*number)).unwrap(), name).unwrap_or_default();
+                let fits = found.starts_with(bytes) || superseded(promises, promise, &found);
+                assert!(fits, "{context}: {name} in {number}, promised at {at}");
+            }
+            Promise::OneOf(number, name, any) if !is_gone(*number) => {
+                let found = contents(&store.branch(id(*number)).unwrap(), name).unwrap_or_default();
+                assert!(any.contains(&found), "{context}: {name} in {number}, promised at {at}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether the file was changed on purpose after the promise, and is now as it was then allowed to
+/// be.
+fn superseded(promises: &[(usize, Promise)], promise: &Promise, found: &Vec<u8>) -> bool {
+    let Promise::Begins(number, name, _) = promise else { return false };
+    promises.iter().any(|(_, later)| {
+        matches!(later, Promise::OneOf(n, l, any) if n == number && l == name && any.contains(found))
+    })
+}
+
+fn crash_everywhere(background: bool) {
+    let (_dir, story) = tell(background);
+    let calls = story.disk.calls();
+    println!("{} calls, {} promises", calls.len(), story.promises.len());
+    for count in 0..=calls.len() {
+        for crash in [Crash::Killed, Crash::PowerLost, Crash::PowerTorn] {
+            let context = format!("{crash:?} after {count} calls");
+            let image = TempDir::new();
+            let mut random = StdRng::seed_from_u64(count as u64);
+            make_image(&calls[..count], crash, &mut random, image.path());
+            let store = open(image.path());
+            check(&store, &story.promises, count, &context);
+            drop(store);
+            // What recovery did must not undo anything either.
+            check(&open(image.path()), &story.promises, count, &format!("{context}, reopened"));
+        }
+    }
+}
+
+#[test]
+fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
+    crash_everywhere(true);
+}
+
+/// The fsync of a child must vouch for its parent's layer even if nobody sealed that yet.
+#[test]
+fn whatever_was_acknowledged_survives_without_a_keeper() {
+    crash_everywhere(false);
+}
