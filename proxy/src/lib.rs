@@ -20,6 +20,7 @@ mod scram;
 mod wire;
 mod route;
 mod sessions;
+mod settings;
 mod socket;
 mod tls;
 mod stream;
@@ -31,6 +32,8 @@ mod backend;
 mod relay;
 mod record;
 mod door;
+mod session;
+mod connection;
 mod listener;
 
 pub use console::{
@@ -38,9 +41,10 @@ pub use console::{
     NoticeSender, Statement, TransactionEffect, Value,
 };
 pub use limits::Limits;
-pub use listener::{Listener, Settings, serve};
+pub use listener::{Listener, serve};
 pub use refusal::{Refusal, Severity};
 pub use route::{Backend, Route};
 pub use scram::{InvalidVerifier, ScramVerifier};
 pub use sessions::{Peer, SessionInfo, SessionState, Sessions};
+pub use settings::Settings;
 pub use tls::{Tls, TlsError};

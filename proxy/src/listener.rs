@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cancel::Cancels;
 use crate::console::Console;
 use crate::door::{self, Door, Entrance};
-use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::route::Route;
-use crate::sessions::Sessions;
+use crate::settings::Settings;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -36,17 +35,6 @@ pub struct Listener {
 enum ListenerSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
-}
-
-/// What the front door needs besides listeners.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Bounds.
-    pub limits: Limits,
-    /// Secret of this server, the same after a restart: makes the salts of unknown names.
-    pub mock_secret: [u8; 32],
-    /// Where sessions are listed.
-    pub sessions: Arc<Sessions>,
 }
 
 impl Listener {

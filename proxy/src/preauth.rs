@@ -53,10 +53,8 @@ pub(crate) struct Manners<'a> {
 /// Reads until the client says what it wants, encrypting on the way if it asks for that.
 pub(crate) async fn open(stream: &mut Stream, manners: Manners<'_>) -> Result<Opening, Ending> {
     let socket = stream.socket().ok_or(Ending::Silent)?;
-    let first = match tokio::time::timeout(manners.first_byte, socket.peek()).await {
-        Ok(Ok(Some(byte))) => byte,
-        Ok(Ok(None) | Err(_)) | Err(_) => return Err(Ending::Silent),
-    };
+    let peeked = tokio::time::timeout(manners.first_byte, socket.peek()).await;
+    let Ok(Ok(Some(first))) = peeked else { return Err(Ending::Silent) };
     if first == TLS_HANDSHAKE {
         encrypt_at_once(stream, manners).await?;
     }

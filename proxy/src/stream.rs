@@ -101,7 +101,7 @@ impl Hangup {
     /// leaving cannot be seen: then this never returns.
     pub(crate) async fn happened(&self) {
         if let Ok(Some(_)) = self.0.peek().await {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The front door from outside: real sockets, a real Postgres behind it, byte scripts and a driver
 //! before it.
 
+#![expect(clippy::unwrap_used, reason = "a test that meets an error fails")]
+
 mod support;
 mod raw;
 

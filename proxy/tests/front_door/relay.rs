@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
+use futures_util::{SinkExt, StreamExt, TryStreamExt, future, stream};
 use tokio::net::UnixStream;
 
 use crate::raw::{APP, Message, Raw, error, message, query, startup};
@@ -190,8 +190,10 @@ async fn notifications_arrive_unasked() {
     let (client, mut connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let (sender, mut notices) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
-        messages.for_each(|message| future::ready(drop(sender.send(message)))).await;
+        let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
+        while let Some(message) = messages.next().await {
+            sender.send(message).unwrap();
+        }
     });
     client.batch_execute("listen news").await.unwrap();
     door.client().await.batch_execute("notify news, 'hello'").await.unwrap();
