@@ -99,7 +99,7 @@ fn a_table_the_trunk_lacks_is_quarantined_by_name_and_the_stream_goes_on() {
 #[test]
 fn an_idle_source_can_recycle_its_wal() {
     let source = Source::start();
-    source.sql("create table entry (id bigint primary key); create table noise (id bigint)");
+    source.sql("create table entry (id bigint primary key)");
     let server = Server::start();
     server.follow(&source);
     source.sql("insert into entry values (1)");

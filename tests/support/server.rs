@@ -35,7 +35,7 @@ impl Server {
 
     /// Starts the server on the same data directory and port, after it was stopped or killed.
     pub(crate) fn start_again(&mut self) {
-        let mut child = serve(&self.data_dir(), self.port, &self.log());
+        let mut child = self.serve();
         let ready = first_line(&mut child);
         assert_eq!(ready.as_deref(), Some("ready"), "{}", self.log_text());
         self.child = Some(child);
@@ -93,7 +93,7 @@ impl Server {
     /// The postmaster that serves a branch, if it is awake.
     pub(crate) fn running_compute(&self, branch: &str) -> Option<Process> {
         let info = self.info(branch);
-        let socket = PathBuf::from(info["compute_socket"].as_str().expect("a compute socket"));
+        let socket = PathBuf::from(info["compute_socket"].as_str()?);
         let number = number_in(&socket).expect("the branch's number in its socket path");
         self.postmaster(&number)
     }
@@ -137,6 +137,22 @@ impl Server {
         text
     }
 
+    /// Starts `ardent serve`. Its computes get uids of their own, for it ends whatever runs under
+    /// them, and servers of other tests run beside it.
+    fn serve(&self) -> Child {
+        let config = self.scratch.path().join("server.toml");
+        let uid_base = 20_000_000 + u32::from(self.port) * 1000;
+        let text = format!("[compute]\nuid_base = {uid_base}\n");
+        std::fs::write(&config, text).expect("write the configuration");
+        let mut command = Command::new(ARDENT);
+        let listen = format!("127.0.0.1:{}", self.port);
+        command.arg("serve").arg("--data-dir").arg(self.data_dir()).args(["--listen", &listen]);
+        let log = std::fs::File::options().create(true).append(true).open(self.log());
+        command.arg("--config").arg(config).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(log.expect("open the log"));
+        command.spawn().expect("start the server")
+    }
+
     fn log(&self) -> PathBuf {
         self.scratch.path().join("server.log")
     }
@@ -162,16 +178,6 @@ impl Drop for Server {
             eprintln!("{}", self.log_text());
         }
     }
-}
-
-/// Starts `ardent serve`; what it logs goes to `log`.
-pub(crate) fn serve(data_dir: &Path, port: u16, log: &Path) -> Child {
-    let mut command = Command::new(ARDENT);
-    let listen = format!("127.0.0.1:{port}");
-    command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", &listen]);
-    let log = std::fs::File::options().create(true).append(true).open(log).expect("open the log");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).env("NO_COLOR", "1");
-    command.spawn().expect("start the server")
 }
 
 /// The first line a child prints, or nothing when it ended without one.
