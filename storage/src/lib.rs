@@ -34,5 +34,5 @@ mod tests;
 
 pub use client::StoreClient;
 pub use daemon::StoreConfig;
-pub use error::{Advice, Error};
+pub use error::{Advice, Error, RefusalCode};
 pub use id::BranchId;
