@@ -178,7 +178,6 @@ impl Filesystem for Requests {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn setattr(
         &self,
         _: &Request,
@@ -230,7 +229,6 @@ impl Filesystem for Requests {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn mknod(
         &self,
         _: &Request,
@@ -294,7 +292,6 @@ impl Filesystem for Requests {
         empty(reply, self.on(parent, |branch, file| branch.remove(file, name.as_bytes(), true)));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn rename(
         &self,
         _: &Request,
@@ -335,13 +332,12 @@ impl Filesystem for Requests {
     fn open(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.on(node, Branch::open) {
             Ok(()) => {
-                reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+                reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
             }
             Err(error) => reply.error(error),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn create(
         &self,
         _: &Request,
@@ -364,7 +360,6 @@ impl Filesystem for Requests {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn read(
         &self,
         _: &Request,
@@ -385,7 +380,6 @@ impl Filesystem for Requests {
         });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn write(
         &self,
         _: &Request,
@@ -409,7 +403,6 @@ impl Filesystem for Requests {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn release(
         &self,
         _: &Request,
@@ -487,7 +480,6 @@ impl Filesystem for Requests {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn setxattr(
         &self,
         _: &Request,
@@ -501,7 +493,6 @@ impl Filesystem for Requests {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn fallocate(
         &self,
         _: &Request,
@@ -525,7 +516,6 @@ impl Filesystem for Requests {
         empty(reply, done);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn lseek(
         &self,
         _: &Request,
@@ -550,7 +540,6 @@ impl Filesystem for Requests {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the signature is the library's")]
     fn copy_file_range(
         &self,
         _: &Request,

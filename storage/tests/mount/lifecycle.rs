@@ -119,6 +119,20 @@ fn a_signal_stops_it_cleanly_with_everything_there() {
     assert_eq!(fs::read(served.branch(1).join("file")).unwrap(), b"kept");
 }
 
+/// By file: which writer's it is, and how many records it was told are written.
+type Acknowledged = Arc<Mutex<HashMap<String, (u8, u64)>>>;
+
+/// Appends records until a write fails or `halt` is set.
+fn append(file: &File, name: &str, writer: u8, acknowledged: &Acknowledged, halt: &AtomicBool) {
+    for record in 0u64.. {
+        let written = file.write_all_at(&[writer + 1; 3000], record * 3000);
+        if written.is_err() || halt.load(Ordering::Relaxed) {
+            return;
+        }
+        acknowledged.lock().unwrap().insert(name.to_owned(), (writer, record + 1));
+    }
+}
+
 /// Writers note what they were told is written; the store is killed; all of it must be there.
 #[test]
 fn a_killed_store_loses_no_completed_write() {
@@ -126,25 +140,14 @@ fn a_killed_store_loses_no_completed_write() {
     let mut client = served.client();
     client.create(id(1), root()).unwrap();
     for number in 1..4 {
-        let acknowledged = Arc::new(Mutex::new(HashMap::new()));
+        let acknowledged = Acknowledged::default();
         let halt = Arc::new(AtomicBool::new(false));
         let writers: Vec<_> = (0..4u8)
             .map(|writer| {
-                let dir = served.branch(number);
+                let name = format!("writer-{number}-{writer}");
+                let file = File::create_new(served.branch(number).join(&name)).unwrap();
                 let (acknowledged, halt) = (acknowledged.clone(), halt.clone());
-                std::thread::spawn(move || {
-                    let name = format!("writer-{number}-{writer}");
-                    let Ok(file) = File::create_new(dir.join(&name)) else { return };
-                    for record in 0u64.. {
-                        let bytes = [writer + 1; 3000];
-                        if halt.load(Ordering::Relaxed)
-                            || file.write_all_at(&bytes, record * 3000).is_err()
-                        {
-                            return;
-                        }
-                        acknowledged.lock().unwrap().insert(name.clone(), (writer, record + 1));
-                    }
-                })
+                std::thread::spawn(move || append(&file, &name, writer, &acknowledged, &halt))
             })
             .collect();
         while acknowledged.lock().unwrap().values().any(|(_, records)| *records < 300)
