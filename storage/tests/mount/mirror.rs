@@ -114,9 +114,9 @@ fn the_mount_does_what_a_plain_directory_does() {
             }
             if step % 100 == 99 {
                 if random.random() {
-                    served.kill()
+                    served.kill();
                 } else {
-                    served.stop()
+                    served.stop();
                 }
                 served.start();
             }

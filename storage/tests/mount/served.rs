@@ -12,21 +12,21 @@ use storage::{BranchId, StoreClient, StoreConfig};
 /// Tells a copy of this program to be the store of that directory.
 const VARIABLE: &str = "ARDENT_TEST_STORE";
 
-pub fn root() -> Owner {
+pub(crate) fn root() -> Owner {
     Owner { uid: 0, gid: 0 }
 }
 
-pub fn id(number: u32) -> BranchId {
+pub(crate) fn id(number: u32) -> BranchId {
     BranchId::new(number).unwrap()
 }
 
-pub struct Served {
-    pub dir: PathBuf,
+pub(crate) struct Served {
+    pub(crate) dir: PathBuf,
     child: Option<Child>,
     output: Option<BufReader<ChildStdout>>,
 }
 
-pub fn config(dir: &std::path::Path) -> StoreConfig {
+pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
     StoreConfig {
         store_dir: dir.join("store"),
         mount_dir: dir.join("mnt"),
@@ -43,7 +43,7 @@ fn serve_as_child() {
 }
 
 impl Served {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ardent-mount-{}-{number}", std::process::id());
@@ -57,7 +57,7 @@ impl Served {
         served
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "served::serve_as_child", "--nocapture"])
             .env(VARIABLE, &self.dir)
@@ -74,32 +74,32 @@ impl Served {
         assert!(ready, "the store did not start");
     }
 
-    pub fn client(&self) -> StoreClient {
+    pub(crate) fn client(&self) -> StoreClient {
         StoreClient::connect(&config(&self.dir).socket).unwrap()
     }
 
-    pub fn branch(&self, number: u32) -> PathBuf {
+    pub(crate) fn branch(&self, number: u32) -> PathBuf {
         config(&self.dir).mount_dir.join(number.to_string())
     }
 
     /// SIGKILL, as the kernel or an operator would. The mount stays behind, dead.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.client().shutdown().unwrap();
         assert!(self.child.take().unwrap().wait().unwrap().success());
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
     /// Waits for the process to end by itself.
-    pub fn wait(&mut self) -> bool {
+    pub(crate) fn wait(&mut self) -> bool {
         self.child.take().unwrap().wait().unwrap().success()
     }
 }
@@ -110,7 +110,7 @@ impl Drop for Served {
             drop(child.kill());
             drop(child.wait());
         }
-        drop(unmount(config(&self.dir).mount_dir, UnmountFlags::DETACH));
+        let _ = unmount(config(&self.dir).mount_dir, UnmountFlags::DETACH);
         drop(std::fs::remove_dir_all(&self.dir));
     }
 }
