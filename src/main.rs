@@ -1,2 +1,75 @@
 //! Turns argv into a server or a client call, and the outcome into an exit code.
-fn main() {}
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use ardent::cause::Causes;
+use ardent::cli::{
+    self,
+    args::{Cli, Command},
+};
+use ardent::data_dir::DataDir;
+use ardent::logging;
+use ardent::server::{self, ServeOptions};
+use storage::StoreConfig;
+
+fn main() -> ExitCode {
+    // Not every argument of Unix is UTF-8, but every name, option and URL of ours is.
+    let words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let Cli { global, command } = match cli::parse(&words) {
+        Ok(cli) => cli,
+        Err((text, code)) => return show(&text, code),
+    };
+    let outcome: Result<u8, Box<dyn Error>> = match command {
+        Command::Serve(serve) if serve.takeover => {
+            Err("--takeover is not supported yet: stop the running server, its data stays".into())
+        }
+        Command::Serve(serve) => {
+            let options = ServeOptions {
+                data_dir: cli::data_dir(&global),
+                listen: serve.listen,
+                config: serve.config,
+            };
+            logging::start();
+            server::run(&options).map(|()| 0).map_err(Into::into)
+        }
+        Command::Store => {
+            let data_dir = DataDir::of_server(cli::data_dir(&global));
+            let config = StoreConfig {
+                store_dir: data_dir.store(),
+                mount_dir: data_dir.mount(),
+                socket: data_dir.store_socket(),
+            };
+            logging::start();
+            storage::daemon::run(config).map(|()| 0).map_err(Into::into)
+        }
+        verb => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| runtime.block_on(cli::run(&global, &verb)))
+            .map_err(Into::into),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nobody is left to tell if standard error is closed.
+            drop(writeln!(
+                std::io::stderr(),
+                "ardent: {}",
+                Causes(&*error).to_string().replace('\n', " ")
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help is an answer; everything else that ends the parsing is an error.
+fn show(text: &str, code: u8) -> ExitCode {
+    let written = match code {
+        0 => std::io::stdout().write_all(text.as_bytes()),
+        _ => std::io::stderr().write_all(text.as_bytes()),
+    };
+    written.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
+}

@@ -1,1 +1,169 @@
-//! branch.
+//! The life of user branches: created from a connector's trunk or from another branch, looked up
+//! by endpoint, deleted.
+//!
+//! Invariants:
+//! * A branch is in the registry exactly when its row says `Active`; only then does its endpoint
+//!   lead anywhere.
+//! * Creating and deleting one name happen one after the other ([`names::NameLocks`]).
+//! * A creation or deletion that began goes on when its caller leaves, and is finished or undone
+//!   by the next server if this one dies.
+
+mod create;
+mod delete;
+mod names;
+mod url;
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use storage::BranchId;
+use storage::client::StoreClient;
+
+use crate::catalog::{BranchKind, BranchRecord, BranchState, Catalog, CatalogError, ConnectorId};
+use crate::compute::{ComputeError, ComputeTarget, Computes, Lease};
+use crate::config::Config;
+use crate::connector::{Connectors, CutError};
+use crate::secret::{SecretError, SecretKey};
+use crate::store::{Store, StoreError};
+use names::NameLocks;
+
+pub use create::CreateBranch;
+pub use url::{FrontDoorAddress, UrlParts};
+
+/// What branches are made with.
+pub struct BranchServices {
+    /// The durable record.
+    pub catalog: Arc<Catalog>,
+    /// The page store.
+    pub store: Arc<Store>,
+    /// The computes.
+    pub computes: Computes,
+    /// Where trunks are cut.
+    pub connectors: Arc<Connectors>,
+    /// Seals passwords.
+    pub key: Arc<SecretKey>,
+    /// Limits.
+    pub config: Config,
+}
+
+/// All user branches of this server.
+pub struct Branches {
+    services: BranchServices,
+    by_endpoint: DashMap<String, Arc<BranchRecord>>,
+    names: NameLocks,
+}
+
+/// Why a branch operation was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BranchError {
+    /// No branch of that name.
+    #[error("branch \"{0}\" does not exist")]
+    NotFound(String),
+    /// The name is taken by a branch made with other parameters.
+    #[error("branch \"{0}\" already exists with other parameters")]
+    Taken(String),
+    /// The server is full.
+    #[error("server has reached its limit of {0} branches")]
+    TooMany(usize),
+    /// The trunk could not be cut.
+    #[error(transparent)]
+    Cut(#[from] CutError),
+    /// The branch's compute did not come up.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+    /// The role asked for cannot log in.
+    #[error("role \"{role}\" cannot log in to the branch: {reason}")]
+    Role {
+        /// The role.
+        role: String,
+        /// What Postgres said.
+        reason: String,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A stored password does not open.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The server is stopping.
+    #[error("server is shutting down")]
+    Stopping,
+}
+
+impl Branches {
+    /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
+    /// registry.
+    pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
+        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        for record in branches.services.catalog.branches()? {
+            match (record.made.kind, record.state) {
+                (BranchKind::User, BranchState::Active) => branches.register(record),
+                (BranchKind::User, BranchState::Creating | BranchState::Deleting) => {
+                    tracing::info!(branch = %record.made.name, "removing unfinished branch");
+                    branches.remove(&record).await?;
+                }
+                (BranchKind::Trunk, _) => {}
+            }
+        }
+        Ok(branches)
+    }
+
+    /// The branch an endpoint leads to.
+    pub fn by_endpoint(&self, endpoint: &str) -> Option<Arc<BranchRecord>> {
+        self.by_endpoint.get(endpoint).map(|entry| entry.value().clone())
+    }
+
+    /// The branches of one connector, by name.
+    pub fn of_connector(&self, connector: ConnectorId) -> Vec<Arc<BranchRecord>> {
+        let mut branches: Vec<_> = self
+            .by_endpoint
+            .iter()
+            .filter(|entry| entry.value().made.connector == connector)
+            .map(|entry| entry.value().clone())
+            .collect();
+        branches.sort_by(|a, b| a.made.name.cmp(&b.made.name));
+        branches
+    }
+
+    /// One branch of a connector.
+    pub fn find(
+        &self,
+        connector: ConnectorId,
+        name: &str,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        self.by_endpoint
+            .iter()
+            .map(|entry| entry.value().clone())
+            .find(|branch| branch.made.connector == connector && branch.made.name == name)
+            .ok_or_else(|| BranchError::NotFound(name.to_owned()))
+    }
+
+    /// The branch of that number, if it is a user branch.
+    pub fn by_number(&self, number: BranchId) -> Option<Arc<BranchRecord>> {
+        let find = |entry: &dashmap::mapref::multiple::RefMulti<'_, String, Arc<BranchRecord>>| {
+            entry.value().number == number
+        };
+        self.by_endpoint.iter().find(find).map(|entry| entry.value().clone())
+    }
+
+    /// Bytes a branch costs and shares.
+    pub async fn usage(&self, branch: &BranchRecord) -> Result<storage::Usage, BranchError> {
+        let number = branch.number;
+        let call = move |client: &mut StoreClient| client.usage(number);
+        Ok(self.services.store.call(call).await?)
+    }
+
+    /// Starts or joins the branch's compute.
+    pub async fn wake(&self, branch: &BranchRecord) -> Result<Lease, BranchError> {
+        Ok(self.services.computes.wake(ComputeTarget::of(branch)).await?)
+    }
+
+    fn register(&self, record: BranchRecord) {
+        if let Some(endpoint) = record.made.endpoint.clone() {
+            self.by_endpoint.insert(endpoint, Arc::new(record));
+        }
+    }
+}

@@ -1,1 +1,47 @@
-//! replication.
+//! From a source to a trunk: first copy, then the stream of changes, each applied exactly once.
+//!
+//! ```text
+//!   source                                                     trunk
+//!   pg_dump --snapshot ------------------- pg_restore -------> schema     (setup)
+//!   COPY at the exported snapshot -------- COPY -------------> rows       (setup)
+//!   slot -> walsender -> reader -> queue -> applier ---------> rows and ardent.progress, together
+//!                          ^------- durable position -------------'
+//! ```
+//!
+//! Invariants:
+//! * the progress row is the truth: it moves in the same trunk transaction as the changes it
+//!   covers, and nothing newer than it is ever reported to the source as flushed;
+//! * a trunk transaction holds whole source transactions, in the source's commit order;
+//! * a doubt about what the slot has already forgotten stops the stream; it never skips;
+//! * code of the source (defaults, checks, triggers, functions) runs as `ardent_apply` or as the
+//!   mirrored owner, never as a superuser.
+
+mod applier;
+mod catalog;
+mod change;
+mod emitter;
+mod error;
+mod link;
+mod message;
+mod plan;
+mod progress;
+mod quarantine;
+mod reader;
+mod round;
+mod sequences;
+mod setup;
+mod shared;
+mod start;
+mod statement;
+mod status;
+mod stream;
+mod wal2json;
+
+pub use error::{Action, Error};
+pub use link::{Link, TrunkAccess, drop_source_objects};
+pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
+pub use status::{Phase, Position, Quarantined, Status};
+pub use stream::Replication;
+
+#[cfg(test)]
+mod tests;

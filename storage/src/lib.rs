@@ -36,3 +36,4 @@ pub use client::StoreClient;
 pub use daemon::StoreConfig;
 pub use error::{Advice, Error, RefusalCode};
 pub use id::BranchId;
+pub use wire::{BranchSummary, Owner, Usage};

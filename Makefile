@@ -1,0 +1,21 @@
+# Every target works on a fresh clone of a bare Debian 12 with only Rust and make; the second run is quick.
+SHELL := /bin/bash
+
+.PHONY: demo test bench lint setup
+
+demo: setup              ## set up what is missing, build, and show the main job on a throw-away source
+	cargo build --release --locked
+	scripts/demo.sh
+
+test: setup              ## set up what is missing, build, and run every test
+	cargo test --workspace --locked
+
+bench: setup             ## what a branch costs in time, beside the ordinary ways to copy a database
+	cargo bench --locked --bench branch_create
+
+lint:                    ## formatting and lints, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+setup:                   ## install the Debian packages and drivers that are missing
+	scripts/setup.sh

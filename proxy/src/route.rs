@@ -1,0 +1,42 @@
+//! The one question the front door asks of the rest of Ardent about applications: where does this
+//! name lead, who may enter, and is it awake.
+
+use std::any::Any;
+use std::future::Future;
+use std::path::PathBuf;
+
+use crate::refusal::Refusal;
+use crate::scram::ScramVerifier;
+
+/// Leads endpoints to computes.
+pub trait Route: Send + Sync + 'static {
+    /// Whether the name is an endpoint. A suffix of a user or database name counts only if it is.
+    /// Called on the connection's task: it must be quick and must not block.
+    fn is_endpoint(&self, name: &str) -> bool;
+
+    /// The credential of a role that may log in. Never wakes a compute. `None` if there is no
+    /// such role, or it may not log in: the client then sees a mock exchange and 28P01.
+    fn verifier(
+        &self,
+        endpoint: &str,
+        role: &str,
+    ) -> impl Future<Output = Result<Option<ScramVerifier>, Refusal>> + Send;
+
+    /// Returns once the endpoint's compute accepts connections; single flight and the bound on
+    /// waiting are inside. Called only for an authenticated client; [`Route::verifier`] is asked
+    /// again afterwards, and the client is refused if the credential is no longer the same.
+    /// Dropped when the client leaves while it waits.
+    fn wake(
+        &self,
+        endpoint: &str,
+        role: &str,
+    ) -> impl Future<Output = Result<Backend, Refusal>> + Send;
+}
+
+/// A compute that accepts connections.
+pub struct Backend {
+    /// The compute's unix socket, file included (`.../.s.PGSQL.5432`). It trusts who can enter.
+    pub socket: PathBuf,
+    /// Dropped when the session has ended, so that the router can count what is in use.
+    pub session: Box<dyn Any + Send>,
+}

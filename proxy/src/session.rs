@@ -1,0 +1,191 @@
+//! A session at a branch: wake its compute, connect there, relay until one side ends.
+
+use std::any::Any;
+
+use crate::backend::{self, BackendError, Connected};
+use crate::cancel::CancelTarget;
+use crate::console::Console;
+use crate::door::{Authenticated, Door, key_bytes, send, shutting_down};
+use crate::preauth::{self, Ending};
+use crate::record::{Phase, Record};
+use crate::refusal::Refusal;
+use crate::relay::{Relay, RelayEnd};
+use crate::route::{Backend, Route};
+use crate::sessions::SessionGuard;
+use crate::stream::{Hangup, Stream, close_gently};
+use crate::wire;
+
+/// A session at the compute, and what keeps the compute in use.
+type Attached = (Connected, Box<dyn Any + Send>);
+
+impl<R: Route, C: Console> Door<R, C> {
+    /// Serves an admitted client from its wake to its end.
+    pub(crate) async fn branch(
+        &self,
+        stream: &mut Stream,
+        client: &Authenticated,
+        endpoint: &str,
+        (session, record): (&SessionGuard, &mut Record),
+    ) -> Result<&'static str, Ending> {
+        record.phase = Phase::Waking;
+        let waking = self.attach(stream, client, endpoint);
+        let (connected, in_use) = tokio::select! {
+            attached = waking => attached?,
+            () = self.stop.cancelled() => return Err(Ending::Refused(shutting_down())),
+        };
+        let Connected { stream: mut backend, key, before_key: mut greeting, after_key } = connected;
+        record.connected(key.pid);
+        session.connected(key.pid);
+        let target = CancelTarget::Backend(key.clone());
+        let cancel = self.cancels.issue(key.pid, key_bytes(client.minor), &target);
+        wire::backend_key_data(&mut greeting, key.pid, cancel.key());
+        greeting.extend_from_slice(&after_key);
+        send(stream, &greeting).await?;
+
+        let mut relay = Relay::new(stream, &mut backend, session);
+        let mut end = tokio::select! {
+            end = relay.run() => Some(end),
+            () = self.stop.cancelled() => None,
+        };
+        if end.is_none() {
+            relay.stop_when_idle();
+            let grace = self.settings.limits.stop_grace;
+            end = tokio::time::timeout(grace, relay.run()).await.ok();
+        }
+        let at_boundary = relay.at_boundary();
+        drop(backend);
+        if matches!(end, None | Some(RelayEnd::ClientDied)) {
+            key.cancel().await;
+        }
+        drop((cancel, in_use));
+        finish(stream, end, at_boundary).await
+    }
+
+    /// Wakes the compute and opens a session there. A compute that stops in between is woken once
+    /// more.
+    async fn attach(
+        &self,
+        stream: &mut Stream,
+        client: &Authenticated,
+        endpoint: &str,
+    ) -> Result<Attached, Ending> {
+        let hangup = Hangup::watch(stream).map_err(|_| Ending::Gone("no descriptor left"))?;
+        match self.try_attach((stream, &hangup), client, endpoint).await {
+            Err(AttachError::ComputeStopped) => {}
+            Err(AttachError::Ending(ending)) => return Err(ending),
+            Ok(attached) => return Ok(attached),
+        }
+        self.try_attach((stream, &hangup), client, endpoint).await.map_err(|error| match error {
+            AttachError::Ending(ending) => ending,
+            AttachError::ComputeStopped => {
+                let text = format!("branch \"{endpoint}\" is starting up");
+                Ending::Refused(Refusal::fatal("57P03", text).with_hint("Try again."))
+            }
+        })
+    }
+
+    async fn try_attach(
+        &self,
+        (stream, hangup): (&mut Stream, &Hangup),
+        client: &Authenticated,
+        endpoint: &str,
+    ) -> Result<Attached, AttachError> {
+        let Backend { socket: path, session: in_use } =
+            self.wake((stream, hangup), client, endpoint).await?;
+        let connecting = backend::connect(&path, &client.login.parameters);
+        let limit = self.settings.limits.backend_startup;
+        let both = async {
+            // The check again and the backend's fork take their time side by side.
+            tokio::join!(self.verifier(&client.login), tokio::time::timeout(limit, connecting))
+        };
+        let (verifier, connected) = tokio::select! {
+            both = both => both,
+            () = hangup.happened() => return Err(Ending::Gone("left while connecting").into()),
+        };
+        if verifier? != client.verifier {
+            return Err(Ending::Refused(preauth::wrong_password(&client.login.user)).into());
+        }
+        match connected {
+            Ok(Ok(connected)) => Ok((connected, in_use)),
+            Ok(Err(BackendError::NotThere)) => Err(AttachError::ComputeStopped),
+            Ok(Err(BackendError::Refused { sqlstate, .. })) if sqlstate == "57P03" => {
+                Err(AttachError::ComputeStopped)
+            }
+            Ok(Err(BackendError::Refused { bytes, .. })) => {
+                // The compute's own words, sent as they are.
+                send(stream, &bytes).await?;
+                close_gently(stream).await;
+                Err(Ending::Gone("refused by the compute").into())
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, endpoint, "open a session at the compute");
+                let text = format!("branch \"{endpoint}\" cannot be reached");
+                Err(Ending::Refused(Refusal::fatal("58000", text)).into())
+            }
+            Err(_elapsed) => {
+                let text = format!("branch \"{endpoint}\" does not answer");
+                Err(Ending::Refused(Refusal::fatal("57P03", text)).into())
+            }
+        }
+    }
+
+    async fn wake(
+        &self,
+        (stream, hangup): (&mut Stream, &Hangup),
+        client: &Authenticated,
+        endpoint: &str,
+    ) -> Result<Backend, Ending> {
+        let role = std::str::from_utf8(&client.login.role).unwrap_or_default();
+        let mut waking = std::pin::pin!(self.route.wake(endpoint, role));
+        let patience = tokio::time::sleep(self.settings.limits.wake_notice);
+        tokio::select! {
+            backend = &mut waking => return backend.map_err(Ending::Refused),
+            () = hangup.happened() => return Err(Ending::Gone("left while waking")),
+            () = patience => {}
+        }
+        let mut out = Vec::new();
+        wire::notice(&mut out, &format!("branch \"{endpoint}\" is starting"));
+        send(stream, &out).await?;
+        tokio::select! {
+            backend = &mut waking => backend.map_err(Ending::Refused),
+            () = hangup.happened() => Err(Ending::Gone("left while waking")),
+        }
+    }
+}
+
+enum AttachError {
+    /// It stopped between waking and connecting.
+    ComputeStopped,
+    Ending(Ending),
+}
+
+impl From<Ending> for AttachError {
+    fn from(ending: Ending) -> Self {
+        Self::Ending(ending)
+    }
+}
+
+async fn finish(
+    stream: &mut Stream,
+    end: Option<RelayEnd>,
+    at_boundary: bool,
+) -> Result<&'static str, Ending> {
+    match end {
+        Some(RelayEnd::ClientLeft) => Ok("client left"),
+        Some(RelayEnd::ClientDied) => Ok("client died"),
+        Some(RelayEnd::BackendClosed) => {
+            close_gently(stream).await;
+            Ok("closed by the compute")
+        }
+        Some(RelayEnd::BackendDied) if at_boundary => {
+            let text = "terminating connection because the branch's server process crashed";
+            Err(Ending::Refused(Refusal::fatal("57P02", text)))
+        }
+        Some(RelayEnd::BackendDied) => Ok("compute died"),
+        None | Some(RelayEnd::Stopped) if at_boundary => {
+            let text = "terminating connection due to administrator command";
+            Err(Ending::Refused(Refusal::fatal("57P01", text)))
+        }
+        None | Some(RelayEnd::Stopped) => Ok("server stopped"),
+    }
+}

@@ -1,0 +1,15 @@
+//! The front door from outside: real sockets, a real Postgres behind it, byte scripts and a driver
+//! before it.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error fails")]
+
+mod support;
+mod raw;
+
+mod authentication;
+mod cancel;
+mod console;
+mod relay;
+mod startup;
+mod stop;
+mod tls;

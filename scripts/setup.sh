@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs what a bare Debian 12 with Rust and make lacks: a stock Postgres with wal2json, FUSE, a C compiler
+# and the two client drivers that the tests connect with. Asks no registry when nothing is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly PSYCOPG='psycopg[binary]==3.2.13'
+readonly NODE_POSTGRES='pg@8.16.3'
+readonly VENV=tests/.venv
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+missing=()
+for package in postgresql-15 postgresql-15-wal2json fuse3; do
+  installed "$package" || missing+=("$package")
+done
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  echo "setup: installing ${missing[*]}"
+  as_root apt-get -qq update
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
+    install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+fi
+
+if ! "$VENV/bin/python" -c \
+  'import psycopg, sys; sys.exit("psycopg[binary]==" + psycopg.__version__ != sys.argv[1])' \
+  "$PSYCOPG" 2>/dev/null; then
+  echo "setup: installing $PSYCOPG"
+  python3 -m venv --clear "$VENV"
+  "$VENV/bin/pip" -q --disable-pip-version-check install "$PSYCOPG"
+fi
+
+if [ "$(node -p 'const p = require("./tests/node_modules/pg/package.json"); p.name + "@" + p.version' \
+  2>/dev/null)" != "$NODE_POSTGRES" ]; then
+  echo "setup: installing $NODE_POSTGRES"
+  npm install --prefix tests --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+    "$NODE_POSTGRES"
+fi

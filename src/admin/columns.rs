@@ -1,0 +1,211 @@
+//! Rows of operations as values, in the order the command table promises their columns.
+//!
+//! Must never put a secret anywhere but in a branch's `url`.
+
+use std::time::{Duration, SystemTime};
+
+use proxy::Value;
+
+use crate::lsn::Lsn;
+
+use super::row::{
+    BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, PreflightKind, PreflightRow, PreflightStatus,
+    RoleRecord, SessionRow, SwitchRow,
+};
+
+/// The only kind of source there is.
+const SERVICE: &str = "postgresql";
+
+pub(super) fn text(value: impl ToString) -> Value {
+    Value::Text(value.to_string())
+}
+
+fn optional<T>(value: Option<T>, convert: impl FnOnce(T) -> Value) -> Value {
+    value.map_or(Value::Null, convert)
+}
+
+/// Sentences, one a line; NULL for none.
+fn lines(lines: &[String]) -> Value {
+    if lines.is_empty() { Value::Null } else { Value::Text(lines.join("\n")) }
+}
+
+fn seconds(duration: Duration) -> Value {
+    Value::Int8(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
+}
+
+pub(super) fn preflight(row: PreflightRow) -> Vec<Value> {
+    vec![
+        Value::Int8(row.ordinal),
+        text(row.kind.as_str()),
+        Value::Text(row.name),
+        text(row.status.as_str()),
+        optional(row.detail, Value::Text),
+        optional(row.remedy, Value::Text),
+    ]
+}
+
+pub(super) fn connector(row: ConnectorRow) -> Vec<Value> {
+    vec![
+        text(row.name),
+        Value::Text(row.id),
+        text(SERVICE),
+        text(row.state.as_str()),
+        lines(&row.warnings),
+        Value::Bool(row.current),
+        Value::Text(row.source),
+        Value::Bool(row.locked.is_some()),
+        optional(row.locked.filter(|reason| !reason.is_empty()), Value::Text),
+        lines(&row.undecided),
+        Value::Timestamptz(row.created_at),
+    ]
+}
+
+pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
+    let lsn = |lsn: Option<Lsn>| optional(lsn, text);
+    vec![
+        text(row.name),
+        text(row.state.as_str()),
+        lines(&row.warnings),
+        optional(row.plugin, Value::Text),
+        optional(row.ddl_mode, Value::Text),
+        lsn(row.received_lsn),
+        lsn(row.applied_lsn),
+        lsn(row.confirmed_lsn),
+        optional(row.lag_bytes, Value::Int8),
+        optional(row.retained_wal_bytes, Value::Int8),
+        optional(row.slot, Value::Text),
+        optional(row.phase, Value::Text),
+        optional(row.bytes_done, Value::Int8),
+        optional(row.bytes_total, Value::Int8),
+        text(SERVICE),
+        optional(row.error, Value::Text),
+    ]
+}
+
+pub(super) fn connector_switch(row: SwitchRow) -> Vec<Value> {
+    vec![optional(row.previous, Value::Text), text(row.name)]
+}
+
+pub(super) fn connector_delete(row: ConnectorDeleteRow) -> Vec<Value> {
+    vec![text(row.name), lines(&row.branches)]
+}
+
+/// `now` dates the branch's data.
+pub(super) fn branch(row: BranchRow, now: SystemTime) -> Vec<Value> {
+    let age = row.commit_time.map(|time| now.duration_since(time).unwrap_or_default());
+    vec![
+        text(row.name),
+        text(row.connector),
+        text(row.status.as_str()),
+        optional(row.url, |url| text(url.reveal())),
+        optional(row.lsn, text),
+        optional(row.commit_time, Value::Timestamptz),
+        optional(age, seconds),
+        Value::Bool(row.stale),
+        optional(row.unique_bytes, Value::Int8),
+        optional(row.shared_bytes, Value::Int8),
+        optional(row.reclaimable_bytes, Value::Int8),
+        optional(row.parent, text),
+        Value::Timestamptz(row.created_at),
+        optional(row.compute_socket, Value::Text),
+        Value::Bool(row.current),
+        lines(&row.warnings),
+    ]
+}
+
+pub(super) fn branch_summary(row: BranchSummaryRow) -> Vec<Value> {
+    vec![
+        text(row.name),
+        text(row.connector),
+        text(row.status.as_str()),
+        Value::Timestamptz(row.created_at),
+        optional(row.idle, seconds),
+        Value::Bool(row.current),
+        lines(&row.warnings),
+    ]
+}
+
+pub(super) fn branch_switch(row: SwitchRow) -> Vec<Value> {
+    let url = optional(row.url, |url| text(url.reveal()));
+    vec![optional(row.previous, Value::Text), text(row.name), url]
+}
+
+pub(super) fn role(role: RoleRecord) -> Vec<Value> {
+    vec![Value::Text(role.name), text(role.level.as_str()), Value::Timestamptz(role.created_at)]
+}
+
+pub(super) fn compute(row: ComputeRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.branch),
+        text(row.connector),
+        Value::Text(row.state),
+        optional(row.pid, Value::Int8),
+        optional(row.major, Value::Int8),
+        optional(row.started_at, Value::Timestamptz),
+        Value::Int8(row.sessions),
+    ]
+}
+
+pub(super) fn session(row: SessionRow) -> Vec<Value> {
+    vec![
+        optional(row.endpoint, Value::Text),
+        Value::Text(row.role),
+        Value::Text(row.client),
+        Value::Timestamptz(row.connected_at),
+    ]
+}
+
+pub(super) fn config(row: ConfigRow) -> Vec<Value> {
+    vec![Value::Text(row.name), Value::Text(row.value), Value::Text(row.origin)]
+}
+
+impl PreflightKind {
+    /// The word in the `kind` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Provider => "provider",
+            Self::Script => "script",
+            Self::Verdict => "verdict",
+        }
+    }
+}
+
+impl PreflightStatus {
+    /// The word in the `status` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+impl ConnectorState {
+    /// The words in the `state` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SetupPending => "setup pending",
+            Self::Validating => "validating",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+impl BranchStatus {
+    /// The word in the `status` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Deleting => "deleting",
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Statements about the server itself: roles, settings, what it is doing, help.
+
+use proxy::ColumnKind::{Int8, Text, Timestamptz};
+
+use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
+use crate::admin::request::Level;
+use crate::admin::statement::Statement;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        grammar: &[
+            Item::Word("ROLE"),
+            Item::Word("CREATE"),
+            Item::Identifier("name"),
+            Item::Word("PASSWORD"),
+            Item::Text("password"),
+            Item::Optional(&[
+                Item::Word("WITH"),
+                Item::Options(&[OptionSpec {
+                    name: "level",
+                    kind: OptionKind::Choice(&["viewer", "operator", "admin"]),
+                    summary: "what it may do; default: operator",
+                }]),
+            ]),
+        ],
+        level: Level::Admin,
+        columns: &[("name", Text), ("level", Text), ("created_at", Timestamptz)],
+        summary: "let an operator log in over TCP",
+        build: |arguments| {
+            let level = arguments.optional_text("level").unwrap_or("operator");
+            Ok(Statement::RoleCreate {
+                name: arguments.text("name").to_owned(),
+                password: arguments.secret("password"),
+                level: level.parse().expect("the option's words are the levels"),
+            })
+        },
+    },
+    Command {
+        grammar: &[Item::Word("ROLE"), Item::Word("LIST")],
+        level: Level::Viewer,
+        columns: &[("name", Text), ("level", Text), ("created_at", Timestamptz)],
+        summary: "all admin roles",
+        build: |_| Ok(Statement::RoleList),
+    },
+    Command {
+        grammar: &[Item::Word("ROLE"), Item::Word("DELETE"), Item::Identifier("name")],
+        level: Level::Admin,
+        columns: &[("name", Text)],
+        summary: "delete an admin role",
+        build: |arguments| Ok(Statement::RoleDelete(arguments.text("name").to_owned())),
+    },
+    Command {
+        grammar: &[Item::Word("SETTINGS"), Item::Word("LIST")],
+        level: Level::Viewer,
+        columns: &[],
+        summary: "the settings of the current connector",
+        build: |_| Ok(Statement::Unsupported("SETTINGS LIST")),
+    },
+    Command {
+        grammar: &[
+            Item::Word("SETTINGS"),
+            Item::Word("SET"),
+            Item::Identifier("key"),
+            Item::Equals,
+            Item::Value("value"),
+        ],
+        level: Level::Admin,
+        columns: &[],
+        summary: "change a setting of the current connector",
+        build: |_| Ok(Statement::Unsupported("SETTINGS SET")),
+    },
+    Command {
+        grammar: &[Item::Word("SETTINGS"), Item::Word("REMOVE"), Item::Identifier("key")],
+        level: Level::Admin,
+        columns: &[],
+        summary: "put a setting back to its default",
+        build: |_| Ok(Statement::Unsupported("SETTINGS REMOVE")),
+    },
+    Command {
+        grammar: &[Item::Word("SHOW"), Item::Word("SESSIONS")],
+        level: Level::Viewer,
+        columns: &[
+            ("endpoint", Text),
+            ("role", Text),
+            ("client", Text),
+            ("connected_at", Timestamptz),
+        ],
+        summary: "who is connected",
+        build: |_| Ok(Statement::ShowSessions),
+    },
+    Command {
+        grammar: &[Item::Word("SHOW"), Item::Word("COMPUTES")],
+        level: Level::Viewer,
+        columns: &[
+            ("branch", Text),
+            ("connector", Text),
+            ("state", Text),
+            ("pid", Int8),
+            ("major", Int8),
+            ("started_at", Timestamptz),
+            ("sessions", Int8),
+        ],
+        summary: "the Postgres servers that run",
+        build: |_| Ok(Statement::ShowComputes),
+    },
+    Command {
+        grammar: &[Item::Word("SHOW"), Item::Word("CONFIG")],
+        level: Level::Admin,
+        columns: &[("name", Text), ("value", Text), ("origin", Text)],
+        summary: "the configuration in force",
+        build: |_| Ok(Statement::ShowConfig),
+    },
+    Command {
+        grammar: &[Item::Word("SHOW"), Item::Word("METRICS")],
+        level: Level::Viewer,
+        columns: &[],
+        summary: "counters and gauges",
+        build: |_| Ok(Statement::Unsupported("SHOW METRICS")),
+    },
+    Command {
+        grammar: &[Item::Word("SHOW"), Item::Word("JOBS")],
+        level: Level::Viewer,
+        columns: &[],
+        summary: "long operations that are under way",
+        build: |_| Ok(Statement::Unsupported("SHOW JOBS")),
+    },
+    Command {
+        grammar: &[Item::Word("HELP"), Item::Words("statement")],
+        level: Level::Viewer,
+        columns: &[("statement", Text), ("summary", Text), ("syntax", Text), ("options", Text)],
+        summary: "what the statements are, or what one of them takes",
+        build: |arguments| Ok(Statement::Help(arguments.words("statement"))),
+    },
+];

@@ -1,0 +1,91 @@
+//! What an admin statement means, once parsed: one variant per statement, every argument typed.
+//!
+//! Must never hold text that still has to be checked. Statements the server does not do yet are
+//! [`Statement::Unsupported`]: they parse in full and carry only the name of their command.
+
+use crate::name::Name;
+use crate::secret::Secret;
+
+use super::request::{
+    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest,
+};
+
+/// One admin statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// `CONNECTOR PREFLIGHT`
+    ConnectorPreflight(SourceRequest),
+    /// `CONNECTOR CREATE`
+    ConnectorCreate(CreateConnectorRequest),
+    /// `CONNECTOR LIST`
+    ConnectorList,
+    /// `CONNECTOR STATUS [name]`
+    ConnectorStatus(Option<Name>),
+    /// `CONNECTOR SWITCH name`
+    ConnectorSwitch(Name),
+    /// `CONNECTOR RETRY SETUP name`
+    ConnectorRetrySetup {
+        /// The connector.
+        name: Name,
+        /// For tables without a usable replica identity.
+        decisions: Decisions,
+    },
+    /// `CONNECTOR DELETE name [FORCE]`
+    ConnectorDelete {
+        /// The connector.
+        name: Name,
+        /// Do not wait for the drain; delete its branches too.
+        force: bool,
+    },
+    /// `BRANCH CREATE name`
+    BranchCreate(CreateBranchRequest),
+    /// `BRANCH LIST`
+    BranchList,
+    /// `BRANCH INFO [name]`
+    BranchInfo(Option<Name>),
+    /// `BRANCH SWITCH name`
+    BranchSwitch(Name),
+    /// `BRANCH DELETE name`
+    BranchDelete(Name),
+    /// `ROLE CREATE name PASSWORD '...'`
+    RoleCreate {
+        /// The role.
+        name: String,
+        /// Turned into a verifier before anything is stored.
+        password: Secret,
+        /// What it may do.
+        level: Level,
+    },
+    /// `ROLE LIST`
+    RoleList,
+    /// `ROLE DELETE name`
+    RoleDelete(String),
+    /// `SHOW SESSIONS`
+    ShowSessions,
+    /// `SHOW COMPUTES`
+    ShowComputes,
+    /// `SHOW CONFIG`
+    ShowConfig,
+    /// `HELP [statement]`: the first words of the commands to explain.
+    Help(Vec<String>),
+    /// A statement of the design that this server does not do yet.
+    Unsupported(&'static str),
+}
+
+impl Statement {
+    /// It changes something, here or on a source; a transaction block does not undo that.
+    pub fn changes_state(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectorCreate(_)
+                | Self::ConnectorSwitch(_)
+                | Self::ConnectorRetrySetup { .. }
+                | Self::ConnectorDelete { .. }
+                | Self::BranchCreate(_)
+                | Self::BranchSwitch(_)
+                | Self::BranchDelete(_)
+                | Self::RoleCreate { .. }
+                | Self::RoleDelete(_)
+        )
+    }
+}

@@ -1,0 +1,270 @@
+//! Operations that only answer: one connector, branches in a map, no process and no source.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::admin::error::{OperationError, Outcome, sqlstate};
+use crate::admin::operations::{Caller, Operations, Progress};
+use crate::admin::request::{
+    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest,
+};
+use crate::admin::row::{
+    BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, CreateConnectorOutcome, PreflightKind,
+    PreflightRow, PreflightStatus, RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow,
+};
+use crate::lsn::Lsn;
+use crate::name::Name;
+use crate::secret::Secret;
+
+/// The time everything was created at: 2026-06-01 12:00.
+pub(super) fn noon() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_780_315_200)
+}
+
+#[derive(Default)]
+pub(super) struct Fake {
+    branches: Mutex<BTreeMap<String, BranchRow>>,
+    roles: Mutex<BTreeMap<String, RoleRecord>>,
+}
+
+fn absent(what: &str, name: &str) -> OperationError {
+    OperationError::new(sqlstate::UNDEFINED_OBJECT, format!("{what} \"{name}\" does not exist"))
+}
+
+fn connector(name: Name, state: ConnectorState) -> ConnectorRow {
+    ConnectorRow {
+        name,
+        id: "c1".to_owned(),
+        state,
+        warnings: Vec::new(),
+        current: true,
+        source: "db.example.com:5432/app".to_owned(),
+        locked: None,
+        undecided: Vec::new(),
+        created_at: noon(),
+    }
+}
+
+fn check(ordinal: i64, name: &str, status: PreflightStatus, detail: &str) -> PreflightRow {
+    PreflightRow {
+        ordinal,
+        kind: PreflightKind::Check,
+        name: name.to_owned(),
+        status,
+        detail: Some(detail.to_owned()),
+        remedy: None,
+    }
+}
+
+impl Operations for Fake {
+    fn source_address(&self, url: &Secret) -> Outcome<String> {
+        match url.reveal().starts_with("postgresql://") {
+            true => Ok("db.example.com:5432".to_owned()),
+            false => Err(OperationError::new(sqlstate::INVALID_PARAMETER, "not a Postgres URL")),
+        }
+    }
+
+    /// A source of the database `replica` has the wrong wal_level.
+    async fn preflight(&self, _: &Caller, request: SourceRequest) -> Outcome<Vec<PreflightRow>> {
+        let verdict = |status| PreflightRow {
+            kind: PreflightKind::Verdict,
+            detail: None,
+            ..check(2, "verdict", status, "")
+        };
+        Ok(match request.url.reveal().ends_with("/replica") {
+            true => vec![
+                check(1, "wal level", PreflightStatus::Fail, "actual: replica"),
+                verdict(PreflightStatus::Fail),
+            ],
+            false => vec![
+                check(1, "wal level", PreflightStatus::Pass, "actual: logical"),
+                verdict(PreflightStatus::Pass),
+            ],
+        })
+    }
+
+    async fn create_connector(
+        &self,
+        caller: &Caller,
+        request: CreateConnectorRequest,
+        progress: Progress,
+    ) -> Outcome<CreateConnectorOutcome> {
+        let report = self.preflight(caller, request.source).await?;
+        if report.iter().any(|row| row.status == PreflightStatus::Fail) {
+            return Ok(CreateConnectorOutcome::Refused(report));
+        }
+        progress.report("copying public.orders: 1 MB of 2 MB");
+        let name = request.name.unwrap_or_else(|| "app".parse().unwrap());
+        // Without --accept-... this source has a table to decide on.
+        let row = match request.decisions.accept_defaults {
+            true => connector(name, ConnectorState::Ready),
+            false => ConnectorRow {
+                undecided: vec!["public.audit".to_owned()],
+                ..connector(name, ConnectorState::SetupPending)
+            },
+        };
+        Ok(CreateConnectorOutcome::Created(row))
+    }
+
+    async fn list_connectors(&self, _: &Caller) -> Outcome<Vec<ConnectorRow>> {
+        let other = ConnectorRow {
+            current: false,
+            ..connector("staging-db".parse().unwrap(), ConnectorState::SetupPending)
+        };
+        Ok(vec![connector("prod-db".parse().unwrap(), ConnectorState::Ready), other])
+    }
+
+    async fn connector_status(
+        &self,
+        _: &Caller,
+        name: Option<Name>,
+    ) -> Outcome<Vec<ConnectorStatusRow>> {
+        Ok(vec![ConnectorStatusRow {
+            name: name.unwrap_or_else(|| "prod-db".parse().unwrap()),
+            state: ConnectorState::Ready,
+            warnings: Vec::new(),
+            plugin: Some("wal2json".to_owned()),
+            ddl_mode: None,
+            received_lsn: Some(Lsn(0x155_BE40)),
+            applied_lsn: Some(Lsn(0x155_BE40)),
+            confirmed_lsn: None,
+            lag_bytes: Some(0),
+            retained_wal_bytes: Some(1_572_864),
+            slot: Some("ardent_c1".to_owned()),
+            phase: Some("streaming".to_owned()),
+            bytes_done: None,
+            bytes_total: None,
+            error: None,
+        }])
+    }
+
+    async fn switch_connector(&self, _: &Caller, name: Name) -> Outcome<SwitchRow> {
+        Ok(SwitchRow { previous: Some("prod-db".to_owned()), name, url: None })
+    }
+
+    async fn retry_setup(
+        &self,
+        _: &Caller,
+        name: Name,
+        _: Decisions,
+        _: Progress,
+    ) -> Outcome<RetrySetupOutcome> {
+        let connector = connector(name, ConnectorState::Ready);
+        Ok(RetrySetupOutcome { connector, no_work_needed: true })
+    }
+
+    async fn delete_connector(
+        &self,
+        _: &Caller,
+        name: Name,
+        force: bool,
+        _: Progress,
+    ) -> Outcome<ConnectorDeleteRow> {
+        let branches: Vec<_> = self.branches.lock().unwrap().keys().cloned().collect();
+        if !branches.is_empty() && !force {
+            let message = format!("connector \"{name}\" has branches");
+            let error = OperationError::new(sqlstate::DEPENDENTS_EXIST, message);
+            return Err(error.with_detail(branches.join(", ")));
+        }
+        Ok(ConnectorDeleteRow { name, branches })
+    }
+
+    async fn create_branch(&self, _: &Caller, request: CreateBranchRequest) -> Outcome<BranchRow> {
+        let name = request.name;
+        let url = format!("postgresql://branch_owner.{name}:secret@127.0.0.1:6432/app");
+        let row = BranchRow {
+            connector: "prod-db".parse().unwrap(),
+            status: BranchStatus::Active,
+            url: Some(Secret::new(url)),
+            lsn: Some(Lsn(0x155_BE40)),
+            commit_time: None,
+            stale: false,
+            unique_bytes: Some(1_258_291),
+            shared_bytes: Some(104_857_600),
+            reclaimable_bytes: Some(0),
+            parent: request.from,
+            created_at: noon(),
+            compute_socket: None,
+            current: true,
+            warnings: Vec::new(),
+            name: name.clone(),
+        };
+        self.branches.lock().unwrap().insert(name.to_string(), row.clone());
+        Ok(row)
+    }
+
+    async fn list_branches(&self, _: &Caller) -> Outcome<Vec<BranchSummaryRow>> {
+        let branches = self.branches.lock().unwrap();
+        let summary = |row: &BranchRow| BranchSummaryRow {
+            name: row.name.clone(),
+            connector: row.connector.clone(),
+            status: row.status,
+            created_at: row.created_at,
+            idle: Some(Duration::from_secs(150)),
+            current: row.current,
+            warnings: Vec::new(),
+        };
+        Ok(branches.values().map(summary).collect())
+    }
+
+    async fn branch_info(&self, _: &Caller, name: Option<Name>) -> Outcome<BranchRow> {
+        let branches = self.branches.lock().unwrap();
+        let name = name.map_or_else(|| "(none)".to_owned(), |name| name.to_string());
+        branches.get(&name).cloned().ok_or_else(|| absent("branch", &name))
+    }
+
+    async fn switch_branch(&self, caller: &Caller, name: Name) -> Outcome<SwitchRow> {
+        let row = self.branch_info(caller, Some(name)).await?;
+        Ok(SwitchRow { previous: None, name: row.name, url: row.url })
+    }
+
+    async fn delete_branch(&self, _: &Caller, name: Name) -> Outcome<()> {
+        let gone = self.branches.lock().unwrap().remove(name.as_str());
+        gone.map(drop).ok_or_else(|| absent("branch", name.as_str()))
+    }
+
+    async fn create_role(&self, role: RoleRecord) -> Outcome<()> {
+        self.roles.lock().unwrap().insert(role.name.clone(), role);
+        Ok(())
+    }
+
+    async fn list_roles(&self) -> Outcome<Vec<RoleRecord>> {
+        Ok(self.roles.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn role(&self, name: &str) -> Option<RoleRecord> {
+        self.roles.lock().unwrap().get(name).cloned()
+    }
+
+    async fn delete_role(&self, name: &str) -> Outcome<()> {
+        let gone = self.roles.lock().unwrap().remove(name);
+        gone.map(drop).ok_or_else(|| absent("role", name))
+    }
+
+    async fn computes(&self) -> Outcome<Vec<ComputeRow>> {
+        Ok(Vec::new())
+    }
+
+    async fn sessions(&self) -> Outcome<Vec<SessionRow>> {
+        let session = SessionRow {
+            endpoint: None,
+            role: "ops".to_owned(),
+            client: "unix".to_owned(),
+            connected_at: noon(),
+        };
+        Ok(vec![session])
+    }
+
+    fn config(&self) -> Outcome<Vec<ConfigRow>> {
+        Ok(Vec::new())
+    }
+}
+
+/// A role of a level, with the password `secret`.
+pub(super) fn role(name: &str, level: Level) -> RoleRecord {
+    let verifier = proxy::ScramVerifier::from_password("secret").unwrap();
+    let verifier = Secret::new(verifier.to_string());
+    RoleRecord { name: name.to_owned(), level, verifier, created_at: noon() }
+}

@@ -1,0 +1,224 @@
+//! Creating a branch. Each step leaves something that the next server can find and undo:
+//!
+//! | step | durable after it | undone by |
+//! |---|---|---|
+//! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
+//! | cut | the fork in the store | deleting the branch from the store |
+//! | start | nothing | killing the compute |
+//! | proof | `Active`: the URL works | DELETE |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxy::ScramVerifier;
+use storage::client::StoreClient;
+
+use super::{BranchError, Branches};
+use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
+use crate::cause::Causes;
+use crate::compute::ComputeTarget;
+use crate::connector::{Connector, Cut, CutRequest};
+use crate::name::Name;
+use crate::postgres::{self, OWNER_ROLE};
+use crate::secret::Secret;
+
+/// What an operator asks for.
+#[derive(Clone)]
+pub struct CreateBranch {
+    /// The connector whose data it holds.
+    pub connector: Arc<Connector>,
+    /// Its name.
+    pub name: Name,
+    /// The branch to cut from; none means the trunk.
+    pub from: Option<Name>,
+    /// The role of its URL; none means [`OWNER_ROLE`].
+    pub role: Option<String>,
+    /// Longest wait for the trunk to reach the source's present position.
+    pub freshness_timeout: Option<Duration>,
+}
+
+impl Branches {
+    /// Creates a branch and returns once it has answered a query. The same request again returns
+    /// the branch that is there.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateBranch,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let branches = self.clone();
+        let work = tokio::spawn(async move {
+            let name = request.name.as_str();
+            let _turn = branches.names.lock(request.connector.id(), name).await;
+            match branches.find(request.connector.id(), name) {
+                Ok(existing) => branches.check_same(existing, &request),
+                Err(_) => branches.create_new(&request).await,
+            }
+        });
+        work.await.map_err(|_| BranchError::Stopping)?
+    }
+
+    fn check_same(
+        &self,
+        existing: Arc<BranchRecord>,
+        request: &CreateBranch,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let parent = self.parent(request)?.map(|parent| parent.number);
+        let role = request.role.as_deref().unwrap_or(OWNER_ROLE);
+        if existing.made.role == role && existing.made.parent == parent {
+            Ok(existing)
+        } else {
+            Err(BranchError::Taken(existing.made.name.clone()))
+        }
+    }
+
+    fn parent(&self, request: &CreateBranch) -> Result<Option<Arc<BranchRecord>>, BranchError> {
+        let find = |name: &Name| self.find(request.connector.id(), name.as_str());
+        request.from.as_ref().map(find).transpose()
+    }
+
+    async fn create_new(&self, request: &CreateBranch) -> Result<Arc<BranchRecord>, BranchError> {
+        let limit = self.services.config.branch.branches_max;
+        if self.by_endpoint.len() >= limit {
+            return Err(BranchError::TooMany(limit));
+        }
+        let parent = self.parent(request)?;
+        request.connector.check_ready()?;
+        let record = self.insert_row(request, parent.as_deref())?;
+        match self.bring_up(record.clone(), request, parent).await {
+            Ok(record) => Ok(record),
+            Err(error) => {
+                tracing::warn!(branch = %record.made.name, error = %Causes(&error), "undoing branch creation");
+                self.remove(&record).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Stores the row under the first endpoint that is free: the branch's name, then with the
+    /// connector's name, then with a number.
+    fn insert_row(
+        &self,
+        request: &CreateBranch,
+        parent: Option<&BranchRecord>,
+    ) -> Result<BranchRecord, BranchError> {
+        let password = Secret::random();
+        let verifier = ScramVerifier::from_password(password.reveal())
+            .expect("a random password of hexadecimal digits has a verifier");
+        let mut new = NewBranch {
+            kind: BranchKind::User,
+            connector: request.connector.id(),
+            name: request.name.to_string(),
+            endpoint: None,
+            parent: parent.map(|parent| parent.number),
+            major: request.connector.major()?,
+            database: request.connector.database().to_owned(),
+            role: request.role.clone().unwrap_or_else(|| OWNER_ROLE.to_owned()),
+            password: Some(self.services.key.seal(&password)),
+            verifier: Some(verifier.to_string()),
+        };
+        let candidates = endpoint_candidates(&request.name, request.connector.name());
+        for endpoint in candidates.take(self.services.config.branch.branches_max + 2) {
+            new.endpoint = Some(endpoint);
+            match self.services.catalog.insert_branch(&new) {
+                Err(CatalogError::Taken(_)) => {}
+                inserted => return Ok(inserted?),
+            }
+        }
+        Err(BranchError::Taken(request.name.to_string()))
+    }
+
+    async fn bring_up(
+        &self,
+        mut record: BranchRecord,
+        request: &CreateBranch,
+        parent: Option<Arc<BranchRecord>>,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let begun = Instant::now();
+        let cut = match parent {
+            Some(parent) => self.fork_branch(&record, &parent).await?,
+            None => {
+                let owner = self.services.computes.places().owner(record.number);
+                let freshness_timeout = request
+                    .freshness_timeout
+                    .unwrap_or_else(|| self.services.config.freshness_timeout());
+                let cut = CutRequest { branch: record.number, owner, freshness_timeout };
+                request.connector.cut(cut).await?
+            }
+        };
+        let was_cut = Instant::now();
+        let catalog = &self.services.catalog;
+        catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
+        let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
+        self.prove(&record, request, lease.compute().socket_dir()).await?;
+        catalog.set_branch_state(record.number, BranchState::Active)?;
+        tracing::info!(
+            branch = %record.made.name,
+            number = record.number.get(),
+            freshness_ms = millis(cut.freshness_wait),
+            quiesce_ms = millis(cut.quiesce),
+            fork_ms = millis(cut.fork),
+            start_ms = millis(was_cut.elapsed()),
+            total_ms = millis(begun.elapsed()),
+            "created branch"
+        );
+        record.state = BranchState::Active;
+        (record.lsn, record.commit_time, record.stale) = (cut.lsn, cut.commit_time, cut.stale);
+        self.register(record.clone());
+        Ok(Arc::new(record))
+    }
+
+    /// A role other than the owner is proved by a login, since only Postgres knows whether it
+    /// exists and may log in. The owner was proved when its trunk was made.
+    async fn prove(
+        &self,
+        record: &BranchRecord,
+        request: &CreateBranch,
+        socket_dir: &std::path::Path,
+    ) -> Result<(), BranchError> {
+        if record.made.role == OWNER_ROLE {
+            return Ok(());
+        }
+        let role = record.made.role.clone();
+        postgres::Session::check_login(socket_dir, &role, request.connector.database())
+            .await
+            .map_err(|error| BranchError::Role { role, reason: error.to_string() })
+    }
+
+    /// Forks a running or suspended branch as it is. A running one is forked at a moment between
+    /// two writes, which is what Postgres recovers from as from a crash.
+    async fn fork_branch(
+        &self,
+        child: &BranchRecord,
+        parent: &BranchRecord,
+    ) -> Result<Cut, BranchError> {
+        let begun = Instant::now();
+        let owner = self.services.computes.places().owner(child.number);
+        let (from, to) = (parent.number, child.number);
+        let call = move |client: &mut StoreClient| client.fork(from, to, owner);
+        self.services.store.call(call).await?;
+        Ok(Cut {
+            lsn: parent.lsn,
+            commit_time: parent.commit_time,
+            stale: parent.stale,
+            freshness_wait: Duration::ZERO,
+            quiesce: Duration::ZERO,
+            fork: begun.elapsed(),
+        })
+    }
+}
+
+fn endpoint_candidates(branch: &Name, connector: &str) -> impl Iterator<Item = String> {
+    let plain = branch.to_string();
+    let with_connector = format!("{branch}-{connector}");
+    let numbered = (2_u32..).map({
+        let plain = plain.clone();
+        move |number| format!("{plain}-{number}")
+    });
+    [plain, with_connector]
+        .into_iter()
+        .chain(numbered)
+        .filter(|candidate| candidate.parse::<Name>().is_ok())
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}

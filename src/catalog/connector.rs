@@ -1,0 +1,223 @@
+//! Connectors in the catalog.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use rusqlite::{OptionalExtension, Row, params};
+use storage::BranchId;
+
+use super::{Catalog, CatalogError, from_micros, stored_number, taken, to_micros};
+
+/// Number of a connector, never reused; names its slot on the source (`ardent_c7`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectorId(pub i64);
+
+impl fmt::Display for ConnectorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// Where a connector stands. Moves:
+///
+/// | from | to | who |
+/// |---|---|---|
+/// | (none) | `Validating` | CREATE, after preflight passed |
+/// | `Validating` | `Ready` | setup, when the stream runs |
+/// | `Validating` | `SetupPending` | setup, on a failure or an undecided table |
+/// | `SetupPending`, `Broken` | `Validating` | RETRY SETUP |
+/// | `Ready` | `Broken` | the stream, when it must not go on |
+/// | any | `Deleting` | DELETE; the row goes when nothing is left |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectorState {
+    /// Setup has to be started again, see the message.
+    SetupPending,
+    /// Checks or setup are running.
+    Validating,
+    /// Branches can be cut.
+    Ready,
+    /// The stream stopped for good, see the message.
+    Broken,
+    /// Being removed here and on the source.
+    Deleting,
+}
+
+impl ConnectorState {
+    /// As operators see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SetupPending => "setup pending",
+            Self::Validating => "validating",
+            Self::Ready => "ready",
+            Self::Broken => "broken",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, CatalogError> {
+        [Self::SetupPending, Self::Validating, Self::Ready, Self::Broken, Self::Deleting]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or(CatalogError::Damaged("connector state"))
+    }
+}
+
+/// What is known of a connector when its row is made.
+#[derive(Clone, Debug)]
+pub struct NewConnector {
+    /// Unique name.
+    pub name: String,
+    /// The source's URL, sealed.
+    pub url: Vec<u8>,
+    /// Selected schemas; empty means all that are not the system's.
+    pub schemas: Vec<String>,
+    /// Replica identity decisions, a JSON object.
+    pub decisions: String,
+    /// Chosen output plugin.
+    pub plugin: String,
+    /// Identity of the source cluster.
+    pub system_identifier: String,
+    /// Identity of the database in it.
+    pub database_oid: u32,
+    /// Name of the source database.
+    pub database: String,
+}
+
+/// A connector as stored.
+#[derive(Clone, Debug)]
+pub struct ConnectorRecord {
+    /// Its number.
+    pub id: ConnectorId,
+    /// What it was made with.
+    pub made: NewConnector,
+    /// Where it stands.
+    pub state: ConnectorState,
+    /// Its trunk, once there is one.
+    pub trunk: Option<BranchId>,
+    /// Why it is not ready.
+    pub message: Option<String>,
+    /// When the row was made.
+    pub created_at: SystemTime,
+}
+
+const COLUMNS: &str = "id, name, state, url, schemas, decisions, plugin, system_identifier, \
+                       database_oid, database, trunk, message, created_at";
+
+impl Catalog {
+    /// Stores a new connector in state `Validating`.
+    pub fn insert_connector(&self, new: &NewConnector) -> Result<ConnectorId, CatalogError> {
+        let connection = self.lock();
+        let schemas = serde_json::to_string(&new.schemas).expect("strings serialize");
+        connection
+            .execute(
+                "INSERT INTO connector (name, state, url, schemas, decisions, plugin, \
+                 system_identifier, database_oid, database, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                params![
+                    new.name,
+                    ConnectorState::Validating.as_str(),
+                    new.url,
+                    schemas,
+                    new.decisions,
+                    new.plugin,
+                    new.system_identifier,
+                    new.database_oid,
+                    new.database,
+                    to_micros(SystemTime::now()),
+                ],
+            )
+            .map_err(|error| taken(error, || format!("connector \"{}\"", new.name)))?;
+        Ok(ConnectorId(connection.last_insert_rowid()))
+    }
+
+    /// All connectors, oldest first.
+    pub fn connectors(&self) -> Result<Vec<ConnectorRecord>, CatalogError> {
+        let connection = self.lock();
+        let sql = format!("SELECT {COLUMNS} FROM connector ORDER BY id");
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.push(read_connector(row)?);
+        }
+        Ok(records)
+    }
+
+    /// The connector of that name.
+    pub fn connector(&self, name: &str) -> Result<Option<ConnectorRecord>, CatalogError> {
+        Ok(self.connectors()?.into_iter().find(|record| record.made.name == name))
+    }
+
+    /// The name of the connector that follows this database, if one does.
+    pub fn connector_of_source(
+        &self,
+        system_identifier: &str,
+        database_oid: u32,
+    ) -> Result<Option<String>, CatalogError> {
+        let sql = "SELECT name FROM connector WHERE system_identifier = ?1 AND database_oid = ?2";
+        let row = |row: &Row<'_>| row.get(0);
+        Ok(self.lock().query_row(sql, params![system_identifier, database_oid], row).optional()?)
+    }
+
+    /// Moves a connector; `message` says why where the state alone does not.
+    pub fn set_connector_state(
+        &self,
+        id: ConnectorId,
+        state: ConnectorState,
+        message: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET state = ?2, message = ?3 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, state.as_str(), message])?;
+        Ok(())
+    }
+
+    /// Replaces the replica identity decisions.
+    pub fn set_connector_decisions(
+        &self,
+        id: ConnectorId,
+        decisions: &str,
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET decisions = ?2 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, decisions])?;
+        Ok(())
+    }
+
+    /// Records which branch of the store is the trunk.
+    pub fn set_connector_trunk(
+        &self,
+        id: ConnectorId,
+        trunk: Option<BranchId>,
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET trunk = ?2 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, trunk.map(BranchId::get)])?;
+        Ok(())
+    }
+
+    /// Forgets a connector; its branches must be gone.
+    pub fn delete_connector(&self, id: ConnectorId) -> Result<(), CatalogError> {
+        self.lock().execute("DELETE FROM connector WHERE id = ?1", params![id.0])?;
+        Ok(())
+    }
+}
+
+fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
+    let schemas: String = row.get(4)?;
+    Ok(ConnectorRecord {
+        id: ConnectorId(row.get(0)?),
+        state: ConnectorState::parse(&row.get::<_, String>(2)?)?,
+        made: NewConnector {
+            name: row.get(1)?,
+            url: row.get(3)?,
+            schemas: serde_json::from_str(&schemas)
+                .map_err(|_| CatalogError::Damaged("schema list"))?,
+            decisions: row.get(5)?,
+            plugin: row.get(6)?,
+            system_identifier: row.get(7)?,
+            database_oid: row.get(8)?,
+            database: row.get(9)?,
+        },
+        trunk: row.get::<_, Option<u32>>(10)?.map(stored_number).transpose()?,
+        message: row.get(11)?,
+        created_at: from_micros(row.get(12)?),
+    })
+}

@@ -1,0 +1,75 @@
+//! Suspending: a branch that nobody has used for a while gives its compute back.
+//!
+//! The gate closes first (the slot's lock; whoever connects now waits), then the leases are
+//! counted, then the compute itself is asked, and only then it is stopped. What its roles'
+//! passwords were is stored before, so that a login can be checked without waking it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::BranchId;
+
+use super::slot::Slot;
+use super::{ComputeError, Computes};
+use crate::catalog::RoleVerifier;
+use crate::cause::Causes;
+use crate::postgres::{self, Compute, ComputeKind, Session};
+
+impl Computes {
+    /// Suspends every branch that has been idle for `limit`. Trunks are never idle.
+    pub async fn suspend_idle(&self, limit: Duration) {
+        let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
+        for slot in slots {
+            let idle = slot.target.kind == ComputeKind::Branch && slot.idle_for() >= limit;
+            if idle && let Err(error) = self.suspend(&slot, limit).await {
+                tracing::warn!(branch = slot.target.branch.get(), error = %Causes(&error), "suspend branch");
+            }
+        }
+    }
+
+    async fn suspend(&self, slot: &Arc<Slot>, limit: Duration) -> Result<(), ComputeError> {
+        let mut guard = slot.compute.lock().await;
+        let Some(compute) = guard.clone().filter(|compute| compute.is_running()) else {
+            return Ok(());
+        };
+        if slot.idle_for() < limit || is_busy(&compute).await? {
+            return Ok(());
+        }
+        let roles = read_verifiers(&compute).await?;
+        self.0.catalog.set_role_verifiers(slot.target.branch, &roles).map_err(Arc::new)?;
+        compute.stop().await.map_err(Arc::new)?;
+        *guard = None;
+        tracing::info!(branch = slot.target.branch.get(), "suspended idle branch");
+        Ok(())
+    }
+
+    /// What the roles of a running branch log in with, from its own Postgres. `None`: it does not
+    /// run.
+    pub async fn verifiers(
+        &self,
+        branch: BranchId,
+    ) -> Result<Option<Vec<RoleVerifier>>, ComputeError> {
+        match self.running(branch).await {
+            Some(compute) => Ok(Some(read_verifiers(&compute).await?)),
+            None => Ok(None),
+        }
+    }
+}
+
+async fn is_busy(compute: &Compute) -> Result<bool, ComputeError> {
+    let session = Session::system(compute.socket_dir()).await.map_err(Arc::new)?;
+    let activity = postgres::activity(&session).await.map_err(Arc::new)?;
+    Ok(!activity.is_idle())
+}
+
+async fn read_verifiers(compute: &Compute) -> Result<Vec<RoleVerifier>, ComputeError> {
+    let session = Session::system(compute.socket_dir()).await.map_err(Arc::new)?;
+    let roles = postgres::verifiers(&session).await.map_err(Arc::new)?;
+    let stored = |role: postgres::RoleVerifier| RoleVerifier {
+        role: role.role,
+        verifier: role.verifier.map(|verifier| verifier.reveal().to_owned()),
+        valid_until: role.valid_until,
+        can_login: role.can_login,
+    };
+    Ok(roles.into_iter().map(stored).collect())
+}

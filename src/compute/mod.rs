@@ -1,0 +1,290 @@
+//! Which computes run: started on demand by whoever comes first, stopped when idle, adopted from
+//! a server that died, killed for certain before the store under them is replaced.
+//!
+//! Invariants:
+//! * One slot a branch, and everything that starts or stops its compute holds the slot's lock: a
+//!   compute is started once however many clients ask, and a client that arrives while it stops
+//!   waits and is served by the next one.
+//! * A slot's lease count is raised under that lock; nothing is suspended while a lease is out.
+//! * No compute starts while the store recovers ([`Computes::replace_store`]), and the store is
+//!   not replaced before every process of every compute is gone.
+
+mod idle;
+mod places;
+mod slot;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use storage::BranchId;
+use storage::client::StoreClient;
+use tokio::sync::RwLock;
+
+use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
+use crate::cause::Causes;
+use crate::postgres::{Compute, ComputeKind, PostgresError};
+use crate::store::{Store, StoreError};
+use slot::Slot;
+
+pub use places::ComputePlaces;
+pub use slot::Lease;
+
+/// What a compute serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputeTarget {
+    /// The branch of the store.
+    pub branch: BranchId,
+    /// Major version of its Postgres.
+    pub major: u32,
+    /// Trunk or branch.
+    pub kind: ComputeKind,
+    /// The database clients use.
+    pub database: String,
+}
+
+impl ComputeTarget {
+    /// The compute of a branch.
+    pub fn of(branch: &BranchRecord) -> Self {
+        Self {
+            branch: branch.number,
+            major: branch.made.major,
+            kind: match branch.made.kind {
+                BranchKind::Trunk => ComputeKind::Trunk,
+                BranchKind::User => ComputeKind::Branch,
+            },
+            database: branch.made.database.clone(),
+        }
+    }
+}
+
+/// Why a compute does not run.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ComputeError {
+    /// Postgres did not come up, or not down.
+    #[error(transparent)]
+    Postgres(#[from] Arc<PostgresError>),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] Arc<StoreError>),
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] Arc<CatalogError>),
+    /// The server is stopping.
+    #[error("server is shutting down")]
+    Stopping,
+    /// The branch is going away.
+    #[error("branch is being deleted")]
+    Removed,
+    /// A start failed a moment ago; it is not tried again at once.
+    #[error("compute did not start: {0}")]
+    FailedRecently(String),
+}
+
+/// A compute that runs, for whoever wants to list them.
+#[derive(Clone, Debug)]
+pub struct RunningCompute {
+    /// What it serves.
+    pub target: ComputeTarget,
+    /// Its postmaster.
+    pub pid: u32,
+    /// When it was started.
+    pub started_at: SystemTime,
+    /// Leases on it.
+    pub leases: usize,
+}
+
+/// All computes of this server.
+#[derive(Clone)]
+pub struct Computes(Arc<Shared>);
+
+struct Shared {
+    places: ComputePlaces,
+    store: Arc<Store>,
+    catalog: Arc<Catalog>,
+    slots: DashMap<BranchId, Arc<Slot>>,
+    /// Held shared by every start, and alone while the store is replaced.
+    store_in_use: Arc<RwLock<()>>,
+    stopping: std::sync::atomic::AtomicBool,
+}
+
+impl Computes {
+    /// No compute yet; [`Computes::adopt`] finds those that run.
+    pub fn new(places: ComputePlaces, store: Arc<Store>, catalog: Arc<Catalog>) -> Self {
+        Self(Arc::new(Shared {
+            places,
+            store,
+            catalog,
+            slots: DashMap::new(),
+            store_in_use: Arc::default(),
+            stopping: std::sync::atomic::AtomicBool::new(false),
+        }))
+    }
+
+    /// Where computes are and under which accounts they run.
+    pub fn places(&self) -> &ComputePlaces {
+        &self.0.places
+    }
+
+    /// Takes over a compute that an earlier server started, if it still runs.
+    pub async fn adopt(&self, target: ComputeTarget) -> Result<bool, ComputeError> {
+        let spec = self.0.places.spec(&target)?;
+        let slot = self.slot(target);
+        let mut compute = slot.compute.lock().await;
+        let adopted = Compute::adopt(spec).await.map_err(Arc::new)?;
+        *compute = adopted.map(Arc::new);
+        Ok(compute.is_some())
+    }
+
+    /// Returns a lease on the target's compute, starting it if it does not run.
+    ///
+    /// The start goes on when the caller leaves; whoever asks next is served by it.
+    pub async fn wake(&self, target: ComputeTarget) -> Result<Lease, ComputeError> {
+        let slot = self.slot(target);
+        // Before the slot's lock, as in `replace_store`, or the two would wait for each other.
+        let store = self.0.store_in_use.clone().read_owned().await;
+        let guard = slot.compute.clone().lock_owned().await;
+        if let Some(compute) = guard.as_ref().filter(|compute| compute.is_running()) {
+            return Ok(slot.lease(compute.clone()));
+        }
+        if let Some(reason) = slot.recent_failure() {
+            return Err(ComputeError::FailedRecently(reason));
+        }
+        let computes = self.clone();
+        let start = tokio::spawn(async move {
+            let started = computes.start(&slot, guard).await;
+            drop(store);
+            started
+        });
+        start.await.map_err(|_| ComputeError::Stopping)?
+    }
+
+    async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
+        if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(ComputeError::Stopping);
+        }
+        if slot.is_retired() {
+            return Err(ComputeError::Removed);
+        }
+        if let Some(previous) = guard.take() {
+            // Its postmaster is dead; what it forked may not be yet.
+            previous.kill().await.map_err(Arc::new)?;
+        }
+        let started = self.start_fresh(&slot.target).await;
+        slot.note_start(&started);
+        let compute = Arc::new(started?);
+        *guard = Some(compute.clone());
+        Ok(slot.lease(compute))
+    }
+
+    async fn start_fresh(&self, target: &ComputeTarget) -> Result<Compute, ComputeError> {
+        let spec = self.0.places.spec(target)?;
+        let branch = target.branch;
+        let call = move |client: &mut StoreClient| client.begin_compute(branch);
+        self.0.store.call(call).await.map_err(Arc::new)?;
+        Ok(Compute::start(spec).await.map_err(Arc::new)?)
+    }
+
+    /// The compute of a target, if it runs now. Starts nothing.
+    pub async fn running(&self, branch: BranchId) -> Option<Arc<Compute>> {
+        let slot = self.0.slots.get(&branch)?.clone();
+        let compute = slot.compute.lock().await;
+        compute.clone().filter(|compute| compute.is_running())
+    }
+
+    /// Time since a branch was last used in this server's life; none while a lease is out.
+    pub fn idle_for(&self, branch: BranchId) -> Option<Duration> {
+        let idle = self.0.slots.get(&branch)?.idle_for();
+        (idle > Duration::ZERO).then_some(idle)
+    }
+
+    /// Stops a compute in order, whoever uses it, and sees it gone.
+    pub async fn stop(&self, branch: BranchId) -> Result<(), ComputeError> {
+        let Some(slot) = self.0.slots.get(&branch).map(|slot| slot.clone()) else { return Ok(()) };
+        let mut compute = slot.compute.lock().await;
+        let Some(running) = compute.clone() else { return Ok(()) };
+        running.stop().await.map_err(Arc::new)?;
+        *compute = None;
+        Ok(())
+    }
+
+    /// Kills a compute and forgets its slot: its branch is going away.
+    pub async fn remove(&self, branch: BranchId) -> Result<(), ComputeError> {
+        let Some((_, slot)) = self.0.slots.remove(&branch) else { return Ok(()) };
+        let mut compute = slot.compute.lock().await;
+        slot.retire();
+        if let Some(running) = compute.take() {
+            running.kill().await.map_err(Arc::new)?;
+        }
+        let data_dir = &self.0.places.data_dir;
+        // What is not there needs no removal, and what cannot be removed is only a log.
+        let _ = std::fs::remove_file(data_dir.compute_log(branch));
+        let _ = std::fs::remove_dir_all(data_dir.compute_socket_dir(branch));
+        Ok(())
+    }
+
+    /// Every compute that runs.
+    pub fn list(&self) -> Vec<RunningCompute> {
+        let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
+        let mut running = Vec::new();
+        for slot in slots {
+            // A slot that is starting or stopping is left out rather than waited for.
+            let Ok(compute) = slot.compute.try_lock() else { continue };
+            if let Some(compute) = compute.as_ref().filter(|compute| compute.is_running()) {
+                running.push(RunningCompute {
+                    target: slot.target.clone(),
+                    pid: compute.pid(),
+                    started_at: compute.started_at(),
+                    leases: slot.leases(),
+                });
+            }
+        }
+        running.sort_by_key(|compute| compute.target.branch);
+        running
+    }
+
+    /// Replaces a store that died: ends every compute, starts the store again, and starts again
+    /// what ran. Returns how many computes had to end.
+    pub async fn replace_store(&self) -> Result<usize, ComputeError> {
+        let alone = self.0.store_in_use.write().await;
+        let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
+        let mut ended = Vec::new();
+        for slot in slots {
+            let mut compute = slot.compute.lock().await;
+            if let Some(running) = compute.take() {
+                running.kill().await.map_err(Arc::new)?;
+                ended.push(slot.target.clone());
+            }
+        }
+        self.0.store.respawn().await.map_err(Arc::new)?;
+        drop(alone);
+        let count = ended.len();
+        for target in ended {
+            let computes = self.clone();
+            let branch = target.branch;
+            tokio::spawn(async move {
+                if let Err(error) = computes.wake(target).await {
+                    tracing::error!(branch = branch.get(), error = %Causes(&error), "restart after store crash");
+                }
+            });
+        }
+        Ok(count)
+    }
+
+    /// Stops every compute in order; nothing starts any more.
+    pub async fn stop_all(&self) {
+        self.0.stopping.store(true, std::sync::atomic::Ordering::Release);
+        let branches: Vec<_> = self.0.slots.iter().map(|entry| *entry.key()).collect();
+        let stops = branches.into_iter().map(|branch| async move {
+            if let Err(error) = self.stop(branch).await {
+                tracing::error!(branch = branch.get(), error = %Causes(&error), "stop compute");
+            }
+        });
+        futures_util::future::join_all(stops).await;
+    }
+
+    fn slot(&self, target: ComputeTarget) -> Arc<Slot> {
+        let branch = target.branch;
+        self.0.slots.entry(branch).or_insert_with(|| Arc::new(Slot::new(target))).clone()
+    }
+}

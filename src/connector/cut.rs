@@ -1,0 +1,185 @@
+//! Cutting branches from a trunk that stands still, at one commit of the source.
+//!
+//! ```text
+//! freshness   a message emitted on the source now has been applied: everything before it has
+//! quiesce     the applier stands between two source transactions; fast shutdown of the trunk
+//! fork        one record in the store for each branch that waits
+//! resume      the trunk starts again, beside the branches
+//! ```
+//!
+//! The trunk was shut down cleanly, so a branch needs no recovery. Requests that wait at the same
+//! time share one pause.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use storage::{BranchId, Owner};
+use tokio::time::timeout;
+
+use super::follow::Followed;
+use super::worker::{Command, Next, Reply, Worker};
+use crate::cause::Causes;
+use crate::compute::ComputeError;
+use crate::lsn::Lsn;
+use crate::replication::Position;
+use crate::store::StoreError;
+
+/// A branch to cut.
+#[derive(Clone, Copy, Debug)]
+pub struct CutRequest {
+    /// Its number.
+    pub branch: BranchId,
+    /// Owner of its files.
+    pub owner: Owner,
+    /// Longest wait for the trunk to reach the source's present position.
+    pub freshness_timeout: Duration,
+}
+
+/// A branch that was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// The source position it equals.
+    pub lsn: Option<Lsn>,
+    /// When the source committed that.
+    pub commit_time: Option<SystemTime>,
+    /// The source's present position was not reached in time.
+    pub stale: bool,
+    /// Time until the trunk had what the source had.
+    pub freshness_wait: Duration,
+    /// Time until the trunk stood still.
+    pub quiesce: Duration,
+    /// Time the store took.
+    pub fork: Duration,
+}
+
+/// Why a branch was not cut.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CutError {
+    /// Setup is not done, or the stream has stopped.
+    #[error("connector \"{name}\" is not ready for branches (current state: {state})")]
+    NotReady {
+        /// The connector.
+        name: String,
+        /// Its state.
+        state: &'static str,
+        /// Why.
+        message: Option<String>,
+    },
+    /// The trunk could not be brought to a stand.
+    #[error("trunk could not be cut: {0}")]
+    Trunk(String),
+    /// The trunk's compute did not stop.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] Arc<StoreError>),
+    /// The server is stopping.
+    #[error("server is shutting down")]
+    Stopping,
+}
+
+/// A trunk that dies under a cut is started again and the cut is tried again.
+const ATTEMPTS_MAX: u32 = 3;
+
+type Waiting = (CutRequest, Reply<Cut, CutError>);
+
+/// The trunk at a stand.
+#[derive(Clone, Copy)]
+struct Stand {
+    position: Position,
+    stale: bool,
+    freshness_wait: Duration,
+    quiesce: Duration,
+}
+
+impl Worker {
+    /// Cuts the branch, and with it all others that wait. Returns a state to go to if the trunk
+    /// cannot be followed any more.
+    pub(super) async fn cut(
+        &mut self,
+        followed: &mut Followed,
+        request: CutRequest,
+        reply: Reply<Cut, CutError>,
+    ) -> Option<Next> {
+        let waiting = self.gather((request, reply));
+        for attempt in 1..=ATTEMPTS_MAX {
+            match self.bring_to_stand(followed, request.freshness_timeout).await {
+                Ok(stand) => {
+                    self.fork_all(followed, waiting, stand).await;
+                    return self.restart_trunk(followed).await.err();
+                }
+                Err(error) if attempt == ATTEMPTS_MAX => {
+                    refuse_all(waiting, &error);
+                    return self.restart_trunk(followed).await.err();
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Causes(&error), attempt, "trunk did not come to a stand")
+                }
+            }
+            if let Err(next) = self.restart_trunk(followed).await {
+                refuse_all(waiting, &CutError::Stopping);
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    /// Takes the cuts from the queue that wait as long as this one; all else keeps its place.
+    fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+        let freshness_timeout = first.0.freshness_timeout;
+        while let Ok(command) = self.commands.try_recv() {
+            self.deferred.push_back(command);
+        }
+        let mut waiting = vec![first];
+        for command in std::mem::take(&mut self.deferred) {
+            match command {
+                Command::Cut(request, reply) if request.freshness_timeout == freshness_timeout => {
+                    waiting.push((request, reply));
+                }
+                other => self.deferred.push_back(other),
+            }
+        }
+        waiting
+    }
+
+    async fn bring_to_stand(
+        &self,
+        followed: &mut Followed,
+        freshness_timeout: Duration,
+    ) -> Result<Stand, CutError> {
+        let begun = Instant::now();
+        let fresh = timeout(freshness_timeout, followed.stream.barrier()).await;
+        let stale = !matches!(fresh, Ok(Ok(_)));
+        let freshness_wait = begun.elapsed();
+        let paused = followed.stream.pause().await;
+        let position = paused.map_err(|error| CutError::Trunk(error.to_string()))?;
+        followed.lease = None;
+        self.services.computes.stop(followed.target.branch).await?;
+        Ok(Stand { position, stale, freshness_wait, quiesce: begun.elapsed() - freshness_wait })
+    }
+
+    async fn fork_all(&self, followed: &Followed, waiting: Vec<Waiting>, stand: Stand) {
+        for (request, reply) in waiting {
+            let begun = Instant::now();
+            let forked = self.fork_trunk(&followed.trunk, &request).await;
+            let cut = forked.map_err(|error| CutError::Store(Arc::new(error))).map(|()| Cut {
+                lsn: Some(stand.position.lsn),
+                commit_time: stand.position.commit_time,
+                stale: stand.stale,
+                freshness_wait: stand.freshness_wait,
+                quiesce: stand.quiesce,
+                fork: begun.elapsed(),
+            });
+            // A requester that left finds its branch unfinished and undoes it.
+            let _ = reply.send(cut);
+        }
+    }
+}
+
+fn refuse_all(waiting: Vec<Waiting>, error: &CutError) {
+    for (_, reply) in waiting {
+        // A requester that left needs no answer.
+        let _ = reply.send(Err(error.clone()));
+    }
+}

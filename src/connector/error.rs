@@ -1,0 +1,73 @@
+//! Why a connector operation was refused or failed.
+
+use proxy::client;
+
+use crate::catalog::CatalogError;
+use crate::compute::ComputeError;
+use crate::postgres::PostgresError;
+use crate::secret::SecretError;
+use crate::store::StoreError;
+use crate::{replication, source};
+
+/// Why an operator's request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// No connector of that name.
+    #[error("connector \"{0}\" does not exist")]
+    NotFound(String),
+    /// The stored URL does not parse.
+    #[error("stored credentials of connector \"{0}\" cannot be used")]
+    Credentials(String),
+    /// The trunk could not be removed yet.
+    #[error("trunk cannot be removed now: {0}")]
+    TrunkCleanup(String),
+    /// The connector's objects on the source could not be removed yet.
+    #[error("source cannot be cleaned up now: {reason}")]
+    SourceCleanup {
+        /// What failed.
+        reason: String,
+        /// What an operator can run there instead.
+        sql: String,
+    },
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A stored URL was sealed with another key.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The server is stopping.
+    #[error("server is shutting down")]
+    Stopping,
+}
+
+/// Why setup ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The source cannot be reached.
+    #[error("reach source")]
+    Source(#[from] client::Error),
+    /// The source does not answer as a source should.
+    #[error(transparent)]
+    Facts(#[from] source::Error),
+    /// The copy or the stream failed.
+    #[error(transparent)]
+    Replication(#[from] replication::Error),
+    /// Postgres on our side failed.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The trunk's compute failed.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The trunk is gone from the catalog.
+    #[error("connector has no trunk: run ARDENT CONNECTOR RETRY SETUP")]
+    NoTrunk,
+    /// The server is stopping.
+    #[error("server is shutting down")]
+    Stopping,
+}

@@ -1,0 +1,179 @@
+//! Following the source: the stream runs, the trunk is kept running under it, branches are cut.
+
+use std::time::Duration;
+
+use storage::client::StoreClient;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::SetupError;
+use super::setup;
+use super::worker::{Command, Next, Worker};
+use crate::catalog::{BranchRecord, ConnectorState};
+use crate::cause::Causes;
+use crate::compute::{ComputeTarget, Lease};
+use crate::replication::{Phase, Replication, TrunkAccess};
+
+/// How often what the stream says is looked at and shown.
+const LOOK: Duration = Duration::from_millis(500);
+/// Pause before a trunk that died is started again; doubled with each failure in a row.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A trunk under its stream.
+pub(super) struct Followed {
+    pub(super) trunk: BranchRecord,
+    pub(super) target: ComputeTarget,
+    pub(super) stream: Replication,
+    /// Keeps the trunk's compute; none while it is stopped for a cut.
+    pub(super) lease: Option<Lease>,
+}
+
+impl Worker {
+    /// Follows the source until something ends it.
+    pub(super) async fn follow(&mut self) -> Next {
+        let mut followed = match self.begin_following().await {
+            Ok(followed) => followed,
+            Err(SetupError::Stopping) => return Next::Stop,
+            Err(error) => {
+                return Next::State(ConnectorState::Broken, Some(Causes(&error).to_string()));
+            }
+        };
+        let next = self.keep_following(&mut followed).await;
+        self.publish(&followed);
+        followed.stream.stop().await;
+        next
+    }
+
+    async fn begin_following(&mut self) -> Result<Followed, SetupError> {
+        let trunk = setup::find_trunk(&self.services, &self.record)?.ok_or(SetupError::NoTrunk)?;
+        let target = ComputeTarget::of(&trunk);
+        let link = setup::link(&self.record, &self.source)?;
+        let lease = self.wake_trunk(&target).await?;
+        let access = access(&lease, &target);
+        self.view.send_modify(|view| view.major = Some(target.major));
+        let stream = Replication::start(link, access);
+        Ok(Followed { trunk, target, stream, lease: Some(lease) })
+    }
+
+    /// Starts the trunk, however often that takes: it fails only while the host is in trouble.
+    async fn wake_trunk(&self, target: &ComputeTarget) -> Result<Lease, SetupError> {
+        let mut pause = RESTART_PAUSE_MIN;
+        loop {
+            match self.services.computes.wake(target.clone()).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => tracing::error!(error = %Causes(&error), "start trunk"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(SetupError::Stopping),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        }
+    }
+
+    async fn keep_following(&mut self, followed: &mut Followed) -> Next {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Some(command) = self.deferred.pop_front() {
+                match self.obey(followed, command).await {
+                    Some(next) => return next,
+                    None => continue,
+                }
+            }
+            let exit = trunk_exit(followed);
+            tokio::select! {
+                () = self.stop.cancelled() => return Next::Stop,
+                () = exit => {
+                    tracing::error!(connector = %self.record.made.name, "trunk ended; restarting it");
+                    if let Err(error) = self.restart_trunk(followed).await {
+                        return error;
+                    }
+                }
+                _ = looks.tick() => {
+                    self.publish(followed);
+                    if let Phase::Stopped { reason } = followed.stream.status().phase {
+                        return Next::State(ConnectorState::Broken, Some(reason));
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.deferred.push_back(command),
+                    None => return Next::Stop,
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, followed: &mut Followed, command: Command) -> Option<Next> {
+        match command {
+            Command::Retry(_, reply) => drop(reply.send(Ok(()))),
+            Command::Cut(request, reply) => return self.cut(followed, request, reply).await,
+            Command::Delete(drain, reply) => {
+                if let Some(drain) = drain {
+                    self.drain(followed, drain).await;
+                }
+                return Some(Next::Delete(reply));
+            }
+        }
+        None
+    }
+
+    /// Waits until what the source has committed by now is applied, or the time is over: the
+    /// trunk goes away with the connector, so this only lets work in progress end well.
+    async fn drain(&self, followed: &Followed, limit: Duration) {
+        if !matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_))) {
+            tracing::warn!(connector = %self.record.made.name, "deleting without a full drain");
+        }
+    }
+
+    /// Starts the trunk again and lets the stream go on there.
+    pub(super) async fn restart_trunk(&self, followed: &mut Followed) -> Result<(), Next> {
+        followed.lease = None;
+        let lease = self.wake_trunk(&followed.target).await.map_err(|_| Next::Stop)?;
+        let access = access(&lease, &followed.target);
+        followed.lease = Some(lease);
+        followed
+            .stream
+            .resume(access)
+            .await
+            .map_err(|error| Next::State(ConnectorState::Broken, Some(Causes(&error).to_string())))
+    }
+
+    fn publish(&self, followed: &Followed) {
+        let status = followed.stream.status();
+        self.view.send_if_modified(|view| {
+            let changed = view.status != status;
+            view.status = status;
+            changed
+        });
+    }
+
+    /// Forks the trunk as it stands.
+    pub(super) async fn fork_trunk(
+        &self,
+        trunk: &BranchRecord,
+        request: &super::CutRequest,
+    ) -> Result<(), crate::store::StoreError> {
+        let (parent, child, owner) = (trunk.number, request.branch, request.owner);
+        let call = move |client: &mut StoreClient| client.fork(parent, child, owner);
+        self.services.store.call(call).await
+    }
+}
+
+fn access(lease: &Lease, target: &ComputeTarget) -> TrunkAccess {
+    TrunkAccess {
+        socket_dir: lease.compute().socket_dir().to_owned(),
+        database: target.database.clone(),
+    }
+}
+
+/// Resolves when the trunk's compute has ended by itself.
+fn trunk_exit(followed: &Followed) -> impl Future<Output = ()> + use<> {
+    let compute = followed.lease.as_ref().map(|lease| lease.compute().clone());
+    async move {
+        match compute {
+            Some(compute) => drop(compute.wait_exit().await),
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Setting a connector up: a trunk with the source's roles and locale, then the first copy.
+//!
+//! Stages that are done are found done after a crash: the trunk's row says `Active` once its data
+//! directory is whole, and the copy's progress row says that the copy is. Anything less is thrown
+//! away and made again.
+
+use std::sync::Arc;
+
+use proxy::client::Session;
+use storage::BranchId;
+use storage::client::StoreClient;
+use tokio::sync::watch;
+
+use super::{ConnectorServices, ConnectorView, SetupError};
+use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
+use crate::compute::ComputeTarget;
+use crate::postgres::{self, LocaleProvider, TemplateSpec};
+use crate::replication::{self, Link, SetupProgress, TrunkAccess};
+use crate::source::{self, Facts, SourceUrl, TableName};
+
+/// What setup works on.
+pub(super) struct Setup {
+    pub(super) services: Arc<ConnectorServices>,
+    pub(super) record: ConnectorRecord,
+    pub(super) source: SourceUrl,
+    pub(super) view: watch::Sender<ConnectorView>,
+}
+
+impl Setup {
+    /// Returns the trunk once it is a copy of the source.
+    pub(super) async fn run(self) -> Result<BranchRecord, SetupError> {
+        let facts = self.read_facts().await?;
+        let major = facts.version / 10_000;
+        let installation = self.services.computes.places().installation(major)?.clone();
+        let trunk = match self.finished_trunk()? {
+            Some(trunk) => trunk,
+            None => self.make_trunk(&facts, installation.major).await?,
+        };
+        let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
+        let access = TrunkAccess {
+            socket_dir: lease.compute().socket_dir().to_owned(),
+            database: self.record.made.database.clone(),
+        };
+        let link = link(&self.record, &self.source)?;
+        let report = |progress: &SetupProgress| {
+            self.view.send_modify(|view| view.setup = Some(progress.clone()));
+        };
+        let outcome = replication::setup(&link, &access, &installation.bin_dir, &report).await?;
+        let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
+        postgres::grant_mirrored_roles(&session).await?;
+        postgres::prepare_database(&session, &access.database).await?;
+        self.view.send_modify(|view| {
+            view.setup = None;
+            view.warnings = outcome.warnings;
+        });
+        Ok(trunk)
+    }
+
+    async fn read_facts(&self) -> Result<Facts, SetupError> {
+        let session = Session::open(&self.source.pinned()).await?;
+        let facts = source::read_facts(&session).await?;
+        session.close().await;
+        Ok(facts)
+    }
+
+    /// The trunk of an earlier attempt, if its data directory is whole.
+    fn finished_trunk(&self) -> Result<Option<BranchRecord>, SetupError> {
+        let trunk = find_trunk(&self.services, &self.record)?;
+        Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
+    }
+
+    async fn make_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
+        remove_trunk(&self.services, &self.record).await?;
+        let catalog = &self.services.catalog;
+        let mut trunk = catalog.insert_branch(&NewBranch {
+            kind: BranchKind::Trunk,
+            connector: self.record.id,
+            name: format!("trunk-of-{}", self.record.made.name),
+            endpoint: None,
+            parent: None,
+            major,
+            database: self.record.made.database.clone(),
+            role: postgres::OWNER_ROLE.to_owned(),
+            password: None,
+            verifier: None,
+        })?;
+        let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
+        let create = move |client: &mut StoreClient| client.create(number, owner);
+        self.services.store.call(create).await?;
+        postgres::create_template(self.template(&trunk, facts)?).await?;
+        catalog.set_branch_state(number, BranchState::Active)?;
+        trunk.state = BranchState::Active;
+        catalog.set_connector_trunk(self.record.id, Some(number))?;
+        Ok(trunk)
+    }
+
+    fn template(&self, trunk: &BranchRecord, facts: &Facts) -> Result<TemplateSpec, SetupError> {
+        Ok(TemplateSpec {
+            installation: self.services.computes.places().installation(trunk.made.major)?.clone(),
+            data_dir: self.services.data_dir.branch(trunk.number),
+            account: self.services.computes.places().account(trunk.number),
+            scratch_dir: self.services.data_dir.run().join(format!("{}.initdb", trunk.number)),
+            user: self.services.config.compute.user.clone(),
+            database: self.record.made.database.clone(),
+            encoding: facts.encoding.clone(),
+            collate: facts.collate.clone(),
+            ctype: facts.ctype.clone(),
+            provider: facts.icu_locale.clone().map_or(LocaleProvider::Libc, LocaleProvider::Icu),
+            settings: Vec::new(),
+        })
+    }
+}
+
+/// The row of a connector's trunk, finished or not.
+pub(super) fn find_trunk(
+    services: &ConnectorServices,
+    record: &ConnectorRecord,
+) -> Result<Option<BranchRecord>, crate::catalog::CatalogError> {
+    let is_trunk = |branch: &BranchRecord| {
+        branch.made.kind == BranchKind::Trunk && branch.made.connector == record.id
+    };
+    Ok(services.catalog.branches()?.into_iter().find(is_trunk))
+}
+
+/// Removes a trunk, however far it got.
+pub(super) async fn remove_trunk(
+    services: &ConnectorServices,
+    record: &ConnectorRecord,
+) -> Result<(), SetupError> {
+    let Some(trunk) = find_trunk(services, record)? else { return Ok(()) };
+    let number: BranchId = trunk.number;
+    services.catalog.set_connector_trunk(record.id, None)?;
+    services.computes.remove(number).await?;
+    services.store.delete(number).await?;
+    services.catalog.delete_branch(number)?;
+    Ok(())
+}
+
+/// The two ends of a connector, as replication sees them.
+pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link, SetupError> {
+    let decisions: std::collections::BTreeMap<String, String> =
+        serde_json::from_str(&record.made.decisions)
+            .map_err(|_| crate::catalog::CatalogError::Damaged("replica identity decisions"))?;
+    let excluded = decisions
+        .into_iter()
+        .filter(|(_, decision)| decision == EXCLUDE)
+        .filter_map(|(table, _)| {
+            let (schema, name) = table.split_once('.')?;
+            Some(TableName { schema: schema.to_owned(), name: name.to_owned() })
+        })
+        .collect();
+    Ok(Link {
+        connector: record.id.to_string(),
+        source: source.clone(),
+        schemas: record.made.schemas.clone(),
+        excluded,
+    })
+}
+
+/// The decision that leaves a table out.
+pub const EXCLUDE: &str = "exclude";

@@ -1,0 +1,195 @@
+//! What the admin SQL asks for, done with connectors and branches: looks names up, keeps what each
+//! operator has selected, and turns records into the rows that operators see.
+//!
+//! Must never: show a URL's password to a viewer, or put one into an error.
+
+mod branches;
+mod connectors;
+mod refuse;
+mod rows;
+mod source;
+
+use std::sync::Arc;
+
+use proxy::Sessions;
+
+use crate::admin::request::{
+    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest,
+};
+use crate::admin::row::{
+    BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
+    ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, RetrySetupOutcome, RoleRecord,
+    SessionRow, SwitchRow,
+};
+use crate::admin::{Caller, Operations, Outcome, Progress};
+use crate::branch::{Branches, FrontDoorAddress};
+use crate::catalog::Catalog;
+use crate::compute::Computes;
+use crate::config::Config;
+use crate::connector::Connectors;
+use crate::name::Name;
+use crate::secret::{Secret, SecretKey};
+
+/// What the control plane works with.
+pub struct ControlServices {
+    /// Configuration in force.
+    pub config: Config,
+    /// Operators and their selections.
+    pub catalog: Arc<Catalog>,
+    /// Opens branch passwords.
+    pub key: Arc<SecretKey>,
+    /// All connectors.
+    pub connectors: Arc<Connectors>,
+    /// All branches.
+    pub branches: Arc<Branches>,
+    /// All computes.
+    pub computes: Computes,
+    /// Sessions of the front door.
+    pub sessions: Arc<Sessions>,
+    /// What branch URLs show.
+    pub address: FrontDoorAddress,
+}
+
+/// The control plane.
+pub struct ControlPlane(ControlServices);
+
+impl ControlPlane {
+    /// A control plane over these parts.
+    pub fn new(services: ControlServices) -> Self {
+        Self(services)
+    }
+}
+
+impl Operations for ControlPlane {
+    fn source_address(&self, url: &Secret) -> Outcome<String> {
+        Ok(source::parse(url)?.address())
+    }
+
+    async fn preflight(
+        &self,
+        _caller: &Caller,
+        request: SourceRequest,
+    ) -> Outcome<Vec<PreflightRow>> {
+        let report = self.check_source(&request).await?;
+        Ok(rows::preflight(&report))
+    }
+
+    async fn create_connector(
+        &self,
+        caller: &Caller,
+        request: CreateConnectorRequest,
+        progress: Progress,
+    ) -> Outcome<CreateConnectorOutcome> {
+        self.do_create_connector(caller, request, progress).await
+    }
+
+    async fn list_connectors(&self, caller: &Caller) -> Outcome<Vec<ConnectorRow>> {
+        let connectors = self.0.connectors.list();
+        let mut listed: Vec<_> = connectors
+            .iter()
+            .map(|connector| self.connector_row(caller, connector))
+            .collect::<Outcome<_>>()?;
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    async fn connector_status(
+        &self,
+        _caller: &Caller,
+        name: Option<Name>,
+    ) -> Outcome<Vec<ConnectorStatusRow>> {
+        let connectors = match name {
+            Some(name) => vec![self.connector(name.as_str())?],
+            None => self.0.connectors.list(),
+        };
+        connectors.iter().map(|connector| rows::connector_status(connector)).collect()
+    }
+
+    async fn switch_connector(&self, caller: &Caller, name: Name) -> Outcome<SwitchRow> {
+        self.do_switch_connector(caller, name)
+    }
+
+    async fn retry_setup(
+        &self,
+        caller: &Caller,
+        name: Name,
+        decisions: Decisions,
+        progress: Progress,
+    ) -> Outcome<RetrySetupOutcome> {
+        self.do_retry_setup(caller, name, decisions, progress).await
+    }
+
+    async fn delete_connector(
+        &self,
+        _caller: &Caller,
+        name: Name,
+        force: bool,
+        progress: Progress,
+    ) -> Outcome<ConnectorDeleteRow> {
+        self.do_delete_connector(name, force, progress).await
+    }
+
+    async fn create_branch(
+        &self,
+        caller: &Caller,
+        request: CreateBranchRequest,
+    ) -> Outcome<BranchRow> {
+        self.do_create_branch(caller, request).await
+    }
+
+    async fn list_branches(&self, caller: &Caller) -> Outcome<Vec<BranchSummaryRow>> {
+        self.do_list_branches(caller)
+    }
+
+    async fn branch_info(&self, caller: &Caller, name: Option<Name>) -> Outcome<BranchRow> {
+        let (connector, branch) = self.selected_branch(caller, name)?;
+        self.branch_row(caller, &connector, &branch).await
+    }
+
+    async fn switch_branch(&self, caller: &Caller, name: Name) -> Outcome<SwitchRow> {
+        self.do_switch_branch(caller, name)
+    }
+
+    async fn delete_branch(&self, caller: &Caller, name: Name) -> Outcome<()> {
+        self.do_delete_branch(caller, name).await
+    }
+
+    async fn create_role(&self, role: RoleRecord) -> Outcome<()> {
+        let stored = crate::catalog::AdminRole {
+            name: role.name,
+            verifier: role.verifier.reveal().to_owned(),
+            level: role.level.as_str().to_owned(),
+            created_at: role.created_at,
+        };
+        self.0.catalog.insert_admin_role(&stored).map_err(refuse::catalog)
+    }
+
+    async fn list_roles(&self) -> Outcome<Vec<RoleRecord>> {
+        let roles = self.0.catalog.admin_roles().map_err(refuse::catalog)?;
+        Ok(roles.into_iter().filter_map(rows::role).collect())
+    }
+
+    async fn role(&self, name: &str) -> Option<RoleRecord> {
+        let roles = self.0.catalog.admin_roles().ok()?;
+        roles.into_iter().find(|role| role.name == name).and_then(rows::role)
+    }
+
+    async fn delete_role(&self, name: &str) -> Outcome<()> {
+        match self.0.catalog.delete_admin_role(name).map_err(refuse::catalog)? {
+            true => Ok(()),
+            false => Err(refuse::undefined("role", name)),
+        }
+    }
+
+    async fn computes(&self) -> Outcome<Vec<ComputeRow>> {
+        self.do_list_computes()
+    }
+
+    async fn sessions(&self) -> Outcome<Vec<SessionRow>> {
+        Ok(self.0.sessions.list().into_iter().map(rows::session).collect())
+    }
+
+    fn config(&self) -> Outcome<Vec<ConfigRow>> {
+        Ok(rows::config(&self.0.config))
+    }
+}

@@ -1,0 +1,101 @@
+//! Errors of the layers below, in the words and codes of SQL.
+
+use crate::admin::{OperationError, sqlstate};
+use crate::branch::BranchError;
+use crate::catalog::CatalogError;
+use crate::cause::Causes;
+use crate::compute::ComputeError;
+use crate::connector::{ConnectorError, CutError};
+
+/// SQLSTATE `57P03`: the server is going down.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+/// SQLSTATE `58000`: the system under the database failed.
+const SYSTEM_ERROR: &str = "58000";
+
+/// No object of that kind and name.
+pub(super) fn undefined(kind: &str, name: &str) -> OperationError {
+    OperationError::new(sqlstate::UNDEFINED_OBJECT, format!("{kind} \"{name}\" does not exist"))
+        .with_hint(format!("ARDENT {} LIST shows what exists.", kind.to_uppercase()))
+}
+
+pub(super) fn catalog(error: CatalogError) -> OperationError {
+    match error {
+        CatalogError::Taken(what) => {
+            OperationError::new(sqlstate::DUPLICATE_OBJECT, format!("{what} already exists"))
+                .with_hint("Choose another name.")
+        }
+        error => internal(&error),
+    }
+}
+
+pub(super) fn connector(error: ConnectorError) -> OperationError {
+    match error {
+        ConnectorError::NotFound(name) => undefined("connector", &name),
+        ConnectorError::Catalog(error) => catalog(error),
+        ConnectorError::Stopping => stopping(),
+        ConnectorError::SourceCleanup { reason, sql } => OperationError::new(
+            sqlstate::CONNECTION_FAILURE,
+            format!("source cannot be cleaned up now: {reason}"),
+        )
+        .with_detail("The connector stays and its removal is tried again until it succeeds.")
+        .with_hint(format!("If the source is still there, run on it: {sql}")),
+        error => internal(&error),
+    }
+}
+
+pub(super) fn cut(error: &CutError) -> OperationError {
+    let refused = OperationError::new(sqlstate::WRONG_STATE, error.to_string());
+    match error {
+        CutError::NotReady { name, message, .. } => {
+            let refused = match message {
+                Some(message) => refused.with_detail(format!("{message}.")),
+                None => refused,
+            };
+            refused.with_hint(format!("ARDENT CONNECTOR STATUS {name} shows how far it is."))
+        }
+        CutError::Compute(error) => compute(error),
+        CutError::Stopping => stopping(),
+        CutError::Trunk(_) => refused.with_hint("Try again in a moment."),
+        CutError::Store(error) => internal(error),
+    }
+}
+
+pub(super) fn branch(error: BranchError) -> OperationError {
+    match error {
+        BranchError::NotFound(name) => undefined("branch", &name),
+        BranchError::Taken(_) => OperationError::new(sqlstate::DUPLICATE_OBJECT, error.to_string())
+            .with_hint("Choose another name, or delete the branch first."),
+        BranchError::TooMany(_) => {
+            OperationError::new(sqlstate::INSUFFICIENT_RESOURCES, error.to_string())
+                .with_hint("Delete branches, or raise branch.branches_max.")
+        }
+        BranchError::Role { .. } => {
+            OperationError::new(sqlstate::INVALID_PARAMETER, error.to_string())
+                .with_hint("Name a role of the source that may log in.")
+        }
+        BranchError::Cut(error) => cut(&error),
+        BranchError::Compute(error) => compute(&error),
+        BranchError::Catalog(error) => catalog(error),
+        BranchError::Stopping => stopping(),
+        BranchError::Store(_) | BranchError::Secret(_) => internal(&error),
+    }
+}
+
+pub(super) fn compute(error: &ComputeError) -> OperationError {
+    match error {
+        ComputeError::Stopping => stopping(),
+        error => OperationError::new(SYSTEM_ERROR, Causes(error).to_string())
+            .with_hint("The compute's log is in the log folder of the data directory."),
+    }
+}
+
+fn stopping() -> OperationError {
+    OperationError::new(CANNOT_CONNECT_NOW, "the server is shutting down")
+}
+
+/// Something that should not happen: told to the operator, and logged for whoever mends it.
+pub(super) fn internal(error: &dyn std::error::Error) -> OperationError {
+    let line = Causes(error).to_string();
+    tracing::error!(error = %line, "operation failed");
+    OperationError::new(sqlstate::INTERNAL, line).with_hint("The server's log has more.")
+}

@@ -1,0 +1,255 @@
+//! A fresh data directory for a trunk: `initdb`, the roles and the database, then a copy into
+//! its place.
+//!
+//! Made in a scratch directory because `initdb` insists on a user that the host knows, while the
+//! place in the store belongs to the compute's uid. Nothing is synced here: the store makes the
+//! bytes durable before the first compute on them may call anything durable.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::geteuid;
+
+use super::error::PostgresError;
+use super::installation::Installation;
+use super::locale;
+use super::process::Account;
+use super::roles;
+
+/// Everyone who reaches the socket is let in: its directory admits the server alone.
+const ACCESS_RULES: &str = "# Written by Ardent. Only the front door reaches the socket.\n\
+     local all all trust\n";
+
+/// Where the rules of collation and character classes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocaleProvider {
+    /// The C library.
+    Libc,
+    /// ICU, from 15 on, with its locale.
+    Icu(String),
+    /// Postgres itself, from 17 on, with its locale.
+    Builtin(String),
+}
+
+/// What a template is made from: facts of the source and places on this host.
+#[derive(Clone, Debug)]
+pub struct TemplateSpec {
+    /// The binaries.
+    pub installation: Installation,
+    /// Where the data directory goes: absent, or there and empty.
+    pub data_dir: PathBuf,
+    /// Owner of every file in it; `None`: ourselves.
+    pub account: Option<Account>,
+    /// A directory that is made for the time of the making, and removed if it is there. Those
+    /// above it can be entered by `user`.
+    pub scratch_dir: PathBuf,
+    /// Who runs `initdb` when the server is root.
+    pub user: String,
+    /// Name of the source's database.
+    pub database: String,
+    /// Encoding of the source's database, such as `UTF8`.
+    pub encoding: String,
+    /// Its `datcollate`.
+    pub collate: String,
+    /// Its `datctype`.
+    pub ctype: String,
+    /// Its `datlocprovider`.
+    pub provider: LocaleProvider,
+    /// Further lines for `postgresql.conf`: what the source sets and its data relies on, such as
+    /// `TimeZone`.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Makes the data directory. Takes about a second.
+pub async fn create(spec: TemplateSpec) -> Result<(), PostgresError> {
+    tokio::task::spawn_blocking(move || create_blocking(&spec))
+        .await
+        .map_err(|stopped| PostgresError::io("make template")(io::Error::other(stopped)))
+        .and_then(|outcome| outcome)
+}
+
+fn create_blocking(spec: &TemplateSpec) -> Result<(), PostgresError> {
+    let scratch = Scratch::create(spec)?;
+    run_initdb(spec, &scratch)?;
+    configure(spec, &scratch.data_dir).map_err(PostgresError::io("configure template"))?;
+    let cluster = roles::template_statements(spec.installation.major, &spec.database);
+    run_single_user(spec, &scratch, "template1", &cluster)?;
+    run_single_user(spec, &scratch, &spec.database, &roles::own_database(&spec.database))?;
+    copy_tree(&scratch.data_dir, &spec.data_dir, spec.account)
+        .map_err(PostgresError::io("copy template into its place"))
+}
+
+/// A directory of `initdb`'s user, removed when this is dropped.
+struct Scratch {
+    data_dir: PathBuf,
+    user: Option<Account>,
+}
+
+impl Scratch {
+    fn create(spec: &TemplateSpec) -> Result<Self, PostgresError> {
+        let user = match geteuid().is_root() {
+            true => Some(lookup_user(&spec.user)?),
+            false => None,
+        };
+        let data_dir = spec.scratch_dir.clone();
+        let failed = || PostgresError::io("make scratch directory");
+        // An earlier making was cut short.
+        match fs::remove_dir_all(&data_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(failed())?,
+        }
+        fs::DirBuilder::new().mode(0o700).create(&data_dir).map_err(failed())?;
+        let scratch = Self { data_dir, user };
+        if let Some(Account { uid, gid }) = user {
+            chown(&scratch.data_dir, Some(uid), Some(gid)).map_err(failed())?;
+        }
+        Ok(scratch)
+    }
+
+    /// A program of the installation, run as `initdb`'s user.
+    fn command(&self, spec: &TemplateSpec, program: &str) -> Command {
+        let mut command = Command::new(spec.installation.program(program));
+        command
+            .env_clear()
+            .envs([("LC_ALL", "C"), ("TZ", "UTC"), ("PATH", "/usr/bin:/bin")])
+            .current_dir("/")
+            .stdin(Stdio::null());
+        if let Some(Account { uid, gid }) = self.user {
+            // The standard library drops supplementary groups along with root.
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.data_dir) {
+            tracing::warn!(path = %self.data_dir.display(), %error, "scratch directory is left");
+        }
+    }
+}
+
+fn run_initdb(spec: &TemplateSpec, scratch: &Scratch) -> Result<(), PostgresError> {
+    let installed = locale::installed()?;
+    let collate = locale::resolve(&spec.collate, &spec.encoding, &installed)?;
+    let ctype = locale::resolve(&spec.ctype, &spec.encoding, &installed)?;
+    let mut command = scratch.command(spec, "initdb");
+    command.arg("--pgdata").arg(&scratch.data_dir).args([
+        "--username=ardent_system",
+        "--auth=trust",
+        "--data-checksums",
+        "--no-sync",
+        "--lc-messages=C",
+    ]);
+    command.arg(format!("--encoding={}", spec.encoding));
+    command.arg(format!("--lc-collate={collate}")).arg(format!("--lc-ctype={ctype}"));
+    match &spec.provider {
+        LocaleProvider::Libc => {}
+        LocaleProvider::Icu(name) => {
+            command.args(["--locale-provider=icu".to_owned(), format!("--icu-locale={name}")]);
+        }
+        LocaleProvider::Builtin(name) => {
+            command
+                .args(["--locale-provider=builtin".to_owned(), format!("--builtin-locale={name}")]);
+        }
+    }
+    let output = command.output().map_err(PostgresError::io("execute initdb"))?;
+    succeeded("initdb", &output)
+}
+
+/// Runs statements with no server around them: no socket, no other process, 0.1 s.
+fn run_single_user(
+    spec: &TemplateSpec,
+    scratch: &Scratch,
+    database: &str,
+    statements: &[String],
+) -> Result<(), PostgresError> {
+    let failed = || PostgresError::io("execute postgres --single");
+    let mut child = scratch
+        .command(spec, "postgres")
+        // -j: a statement ends at a semicolon and an empty line; -F: no fsync.
+        .args(["--single", "-j", "-F", "-c", "exit_on_error=on", "-D"])
+        .arg(&scratch.data_dir)
+        .arg(database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed())?;
+    if let Some(mut input) = child.stdin.take() {
+        let text: String = statements.iter().map(|statement| format!("{statement};\n\n")).collect();
+        // A server that gave up does not read; its own words below say why.
+        drop(input.write_all(text.as_bytes()));
+    }
+    let output = child.wait_with_output().map_err(failed())?;
+    succeeded("postgres --single", &output)
+}
+
+fn succeeded(program: &'static str, output: &Output) -> Result<(), PostgresError> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let grave = |line: &&str| line.contains("error:") || line.contains("FATAL:");
+    let line = text.lines().find(grave).or_else(|| text.lines().last()).unwrap_or("no message");
+    Err(PostgresError::ProgramFailed { program, message: line.to_owned() })
+}
+
+fn configure(spec: &TemplateSpec, data_dir: &Path) -> io::Result<()> {
+    fs::write(data_dir.join("pg_hba.conf"), ACCESS_RULES)?;
+    let mut lines = String::from("\n# Taken over from the source by Ardent.\n");
+    for (name, value) in &spec.settings {
+        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+    }
+    let path = data_dir.join("postgresql.conf");
+    fs::OpenOptions::new().append(true).open(path)?.write_all(lines.as_bytes())
+}
+
+/// Copies a directory of plain files, as `initdb` makes it: no links, no sparse files.
+fn copy_tree(from: &Path, to: &Path, owner: Option<Account>) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(to) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(to, fs::Permissions::from_mode(0o700))?;
+        }
+        other => other?,
+    }
+    own(to, owner)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target, owner)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            own(&target, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the store everything belongs to the account already, and nothing is chowned.
+fn own(path: &Path, owner: Option<Account>) -> io::Result<()> {
+    let Some(Account { uid, gid }) = owner else { return Ok(()) };
+    let meta = fs::symlink_metadata(path)?;
+    if (meta.uid(), meta.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    chown(path, Some(uid), Some(gid))
+}
+
+/// Finds a user in the host's own user database.
+fn lookup_user(name: &str) -> Result<Account, PostgresError> {
+    let passwd = fs::read_to_string("/etc/passwd").map_err(PostgresError::io("read users"))?;
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let account = entry.filter(|fields| fields.first() == Some(&name)).find_map(|fields| {
+        let uid = fields.get(2)?.parse().ok()?;
+        let gid = fields.get(3)?.parse().ok()?;
+        Some(Account { uid, gid })
+    });
+    account.ok_or_else(|| PostgresError::NoSuchUser(name.to_owned()))
+}

@@ -1,0 +1,107 @@
+//! A change of the source, whichever plugin sent it.
+
+use std::sync::Arc;
+
+use crate::lsn::Lsn;
+use crate::source::TableName;
+
+/// What arrives from the source, in commit order. Changes up to a commit belong to it.
+#[derive(Debug)]
+pub(super) enum Event {
+    Change(Change),
+    Commit(Commit),
+    /// Nothing is pending before this position; the source wants to hear of it.
+    Idle(Lsn),
+}
+
+/// The end of a source transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Commit {
+    /// End of the commit record: streaming from here sends the next transaction and not this one.
+    pub(super) end: Lsn,
+    /// When it committed, in microseconds of the Unix epoch.
+    pub(super) time_us: Option<i64>,
+}
+
+/// One change.
+#[derive(Debug)]
+pub(super) enum Change {
+    Insert {
+        new: Tuple,
+    },
+    /// `old` holds the columns that identify the row; none means they are as in `new`.
+    Update {
+        new: Tuple,
+        old: Option<Tuple>,
+    },
+    Delete {
+        old: Tuple,
+    },
+    /// Of one statement: tables that refer to each other have to be truncated together.
+    Truncate {
+        tables: Vec<TableName>,
+    },
+    /// A logical message with one of our prefixes.
+    Message {
+        content: String,
+    },
+    /// The plugin says that it could not send a change.
+    Lost {
+        table: Option<TableName>,
+        said: String,
+    },
+}
+
+/// Which columns of which table a row brings. Shared by the rows that look the same; columns that
+/// the source did not send (unchanged out-of-line values) are absent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) table: TableName,
+    pub(super) columns: Vec<String>,
+    /// Values of `bytea` columns are hexadecimal digits without `\x`.
+    pub(super) bare_bytea: bool,
+}
+
+/// Values of one row in text form, in the order of its shape.
+#[derive(Debug)]
+pub(super) struct Tuple {
+    pub(super) shape: Arc<Shape>,
+    text: String,
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cell {
+    Null,
+    Text { start: usize, end: usize },
+}
+
+impl Tuple {
+    pub(super) fn new(shape: Arc<Shape>, text_bytes: usize) -> Self {
+        let cells = Vec::with_capacity(shape.columns.len());
+        Self { shape, text: String::with_capacity(text_bytes), cells }
+    }
+
+    pub(super) fn push_null(&mut self) {
+        self.cells.push(Cell::Null);
+    }
+
+    pub(super) fn push_text(&mut self, text: &str) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.cells.push(Cell::Text { start, end: self.text.len() });
+    }
+
+    /// The value at a position of the shape.
+    pub(super) fn value(&self, position: usize) -> Option<&str> {
+        match *self.cells.get(position)? {
+            Cell::Null => None,
+            Cell::Text { start, end } => self.text.get(start..end),
+        }
+    }
+
+    /// What it takes in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + self.cells.len() * size_of::<Cell>() + size_of::<Self>()
+    }
+}

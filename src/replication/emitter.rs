@@ -1,0 +1,140 @@
+//! Our voice on the source: emits barriers and heartbeats into its log, and looks at the slot.
+//!
+//! Messages are transactional: only those let the source move the slot's restart position
+//! (replication notes, section 7).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proxy::client::Session;
+use tokio::sync::Mutex;
+
+use crate::lsn::Lsn;
+use crate::source::Sequence;
+
+use super::error::{Error, at_source};
+use super::link::Link;
+use super::message::{Body, MessageKey};
+use super::sequences;
+use super::wal2json::MESSAGE_PREFIXES;
+
+const SESSION_OPTIONS: &str =
+    "-c statement_timeout=30s -c lock_timeout=10s -c synchronous_commit=local";
+
+/// What the slot looks like from the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlotState {
+    pub(super) current: Lsn,
+    pub(super) retained_bytes: u64,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub(super) wal_status: String,
+}
+
+pub(super) struct Emitter {
+    link: Link,
+    key: MessageKey,
+    /// One statement at a time; callers wait their turn.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    session: Option<Session>,
+    /// What the trunk knows or will know once it has applied what was emitted.
+    sent: HashMap<(String, String), (i64, bool)>,
+}
+
+impl Emitter {
+    pub(super) fn new(link: Link, key: MessageKey) -> Self {
+        Self { link, key, inner: Mutex::new(Inner::default()) }
+    }
+
+    /// Emits a barrier: once the trunk has applied it, the trunk has everything that was committed
+    /// on the source before this call, and its sequences.
+    pub(super) async fn barrier(&self, token: String) -> Result<(), Error> {
+        self.emit(MESSAGE_PREFIXES[0], token).await
+    }
+
+    pub(super) async fn heartbeat(&self) -> Result<(), Error> {
+        self.emit(MESSAGE_PREFIXES[1], String::new()).await
+    }
+
+    async fn emit(&self, prefix: &str, token: String) -> Result<(), Error> {
+        let mut inner = self.inner.lock().await;
+        // A session that broke while idle is only noticed by using it.
+        let first = self.emit_once(&mut inner, prefix, &token).await;
+        let Err(Error::Source(proxy::client::Error::Session(_))) = first else { return first };
+        inner.session = None;
+        self.emit_once(&mut inner, prefix, &token).await
+    }
+
+    async fn emit_once(&self, inner: &mut Inner, prefix: &str, token: &str) -> Result<(), Error> {
+        let session = self.session(&mut inner.session).await?;
+        let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
+        moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
+        let body = Body { token: token.to_owned(), sequences: moved };
+        let content = self.key.seal(&body)?;
+        session
+            .execute(
+                "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)",
+                &[&prefix, &content],
+            )
+            .await
+            .map_err(at_source)?;
+        for sequence in &body.sequences {
+            inner.sent.insert(id(sequence), state(sequence));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {
+        let mut inner = self.inner.lock().await;
+        let slot = self.link.slot();
+        let outcome = {
+            let session = self.session(&mut inner.session).await?;
+            session.query_opt(SLOT_SQL, &[&slot]).await.map_err(at_source)
+        };
+        if matches!(&outcome, Err(Error::Source(proxy::client::Error::Session(_)))) {
+            inner.session = None;
+        }
+        let Some(row) = outcome? else { return Ok(None) };
+        let current: String = row.try_get(0).map_err(at_source)?;
+        let retained: i64 = row.try_get(1).map_err(at_source)?;
+        Ok(Some(SlotState {
+            current: current.parse().unwrap_or_default(),
+            retained_bytes: u64::try_from(retained).unwrap_or(0),
+            wal_status: row.try_get(2).map_err(at_source)?,
+        }))
+    }
+
+    async fn session<'a>(&self, slot: &'a mut Option<Session>) -> Result<&'a Session, Error> {
+        if slot.as_ref().is_none_or(|session| session.is_closed()) {
+            let target = self.link.source_target(SESSION_OPTIONS);
+            *slot = Some(Session::open(&target).await.map_err(at_source)?);
+        }
+        slot.as_ref().ok_or(Error::Ended)
+    }
+
+    pub(super) async fn close(&self) {
+        if let Some(session) = self.inner.lock().await.session.take() {
+            session.close().await;
+        }
+    }
+}
+
+/// How often the slot is looked at and, if nothing else happens, a heartbeat sent.
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+fn id(sequence: &Sequence) -> (String, String) {
+    (sequence.schema.clone(), sequence.name.clone())
+}
+
+fn state(sequence: &Sequence) -> (i64, bool) {
+    (sequence.last_value, sequence.is_called)
+}
+
+const SLOT_SQL: &str = "\
+SELECT pg_catalog.pg_current_wal_lsn()::text,
+       coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+       coalesce(wal_status, 'lost')::text
+  FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";

@@ -1,0 +1,86 @@
+//! What is followed and where it goes: the two ends of a connector.
+
+use std::path::PathBuf;
+
+use proxy::client::{ReplicationConnection, Target, quote_identifier};
+
+use crate::source::{PINNED_OPTIONS, SourceUrl, TableName};
+
+use super::error::{Error, at_source};
+
+/// The superuser of a trunk, used for a closed list of things only.
+pub(super) const SYSTEM_ROLE: &str = "ardent_system";
+/// The role that loads and applies.
+pub(super) const APPLY_ROLE: &str = "ardent_apply";
+/// Computes listen on this number, which only names their socket.
+const TRUNK_PORT: u16 = 5432;
+
+/// A connector, as replication sees it.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its identifier, such as `c1`. Names the slot.
+    pub connector: String,
+    /// The source.
+    pub source: SourceUrl,
+    /// The schemas to follow; none named means all that are not the system's.
+    pub schemas: Vec<String>,
+    /// Tables inside them that are not followed. They exist in the trunk, empty.
+    pub excluded: Vec<TableName>,
+}
+
+/// A running trunk: a socket directory that trusts us, and the database in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkAccess {
+    /// The directory with `.s.PGSQL.5432`.
+    pub socket_dir: PathBuf,
+    /// The source database's name.
+    pub database: String,
+}
+
+impl Link {
+    /// The slot on the source.
+    pub fn slot(&self) -> String {
+        slot_name(&self.connector)
+    }
+
+    /// The source, with values printed as both sides agree.
+    pub(super) fn source_target(&self, options: &str) -> Target {
+        self.source.pinned().with_options(options)
+    }
+
+    /// True if the table is to be followed.
+    pub(super) fn follows(&self, table: &TableName) -> bool {
+        !self.excluded.contains(table)
+    }
+}
+
+impl TrunkAccess {
+    /// The trunk's database, as the role that applies.
+    pub(super) fn as_apply(&self, options: &str) -> Target {
+        Target::unix(&self.socket_dir, TRUNK_PORT, APPLY_ROLE, &self.database)
+            .with_options(PINNED_OPTIONS)
+            .with_options(options)
+    }
+
+    /// A database of the trunk, as its superuser.
+    pub(super) fn as_system(&self, database: &str) -> Target {
+        Target::unix(&self.socket_dir, TRUNK_PORT, SYSTEM_ROLE, database)
+    }
+}
+
+fn slot_name(connector: &str) -> String {
+    format!("ardent_{connector}")
+}
+
+/// Drops everything a connector has on its source. Done already is done well.
+pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
+    // WAIT ends when whoever streams from the slot has gone; the wait is bounded by our own stop.
+    let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
+    let slot = quote_identifier(&slot_name(connector));
+    let outcome = connection.command(&format!("DROP_REPLICATION_SLOT {slot} WAIT")).await;
+    connection.close().await;
+    match outcome {
+        Err(error) if error.sqlstate() == Some("42704") => Ok(()),
+        outcome => outcome.map(drop).map_err(at_source),
+    }
+}

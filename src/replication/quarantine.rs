@@ -1,0 +1,54 @@
+//! Tables that are no longer followed: kept by name in the trunk, so that every branch names them.
+
+use proxy::client::Session;
+use tokio_postgres::error::SqlState;
+
+use crate::lsn::Lsn;
+use crate::source::TableName;
+
+use super::status::Quarantined;
+
+/// Notes a table. The first reason stays: later ones are its consequences.
+pub(super) async fn add(
+    session: &Session,
+    table: &TableName,
+    reason: &str,
+    lsn: Lsn,
+) -> Result<(), tokio_postgres::Error> {
+    session
+        .execute(
+            "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn)
+             VALUES ($1, $2, $3, $4::text::pg_lsn) ON CONFLICT DO NOTHING",
+            &[&table.schema, &table.name, &reason, &lsn.to_string()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// All tables noted.
+pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "SELECT schema_name, table_name, reason, lsn::text FROM ardent.quarantine ORDER BY 1, 2",
+            &[],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let lsn: String = row.try_get(3)?;
+            Ok(Quarantined {
+                table: TableName { schema: row.try_get(0)?, name: row.try_get(1)? },
+                reason: row.try_get(2)?,
+                lsn: lsn.parse().unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+/// True if the error says something about the data or the table, so that trying again is futile
+/// and only this table is concerned: classes 21 to 44 but for transaction trouble, and P0 raised
+/// by a function of the source.
+pub(super) fn is_about_the_row(code: &SqlState) -> bool {
+    let class = code.code().get(..2).unwrap_or_default();
+    matches!(class, "0A" | "21" | "22" | "23" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0")
+}

@@ -1,0 +1,184 @@
+//! The first copy of a source, in stages.
+//!
+//! Order and why: the slot first, because its snapshot is the moment everything is copied at; roles
+//! and extensions before the schema that names them; rows before indexes and constraints, which are
+//! cheaper and cannot fail half-way then; sequences; the progress row last, because its presence is
+//! what says the copy is whole. A setup that died before that starts from scratch: nothing of it is
+//! worth the doubt.
+
+mod copy;
+mod database;
+mod extensions;
+mod roles;
+mod schema;
+mod snapshot;
+
+pub(super) use database::maintenance_database;
+
+use std::path::Path;
+
+use proxy::client::Session;
+
+use crate::lsn::Lsn;
+use crate::source::{self, Table, TableName};
+
+use super::error::{Error, at_source, at_trunk};
+use super::link::{Link, TrunkAccess};
+use super::progress;
+use super::sequences;
+
+/// How far setup is. Every call tells the whole state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetupProgress {
+    /// The stage at work.
+    pub stage: Stage,
+    /// The table being copied.
+    pub table: Option<TableName>,
+    /// Tables done.
+    pub tables_done: u64,
+    /// Tables to do.
+    pub tables_total: u64,
+    /// Bytes of source heap copied.
+    pub bytes_done: u64,
+    /// Bytes of source heap to copy.
+    pub bytes_total: u64,
+    /// Rows copied.
+    pub rows: u64,
+}
+
+/// The stages of setup, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Making the slot and its snapshot; waits for transactions open on the source.
+    #[default]
+    Slot,
+    /// Making the trunk's database, roles and extensions.
+    Roles,
+    /// Making tables and types.
+    Schema,
+    /// Copying rows.
+    Copy,
+    /// Making indexes, constraints and triggers.
+    Indexes,
+    /// Setting sequences and recording the position.
+    Finish,
+    /// The trunk is a copy of the source.
+    Done,
+}
+
+impl Stage {
+    /// The word for it in status and progress lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Slot => "creating slot",
+            Self::Roles => "creating roles",
+            Self::Schema => "creating tables",
+            Self::Copy => "copying",
+            Self::Indexes => "creating indexes",
+            Self::Finish => "finishing",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// A finished setup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetupOutcome {
+    /// The copy holds exactly what was committed on the source before this position.
+    pub lsn: Lsn,
+    /// What is not carried, or not as on the source.
+    pub warnings: Vec<String>,
+}
+
+/// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one died,
+/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation.
+pub async fn setup(
+    link: &Link,
+    trunk: &TrunkAccess,
+    bin_dir: &Path,
+    report: &(dyn Fn(&SetupProgress) + Send + Sync),
+) -> Result<SetupOutcome, Error> {
+    if let Some(lsn) = progress::finished(link, trunk).await? {
+        return Ok(SetupOutcome { lsn, warnings: Vec::new() });
+    }
+    super::drop_source_objects(&link.source, &link.connector).await?;
+    let mut state = SetupProgress::default();
+    report(&state);
+    let snapshot = snapshot::Snapshot::take(link).await?;
+    let outcome = Setup { link, trunk, bin_dir, snapshot: &snapshot, report }.run(&mut state).await;
+    snapshot.release().await;
+    if outcome.is_err() {
+        // The slot would hold log on the source for nobody. If this fails too, the next attempt or
+        // the deletion of the connector drops it.
+        drop(super::drop_source_objects(&link.source, &link.connector).await);
+    }
+    outcome
+}
+
+struct Setup<'a> {
+    link: &'a Link,
+    trunk: &'a TrunkAccess,
+    bin_dir: &'a Path,
+    snapshot: &'a snapshot::Snapshot,
+    report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
+}
+
+impl Setup<'_> {
+    async fn run(&self, state: &mut SetupProgress) -> Result<SetupOutcome, Error> {
+        let source = &self.snapshot.session;
+        let facts = source::read_facts(source).await?;
+        let tables = self.followed_tables(source).await?;
+        self.snapshot.lock(&tables).await?;
+        state.tables_total = u64::try_from(tables.len()).unwrap_or(u64::MAX);
+        state.bytes_total = tables.iter().map(|table| table.bytes).sum();
+        self.enter(state, Stage::Roles);
+        let mut warnings = database::recreate(self.trunk, &facts).await?;
+        let system = self.open_system().await?;
+        warnings.extend(roles::mirror(&system, &facts).await?);
+        warnings.extend(extensions::create(&system, &facts).await?);
+        progress::create_tables(&system).await?;
+        self.enter(state, Stage::Schema);
+        let dump = schema::Dump::take(self).await?;
+        roles::begin_restore(&system, &self.trunk.database).await?;
+        warnings.extend(dump.restore_tables(self).await?);
+        self.enter(state, Stage::Copy);
+        warnings.extend(copy::copy_tables(self, &tables, state).await?);
+        self.enter(state, Stage::Indexes);
+        warnings.extend(dump.restore_rest(self).await?);
+        warnings.extend(copy::add_unvalidated_keys(self).await?);
+        roles::end_restore(&system, &facts).await?;
+        self.enter(state, Stage::Finish);
+        warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
+        self.set_sequences(source).await?;
+        progress::begin(&system, self.link, &self.snapshot.identity, self.snapshot.lsn).await?;
+        system.close().await;
+        self.enter(state, Stage::Done);
+        Ok(SetupOutcome { lsn: self.snapshot.lsn, warnings })
+    }
+
+    async fn followed_tables(&self, source: &Session) -> Result<Vec<Table>, Error> {
+        let mut tables = source::tables(source, &self.link.schemas).await?;
+        tables.retain(|table| self.link.follows(&table.name));
+        Ok(tables)
+    }
+
+    async fn open_system(&self) -> Result<Session, Error> {
+        Session::open(&self.trunk.as_system(&self.trunk.database)).await.map_err(at_trunk)
+    }
+
+    /// Read after the snapshot: a sequence may be ahead of the rows, as in any running database,
+    /// and never behind them.
+    async fn set_sequences(&self, source: &Session) -> Result<(), Error> {
+        let values = sequences::read(source, &self.link.schemas).await.map_err(at_source)?;
+        let apply = Session::open(&self.trunk.as_apply("")).await.map_err(at_trunk)?;
+        sequences::set(&apply, &values).await.map_err(at_trunk)?;
+        apply.close().await;
+        Ok(())
+    }
+
+    fn enter(&self, state: &mut SetupProgress, stage: Stage) {
+        state.stage = stage;
+        state.table = None;
+        (self.report)(state);
+    }
+}

@@ -1,0 +1,98 @@
+//! What the tasks of one stream share: its status, and the barriers that wait for the applier.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use crate::lsn::Lsn;
+
+use super::status::{Phase, Position, Quarantined, Status};
+
+/// A status lists this many warnings; the oldest go first.
+const WARNINGS_MAX: usize = 100;
+
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Held for the copy of a few fields only, never across an await.
+    status: Mutex<Status>,
+    source_end: Mutex<Lsn>,
+    /// By token of the message that was emitted on the source.
+    barriers: Mutex<HashMap<String, oneshot::Sender<Position>>>,
+}
+
+impl Shared {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut lock(&self.status));
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let mut status = lock(&self.status).clone();
+        let end = lock(&self.source_end).max(status.received_lsn);
+        status.lag_bytes = end.0.saturating_sub(status.applied_lsn.0);
+        status
+    }
+
+    /// The end of the source's log, as of the last look.
+    pub(super) fn saw_source_end(&self, end: Lsn) {
+        *lock(&self.source_end) = end;
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        lock(&self.status).phase = phase;
+    }
+
+    /// A warning, said once however often it comes up.
+    pub(super) fn warn(&self, text: String) {
+        let mut status = lock(&self.status);
+        if status.warnings.contains(&text) {
+            return;
+        }
+        tracing::warn!(slot = status.slot, "{text}");
+        if status.warnings.len() >= WARNINGS_MAX {
+            status.warnings.remove(0);
+        }
+        status.warnings.push(text);
+    }
+
+    pub(super) fn quarantine(&self, table: Quarantined) {
+        let mut status = lock(&self.status);
+        if !status.quarantined.iter().any(|other| other.table == table.table) {
+            tracing::warn!(table = %table.table, reason = table.reason, "table quarantined");
+            status.quarantined.push(table);
+        }
+    }
+
+    pub(super) fn expect_barrier(&self, token: String) -> oneshot::Receiver<Position> {
+        let (sender, receiver) = oneshot::channel();
+        let mut barriers = lock(&self.barriers);
+        // Callers that gave up waiting leave theirs behind.
+        barriers.retain(|_, waiting| !waiting.is_closed());
+        barriers.insert(token, sender);
+        receiver
+    }
+
+    pub(super) fn reach_barrier(&self, token: &str, position: Position) {
+        if let Some(waiting) = lock(&self.barriers).remove(token) {
+            // The caller may have given up; the barrier is reached all the same.
+            let _told = waiting.send(position);
+        }
+    }
+
+    /// Wakes every waiting barrier with an error: the stream will not come to them.
+    pub(super) fn give_up_barriers(&self) {
+        lock(&self.barriers).clear();
+    }
+}
+
+/// A panic while holding one of these locks leaves plain values behind, never half of one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The position of a commit, as callers see it.
+pub(super) fn position(lsn: Lsn, time_us: Option<i64>) -> Position {
+    let since_epoch = time_us.and_then(|time| u64::try_from(time).ok()).map(Duration::from_micros);
+    Position { lsn, commit_time: since_epoch.map(|since| UNIX_EPOCH + since) }
+}

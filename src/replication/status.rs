@@ -1,0 +1,77 @@
+//! What the stream says about itself.
+
+use std::time::SystemTime;
+
+use crate::lsn::Lsn;
+use crate::source::TableName;
+
+/// What `CONNECTOR STATUS` shows of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What the stream is doing.
+    pub phase: Phase,
+    /// The output plugin in use.
+    pub plugin: &'static str,
+    /// The slot on the source.
+    pub slot: String,
+    /// Everything before this has arrived here.
+    pub received_lsn: Lsn,
+    /// Everything before this is durable in the trunk.
+    pub applied_lsn: Lsn,
+    /// Everything before this has been reported to the source as durable.
+    pub confirmed_lsn: Lsn,
+    /// How far the source's log end is ahead of `applied_lsn`, as of the last look.
+    pub lag_bytes: u64,
+    /// Log the source keeps for our slot, as of the last look.
+    pub retained_wal_bytes: u64,
+    /// When the last applied transaction committed on the source.
+    pub commit_time: Option<SystemTime>,
+    /// Transactions applied since the stream started.
+    pub transactions: u64,
+    /// What an operator should know, each once.
+    pub warnings: Vec<String>,
+    /// Tables that are no longer followed, by name, with the reason.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// What a stream is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Connecting to source and trunk, for the first time.
+    #[default]
+    Starting,
+    /// Applying what arrives.
+    Streaming,
+    /// Standing at a transaction boundary with the trunk released.
+    Paused,
+    /// Waiting to connect again after a transient failure.
+    Retrying {
+        /// What failed.
+        reason: String,
+    },
+    /// Stopped for good: going on would skip or corrupt data.
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The source commit the trunk stands at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// End of that commit in the source's log.
+    pub lsn: Lsn,
+    /// When it committed there; none until the first transaction after setup.
+    pub commit_time: Option<SystemTime>,
+}
+
+/// A table whose changes are dropped until it is copied again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The table.
+    pub table: TableName,
+    /// What went wrong.
+    pub reason: String,
+    /// The source position from which its rows are not to be trusted.
+    pub lsn: Lsn,
+}

@@ -1,0 +1,374 @@
+//! The running stream: one task that connects, applies, pauses and comes back, and a handle to it.
+//!
+//! ```text
+//!   Starting --> Streaming <--> Paused       pause() at a transaction boundary, resume()
+//!      ^  ^          |  |
+//!      |  +- Retrying+  +--> Stopped         transient / unsafe failure
+//!      +----- resume() ----------+
+//! ```
+//! After any failure both connections are dropped and the trunk's progress row is read anew: it
+//! alone says what has been applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::lsn::Lsn;
+
+use super::applier::Applier;
+use super::emitter::{Emitter, HEARTBEAT_INTERVAL};
+use super::error::{Action, Error};
+use super::link::{Link, TrunkAccess};
+use super::message::MessageKey;
+use super::reader::{Batch, QUEUE_BATCHES, Reader};
+use super::shared::Shared;
+use super::start;
+use super::status::{Phase, Position, Status};
+use super::wal2json::Decoder;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const CONTROLS_MAX: usize = 16;
+/// A stop waits this long for the tasks to end by themselves.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A stream from a source to a trunk. Dropping it ends the stream where it stands, which is safe
+/// at any moment.
+pub struct Replication {
+    shared: Arc<Shared>,
+    emitter: Arc<Emitter>,
+    controls: mpsc::Sender<Control>,
+    stream: JoinHandle<()>,
+    heartbeat: JoinHandle<()>,
+}
+
+enum Control {
+    Pause(oneshot::Sender<Result<Position, Error>>),
+    Resume(TrunkAccess, oneshot::Sender<()>),
+    Stop,
+}
+
+impl Replication {
+    /// Starts streaming into a trunk whose setup is finished. Connects by itself, and keeps trying.
+    pub fn start(link: Link, trunk: TrunkAccess) -> Self {
+        let shared = Arc::new(Shared::default());
+        shared.update(|status| {
+            status.slot = link.slot();
+            status.plugin = "wal2json";
+        });
+        let key = MessageKey::random();
+        let emitter = Arc::new(Emitter::new(link.clone(), key.clone()));
+        let (controls, receiver) = mpsc::channel(CONTROLS_MAX);
+        let stream = Stream {
+            link,
+            trunk,
+            key,
+            shared: Arc::clone(&shared),
+            durable: watch::channel(Lsn::default()).0,
+            controls: receiver,
+            position: None,
+        };
+        let heartbeat = heartbeat(Arc::clone(&emitter), Arc::clone(&shared));
+        Self {
+            shared,
+            emitter,
+            controls,
+            stream: tokio::spawn(stream.supervise()),
+            heartbeat: tokio::spawn(heartbeat),
+        }
+    }
+
+    /// Returns once the applier stands at the end of a source transaction, its trunk connections
+    /// are closed, and its progress is durable. Reading from the source goes on until queues are
+    /// full.
+    pub async fn pause(&self) -> Result<Position, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Pause(answer)).await?;
+        answered.await.map_err(|_| Error::NotRunning("stopped while pausing".to_owned()))?
+    }
+
+    /// Goes on, with a trunk that may have moved. Also ends a wait after a failure.
+    pub async fn resume(&self, trunk: TrunkAccess) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Resume(trunk, answer)).await?;
+        answered.await.map_err(|_| Error::NotRunning("stopped while resuming".to_owned()))
+    }
+
+    /// Returns once the trunk durably has everything that was committed on the source before this
+    /// call, sequences included. The caller bounds the wait.
+    pub async fn barrier(&self) -> Result<Position, Error> {
+        if let Phase::Stopped { reason } = self.shared.status().phase {
+            return Err(Error::NotRunning(reason));
+        }
+        let token = format!("{:032x}", rand::random::<u128>());
+        let reached = self.shared.expect_barrier(token.clone());
+        self.emitter.barrier(token).await?;
+        reached.await.map_err(|_| Error::NotRunning("stopped before the barrier".to_owned()))
+    }
+
+    /// What the stream says about itself.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// Ends the stream. The slot stays on the source.
+    pub async fn stop(mut self) {
+        self.heartbeat.abort();
+        if self.control(Control::Stop).await.is_ok() {
+            // One that does not end in time is ended by the drop.
+            drop(timeout(STOP_TIMEOUT, &mut self.stream).await);
+        }
+        self.emitter.close().await;
+    }
+
+    async fn control(&self, control: Control) -> Result<(), Error> {
+        let gone = |_| Error::NotRunning("stopped".to_owned());
+        self.controls.send(control).await.map_err(gone)
+    }
+}
+
+impl Drop for Replication {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+        self.stream.abort();
+    }
+}
+
+struct Stream {
+    link: Link,
+    trunk: TrunkAccess,
+    key: MessageKey,
+    shared: Arc<Shared>,
+    durable: watch::Sender<Lsn>,
+    controls: mpsc::Receiver<Control>,
+    /// Where the trunk stood when last seen.
+    position: Option<Position>,
+}
+
+/// Why a session ended without an error.
+struct StopRequested;
+
+impl Stream {
+    async fn supervise(mut self) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let (error, streamed) = match self.session().await {
+                Ok(StopRequested) => break,
+                Err(failed) => failed,
+            };
+            if streamed {
+                backoff = BACKOFF_MIN;
+            }
+            let reason = error.chain();
+            let limit = match error.action() {
+                Action::Retry => {
+                    tracing::warn!(slot = self.link.slot(), reason, "stream interrupted");
+                    self.shared.enter(Phase::Retrying { reason: reason.clone() });
+                    Some(backoff)
+                }
+                Action::Stop => {
+                    tracing::error!(slot = self.link.slot(), reason, "stream stopped");
+                    self.shared.enter(Phase::Stopped { reason: reason.clone() });
+                    self.shared.give_up_barriers();
+                    None
+                }
+            };
+            if self.stand_by(limit, &reason).await.is_err() {
+                break;
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+        self.shared.enter(Phase::Stopped { reason: "stopped by request".to_owned() });
+        self.shared.give_up_barriers();
+    }
+
+    /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
+    /// as no trunk connection is open, and lasts until resumed.
+    async fn stand_by(
+        &mut self,
+        limit: Option<Duration>,
+        reason: &str,
+    ) -> Result<(), StopRequested> {
+        let mut limit = limit;
+        loop {
+            let wait = async {
+                match limit {
+                    Some(limit) => sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let control = tokio::select! {
+                control = self.controls.recv() => control,
+                () = wait => return Ok(()),
+            };
+            match control {
+                Some(Control::Pause(answer)) => {
+                    let position =
+                        self.position.ok_or_else(|| Error::NotRunning(reason.to_owned()));
+                    // A caller that went away will not resume either.
+                    if answer.send(position).is_ok() {
+                        limit = None;
+                    }
+                }
+                Some(Control::Resume(trunk, answer)) => {
+                    self.trunk = trunk;
+                    let _told = answer.send(());
+                    return Ok(());
+                }
+                Some(Control::Stop) | None => return Err(StopRequested),
+            }
+        }
+    }
+
+    /// One life of the two connections. The flag of a failure says whether it came to streaming.
+    async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
+        let applier = self.open_applier().await.map_err(|error| (error, false))?;
+        let progress = applier.progress().clone();
+        let connection =
+            start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
+        let reader = Reader {
+            connection,
+            decoder: Decoder::new(progress.lsn),
+            durable: self.durable.subscribe(),
+            shared: Arc::clone(&self.shared),
+        };
+        let (sender, queue) = mpsc::channel(QUEUE_BATCHES);
+        let mut reading = tokio::spawn(reader.run(sender));
+        self.shared.enter(Phase::Streaming);
+        let outcome = match self.stream(applier, queue).await {
+            // The queue ended, so the reader did, and knows why.
+            Err(Error::Ended) => match (&mut reading).await {
+                Ok(error) => Err(error),
+                Err(_) => Err(Error::Ended),
+            },
+            outcome => outcome,
+        };
+        reading.abort();
+        outcome.map_err(|error| (error, true))
+    }
+
+    async fn open_applier(&mut self) -> Result<Applier, Error> {
+        let applier = Applier::open(&self.trunk, &self.shared, &self.key, &self.durable).await?;
+        self.position = Some(applier.position());
+        Ok(applier)
+    }
+
+    async fn stream(
+        &mut self,
+        mut applier: Applier,
+        mut queue: mpsc::Receiver<Batch>,
+    ) -> Result<StopRequested, Error> {
+        let mut events = Vec::new().into_iter();
+        let mut pausing = None;
+        loop {
+            if applier.is_at_boundary()
+                && let Some(answer) = pausing.take()
+            {
+                match self.pause(applier, answer).await? {
+                    Some(resumed) => applier = resumed,
+                    None => return Ok(StopRequested),
+                }
+            }
+            let control = if let Some(event) = events.next() {
+                applier.take(event).await?;
+                if !applier.is_at_boundary() {
+                    continue;
+                }
+                self.controls.try_recv().ok()
+            } else if let Ok(batch) = queue.try_recv() {
+                // What is there is taken before anything is committed.
+                events = batch.events.into_iter();
+                None
+            } else {
+                if applier.is_at_boundary() {
+                    applier.commit().await?;
+                    self.position = Some(applier.position());
+                }
+                tokio::select! {
+                    batch = queue.recv() => {
+                        events = batch.ok_or(Error::Ended)?.events.into_iter();
+                        None
+                    }
+                    control = self.controls.recv() => Some(control.unwrap_or(Control::Stop)),
+                }
+            };
+            match control {
+                None => {}
+                Some(Control::Pause(answer)) => pausing = Some(answer),
+                // While streaming, this only tells where the trunk will be found next time.
+                Some(Control::Resume(trunk, answer)) => {
+                    self.trunk = trunk;
+                    let _told = answer.send(());
+                }
+                Some(Control::Stop) => return Ok(StopRequested),
+            }
+        }
+    }
+
+    /// Releases the trunk until resumed. None if told to stop meanwhile.
+    async fn pause(
+        &mut self,
+        mut applier: Applier,
+        answer: oneshot::Sender<Result<Position, Error>>,
+    ) -> Result<Option<Applier>, Error> {
+        applier.commit_all().await?;
+        let position = applier.position();
+        self.position = Some(position);
+        applier.close().await;
+        self.shared.enter(Phase::Paused);
+        if answer.send(Ok(position)).is_err() {
+            // Who asked has gone and will not resume.
+            self.shared.enter(Phase::Streaming);
+            return self.open_applier().await.map(Some);
+        }
+        if self.stand_by(None, "paused").await.is_err() {
+            return Ok(None);
+        }
+        let applier = self.open_applier().await?;
+        if applier.position().lsn != position.lsn {
+            return Err(Error::Ended);
+        }
+        self.shared.enter(Phase::Streaming);
+        Ok(Some(applier))
+    }
+}
+
+/// Looks at the slot, and speaks up when the source has been silent.
+async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
+    let mut timer = interval(HEARTBEAT_INTERVAL);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut transactions = 0;
+    loop {
+        timer.tick().await;
+        let status = shared.status();
+        match emitter.slot_state().await {
+            Ok(Some(slot)) => {
+                shared.saw_source_end(slot.current);
+                shared.update(|status| status.retained_wal_bytes = slot.retained_bytes);
+                if matches!(slot.wal_status.as_str(), "unreserved" | "lost") {
+                    shared.warn(format!(
+                        "source has removed or is about to remove log that we need: slot is {}",
+                        slot.wal_status
+                    ));
+                }
+            }
+            // The stream itself says so when it next connects.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(slot = status.slot, reason = error.chain(), "slot not looked at");
+                continue;
+            }
+        }
+        let is_silent = status.transactions == transactions;
+        transactions = status.transactions;
+        if is_silent
+            && status.phase == Phase::Streaming
+            && let Err(error) = emitter.heartbeat().await
+        {
+            tracing::warn!(slot = status.slot, reason = error.chain(), "heartbeat not sent");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Faults: whatever ends, nothing is lost, doubled or skipped.
+
+use std::time::Duration;
+
+use crate::replication::{Phase, drop_source_objects, setup};
+
+use super::server::bin_dir;
+use super::support::Chain;
+
+const PAUSES_MS: [u64; 6] = [300, 50, 700, 150, 400, 90];
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aborted_appliers_and_a_killed_trunk_lose_nothing() {
+    let mut chain = Chain::prepare("SELECT 1").await;
+    assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "1"]).wait().unwrap().success());
+    chain.copy().await;
+    let mut load = chain.source.pgbench("app", &["-c", "3", "-T", "8"]);
+    for (round, milliseconds) in PAUSES_MS.into_iter().enumerate() {
+        chain.follow();
+        pause(milliseconds).await;
+        match round % 3 {
+            // Dropped: both connections break wherever they are.
+            0 => chain.replication = None,
+            1 => chain.trunk.crash().await,
+            _ => {
+                let position = chain.stream().pause().await.unwrap();
+                assert_eq!(chain.stream().status().phase, Phase::Paused);
+                assert_eq!(chain.stream().status().applied_lsn, position.lsn);
+                chain.trunk.crash().await;
+                chain.stream().resume(chain.trunk.access()).await.unwrap();
+                chain.catch_up().await;
+            }
+        }
+    }
+    chain.follow();
+    assert!(load.wait().unwrap().success());
+    chain.assert_equal().await;
+    let sums = "SELECT (SELECT sum(abalance) FROM public.pgbench_accounts) || ' ' ||
+                       (SELECT sum(delta) FROM public.pgbench_history)";
+    let (trunk, source) =
+        (chain.trunk.value("app", sums).await, chain.source.value("app", sums).await);
+    assert_eq!(trunk, source);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_source_is_followed_again() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.on_source("INSERT INTO t SELECT generate_series(1, 1000)").await;
+    chain.catch_up().await;
+    chain.source.crash().await;
+    chain.on_source("INSERT INTO t SELECT generate_series(1001, 2000)").await;
+    chain.until("streaming", |status| status.phase == Phase::Streaming).await;
+    chain.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recreated_or_missing_slot_stops_the_stream() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    chain.replication.take().unwrap().stop().await;
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    chain.on_source("SELECT pg_drop_replication_slot('ardent_c1')").await;
+    chain.follow();
+    let reason = chain.until_stopped().await;
+    assert!(reason.contains("slot is gone"), "{reason}");
+    assert!(chain.stream().barrier().await.is_err());
+    chain.on_source("SELECT pg_create_logical_replication_slot('ardent_c1', 'wal2json')").await;
+    chain.stream().resume(chain.trunk.access()).await.unwrap();
+    let reason = chain.until("refused", |status| match &status.phase {
+        Phase::Stopped { reason } => reason.contains("changes between were missed"),
+        _ => false,
+    });
+    reason.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_stream_moves_the_slot() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
+    let before = chain.source.value("app", confirmed).await;
+    // Log of another database, which the stream never sees.
+    chain.source.run("CREATE TABLE noise AS SELECT g FROM generate_series(1, 10000) g").await;
+    let end = chain.source.value("app", "SELECT pg_current_wal_lsn()::text").await;
+    let end = end.parse().unwrap();
+    chain.until("past the noise", |status| status.confirmed_lsn >= end).await;
+    let after = chain.source.value("app", confirmed).await;
+    assert_ne!(before, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_applied_is_left_and_the_rest_goes_on() {
+    let mut chain = Chain::start(
+        "CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE bad (id int PRIMARY KEY);
+         CREATE TABLE changed (id int PRIMARY KEY); CREATE TABLE keyless (id int);
+         INSERT INTO keyless VALUES (1)",
+    )
+    .await;
+    chain.trunk.run_in("app", "INSERT INTO public.bad VALUES (5)").await;
+    chain.on_source("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)").await;
+    chain
+        .on_source(
+            "BEGIN; INSERT INTO good SELECT generate_series(1, 10);
+             INSERT INTO bad SELECT generate_series(1, 10);
+             UPDATE keyless SET id = 2; COMMIT;
+             ALTER TABLE changed ADD extra int; INSERT INTO changed VALUES (1, 1);
+             INSERT INTO good VALUES (11)",
+        )
+        .await;
+    chain.catch_up().await;
+    let status = chain.stream().status();
+    let mut names: Vec<String> =
+        status.quarantined.iter().map(|entry| entry.table.to_string()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["public.bad", "public.changed", "public.keyless", "public.late"],
+        "{status:?}"
+    );
+    assert_eq!(chain.trunk.value("app", "SELECT count(*)::text FROM public.good").await, "11");
+    // Known again after a restart.
+    chain.replication = None;
+    chain.follow();
+    chain.catch_up().await;
+    assert_eq!(chain.stream().status().quarantined.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    let (link, trunk) = (chain.source.link(), chain.trunk.access());
+    setup(&link, &trunk, &bin_dir(), &|_| panic!("works again")).await.unwrap();
+    chain.replication.take().unwrap().stop().await;
+    for _ in 0..2 {
+        drop_source_objects(&link.source, "c1").await.unwrap();
+        let left = "SELECT count(*)::text FROM pg_replication_slots";
+        assert_eq!(chain.source.value("app", left).await, "0");
+    }
+}

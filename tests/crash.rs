@@ -1,0 +1,156 @@
+//! kill -9 of every process, each under load: what was committed is there, and the stream goes on
+//! without a gap or a duplicate.
+
+use crate::support::drivers::{Driver, psql};
+use crate::support::pgbench::{assert_invariant, fingerprint};
+use crate::support::server::Server;
+use crate::support::source::Source;
+use crate::support::wait::eventually;
+use crate::support::workload::{Pgbench, Writer};
+use std::time::Duration;
+
+const TABLE: &str = "create table journal (id bigint primary key)";
+/// From a kill until everything answers again, on two busy cores.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// A loaded source that is followed, with one branch cut and in use.
+struct Scene {
+    load: Pgbench,
+    url: String,
+    server: Server,
+    source: Source,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let source = Source::start();
+        source.pgbench(1);
+        let load = Pgbench::start(&source);
+        let server = Server::start();
+        server.follow(&source);
+        let url = server.branch("used");
+        Driver::Psql.rows(&url, TABLE);
+        Self { load, url, server, source }
+    }
+
+    /// What `writer` was told is committed is in the branch, and nothing it never wrote.
+    fn assert_journal(&self, writer: Writer) {
+        let committed = writer.last_committed();
+        self.wait_answer();
+        let row =
+            Driver::Psql.rows(&self.url, "select count(*), coalesce(max(id), 0) from journal");
+        let (count, last) = row.split_once('|').expect("two columns");
+        assert_eq!(count, last, "a gap in the journal");
+        // The commit in flight at the crash may be there without its answer having arrived.
+        let last: i64 = last.parse().expect("an id");
+        assert!((committed..=committed + 1).contains(&last), "{last} after {committed} committed");
+        assert_invariant(Driver::Psycopg, &self.url);
+    }
+
+    fn wait_answer(&self) {
+        eventually(RECOVERY, "the branch answers", || {
+            (psql(&self.url, "select 1").code == 0).then_some(())
+        });
+    }
+
+    /// Cuts a branch under load, then one after the load, which must equal the source exactly.
+    fn assert_stream_goes_on(self) {
+        let during = eventually(RECOVERY, "a branch can be cut again", || {
+            let said = self.server.ardent(&["branch", "create", "during", "--print-url"]);
+            (said.code == 0).then_some(said.stdout.trim_end().to_owned())
+        });
+        assert_invariant(Driver::Psql, &during);
+        self.load.stop();
+        let after = self.server.branch("after");
+        assert_eq!(fingerprint(&after), fingerprint(&self.source.socket_url()));
+    }
+}
+
+#[test]
+fn the_server_is_killed() {
+    let mut scene = Scene::new();
+    let compute = scene.server.compute_of("used");
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    scene.server.kill();
+    scene.server.start_again();
+    scene.assert_journal(writer);
+    assert_eq!(scene.server.compute_of("used").pid, compute.pid, "the compute was not adopted");
+    scene.assert_stream_goes_on();
+}
+
+#[test]
+fn the_trunk_compute_is_killed() {
+    let scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    scene.server.trunk_compute().kill_and_wait();
+    // A branch does not notice.
+    writer.wait_more(50);
+    drop(writer);
+    scene.assert_stream_goes_on();
+}
+
+#[test]
+fn a_branch_compute_is_killed() {
+    let scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    scene.server.compute_of("used").kill_and_wait();
+    scene.assert_journal(writer);
+    scene.assert_stream_goes_on();
+}
+
+#[test]
+fn the_store_is_killed() {
+    let scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    scene.server.store().kill_and_wait();
+    scene.assert_journal(writer);
+    scene.assert_stream_goes_on();
+}
+
+#[test]
+fn the_server_is_killed_during_the_first_copy() {
+    let source = Source::start();
+    source.pgbench(10);
+    let mut server = Server::start();
+    let url = source.url();
+    std::thread::scope(|scope| {
+        let create = scope.spawn(|| {
+            server.ardent(&["connector", "create", "postgresql", &url, "--name", "prod"])
+        });
+        eventually(Duration::from_secs(60), "the copy has begun", || {
+            let copies = "select count(*) from pg_stat_progress_copy";
+            (source.sql(copies) != "0").then_some(())
+        });
+        crate::support::processes::signal(server.pid(), rustix::process::Signal::KILL);
+        let said = create.join().expect("the client ends when its server dies");
+        assert_eq!(said.code, 1, "{said:#?}");
+    });
+    server.kill();
+    server.start_again();
+    let url =
+        eventually(Duration::from_secs(120), "setup is resumed and a branch can be cut", || {
+            let said = server.ardent(&["branch", "create", "after", "--print-url"]);
+            (said.code == 0).then_some(said.stdout.trim_end().to_owned())
+        });
+    assert_eq!(fingerprint(&url), fingerprint(&source.socket_url()));
+}
+
+#[test]
+fn everything_is_killed_at_once() {
+    let mut scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    let (trunk, used) = (scene.server.trunk_compute(), scene.server.compute_of("used"));
+    let store = scene.server.store();
+    scene.server.kill();
+    store.kill_and_wait();
+    trunk.kill_and_wait();
+    used.kill_and_wait();
+    scene.server.start_again();
+    scene.assert_journal(writer);
+    scene.assert_stream_goes_on();
+}

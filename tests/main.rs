@@ -1,0 +1,23 @@
+//! The one integration binary: the product as its users meet it, against real Postgres servers.
+//!
+//! Every test starts what it needs under `support` and leaves nothing behind.
+
+#[cfg(test)]
+mod support;
+
+#[cfg(test)]
+mod admin;
+#[cfg(test)]
+mod chain;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod front_door;
+#[cfg(test)]
+mod preflight;
+#[cfg(test)]
+mod privileges;
+#[cfg(test)]
+mod replication;
+#[cfg(test)]
+mod start;
