@@ -7,3 +7,4 @@ mod chain;
 mod faults;
 mod kinds;
 mod preflight;
+mod schema;
