@@ -172,7 +172,8 @@ const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
 
 const REPLICA_TRIGGERS_SQL: &str = "\
 SELECT pg_catalog.format(
-         'ALTER TABLE %I.%I DISABLE TRIGGER %I; INSERT INTO ardent.disabled_trigger VALUES (%L, %L, %L, %L)',
+         'ALTER TABLE %I.%I DISABLE TRIGGER %I;
+          INSERT INTO ardent.disabled_trigger VALUES (%L, %L, %L, %L)',
          n.nspname, c.relname, t.tgname, n.nspname, c.relname, t.tgname, t.tgenabled),
        pg_catalog.format('%s of %s.%s', t.tgname, n.nspname, c.relname)
   FROM pg_catalog.pg_trigger t

@@ -235,9 +235,8 @@ Command was: CREATE FUNCTION public.f() RETURNS int
 pg_restore: warning: errors ignored on restore: 2";
         assert_eq!(
             complaints(stderr).unwrap(),
-            [
-                "not carried over: CREATE FUNCTION public.f() RETURNS int: permission denied for language c"
-            ]
+            ["not carried over: CREATE FUNCTION public.f() RETURNS int: \
+              permission denied for language c"]
         );
         assert_eq!(complaints("pg_restore: error: connection refused"), None);
     }

@@ -24,7 +24,8 @@ async fn owners_grants_and_members_are_as_on_the_source() {
              GRANT USAGE ON SCHEMA s TO reader; CREATE TABLE public.p (id int PRIMARY KEY);
              ALTER TABLE public.p OWNER TO own; CREATE VIEW s.v AS SELECT * FROM s.t;
              ALTER VIEW s.v OWNER TO reader; CREATE SCHEMA ext; CREATE EXTENSION hstore SCHEMA ext;
-             ALTER TABLE s.t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON s.t TO reader USING (v > 0);
+             ALTER TABLE s.t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON s.t TO reader USING (v
+             > 0);
              CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';
              ALTER FUNCTION public.f() OWNER TO own; REVOKE ALL ON FUNCTION public.f() FROM PUBLIC;
              CREATE EVENT TRIGGER et ON ddl_command_end EXECUTE FUNCTION ext_noop();"
@@ -40,12 +41,14 @@ async fn owners_grants_and_members_are_as_on_the_source() {
     chain.copy().await;
     for sql in [
         "SELECT string_agg(format('%s %s %s', oid::regclass, relowner::regrole, relacl), ', '
-           ORDER BY relname) FROM pg_class WHERE relnamespace IN ('s'::regnamespace, 'public'::regnamespace)",
+           ORDER BY relname) FROM pg_class WHERE relnamespace IN ('s'::regnamespace,
+           'public'::regnamespace)",
         "SELECT string_agg(format('%s %s %s', oid::regprocedure, proowner::regrole, proacl), ', '
            ORDER BY proname) FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
         "SELECT string_agg(format('%s %s', nspname, nspowner::regrole), ', ' ORDER BY nspname)
            FROM pg_namespace WHERE nspname IN ('s', 'ext')",
-        "SELECT string_agg(format('%s %s %s', rolname, rolinherit, rolcreatedb), ', ' ORDER BY rolname)
+        "SELECT string_agg(format('%s %s %s', rolname, rolinherit, rolcreatedb), ', ' ORDER BY
+        rolname)
            FROM pg_roles WHERE rolname IN ('own', 'reader', 'boss')",
         "SELECT string_agg(format('%s %s', polname, polroles::regrole[]), ', ') FROM pg_policy",
     ] {
@@ -59,7 +62,8 @@ async fn owners_grants_and_members_are_as_on_the_source() {
         ("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper", "ardent_system"),
         ("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolcreaterole AND NOT rolsuper", ""),
         (
-            "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ('ardent_x', 'ardent_restore')",
+            "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ('ardent_x',
+            'ardent_restore')",
             "",
         ),
         ("SELECT pg_has_role('reader', 'pg_read_server_files', 'MEMBER')::text", "false"),
@@ -96,11 +100,14 @@ async fn code_of_the_source_gains_nothing() {
     chain
         .on_source(
             "SET session_replication_role = replica;
-             CREATE TABLE public.t (id int PRIMARY KEY, v int DEFAULT 1 CHECK (current_user = 'postgres' OR public.evil(v)));
+             CREATE TABLE public.t (id int PRIMARY KEY, v int DEFAULT 1 CHECK (current_user =
+             'postgres' OR public.evil(v)));
              CREATE INDEX i ON public.t ((v + 1)) WHERE v > 0;
-             CREATE TRIGGER g BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.evil_trigger();
+             CREATE TRIGGER g BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION
+             public.evil_trigger();
              ALTER TABLE public.t ENABLE ALWAYS TRIGGER g; ALTER TABLE public.t DISABLE TRIGGER g;
-             INSERT INTO public.t SELECT generate_series(1, 10); ALTER TABLE public.t ENABLE ALWAYS TRIGGER g;",
+             INSERT INTO public.t SELECT generate_series(1, 10); ALTER TABLE public.t ENABLE
+             ALWAYS TRIGGER g;",
         )
         .await;
     chain.copy().await;
@@ -121,7 +128,8 @@ async fn excluded_tables_are_there_and_empty() {
         "CREATE TABLE par (id int PRIMARY KEY); CREATE TABLE \"Left out\" (id int PRIMARY KEY);
          CREATE TABLE chi (id int PRIMARY KEY, p int REFERENCES par, q int REFERENCES \"Left out\");
          CREATE SCHEMA other; CREATE TABLE other.t (id int PRIMARY KEY);
-         INSERT INTO par VALUES (1); INSERT INTO \"Left out\" VALUES (1); INSERT INTO chi VALUES (1, 1, 1);",
+         INSERT INTO par VALUES (1); INSERT INTO \"Left out\" VALUES (1); INSERT INTO chi VALUES
+         (1, 1, 1);",
     )
     .await;
     let mut link = chain.source.link();
@@ -132,10 +140,14 @@ async fn excluded_tables_are_there_and_empty() {
     assert_eq!(outcome.warnings, ["foreign key chi_q_fkey of public.chi is not validated"]);
     chain.replication = Some(Replication::start(link, trunk));
     chain
-        .on_source("INSERT INTO \"Left out\" VALUES (2); INSERT INTO chi VALUES (2, 1, 2); INSERT INTO other.t VALUES (1)")
+        .on_source(
+            "INSERT INTO \"Left out\" VALUES (2); INSERT INTO chi VALUES (2, 1, 2); INSERT
+        INTO other.t VALUES (1)",
+        )
         .await;
     chain.catch_up().await;
-    let counts = "SELECT (SELECT count(*) FROM public.chi) || ' ' || (SELECT count(*) FROM public.\"Left out\")
+    let counts = "SELECT (SELECT count(*) FROM public.chi) || ' ' || (SELECT count(*) FROM
+    public.\"Left out\")
                     || ' ' || (to_regclass('other.t') IS NULL)";
     assert_eq!(chain.trunk.value("app", counts).await, "2 0 true");
     assert_eq!(chain.stream().status().quarantined, []);

@@ -84,7 +84,8 @@ impl Chain {
                 let extra: Vec<_> = here.difference(&there).take(5).collect();
                 let lacking: Vec<_> = there.difference(&here).take(5).collect();
                 panic!(
-                    "trunk and source differ in {table}: only here {extra:?}, only there {lacking:?}"
+                    "trunk and source differ in {table}: only here {extra:?}, \
+                     only there {lacking:?}"
                 );
             }
         }
