@@ -15,14 +15,15 @@ use crate::cancel::{CancelTarget, Cancels};
 use crate::console::{self, Console, ConsoleSession};
 use crate::listener::Settings;
 use crate::naming::{self, Login, Origin, Target};
-use crate::preauth::{self, Challenge, Ending, Opening};
+use crate::preauth::{self, Challenge, Ending, Manners, Opening};
 use crate::record::{Phase, Record};
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayEnd};
 use crate::route::{Backend, Route};
 use crate::scram::{ChannelBinding, ScramVerifier};
 use crate::sessions::{Identity, Peer, SessionGuard};
-use crate::socket::{Hangup, Socket, close_gently};
+use crate::stream::{Hangup, Stream, close_gently};
+use crate::tls::Tls;
 use crate::wire::{self, StartupPacket};
 
 /// What all connections share.
@@ -33,6 +34,15 @@ pub(crate) struct Door<R, C> {
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) preauth: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
+}
+
+/// How one listener lets clients in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entrance {
+    /// Where connections that name no endpoint go.
+    pub(crate) default_endpoint: Option<String>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) require_tls: bool,
 }
 
 /// A client that proved who it is.
@@ -49,17 +59,15 @@ impl<R: Route, C: Console> Door<R, C> {
     /// Serves a connection to its end. The permit bounds connections before authentication.
     pub(crate) async fn connection(
         &self,
-        mut socket: Socket,
+        mut stream: Stream,
         peer: Peer,
-        default_endpoint: Option<&str>,
+        entrance: &Entrance,
         permit: OwnedSemaphorePermit,
     ) {
-        let origin =
-            Origin { default_endpoint, over_unix_socket: matches!(peer, Peer::Unix { .. }) };
         let mut record = Record::new(peer);
-        let entered = match self.preauth(&mut socket, origin, &mut record).await {
+        let entered = match self.preauth(&mut stream, entrance, &mut record).await {
             Ok(Some(client)) => {
-                let session = self.admit(&mut socket, &client, permit, &mut record).await;
+                let session = self.admit(&mut stream, &client, permit, &mut record).await;
                 session.map(|session| Some((client, session)))
             }
             Ok(None) => Ok(None),
@@ -69,31 +77,36 @@ impl<R: Route, C: Console> Door<R, C> {
             Ok(None) => Ok("cancel request"),
             Ok(Some((client, session))) => match &client.login.target {
                 Target::Endpoint(endpoint) => {
-                    self.branch(&mut socket, &client, endpoint, (&session, &mut record)).await
+                    self.branch(&mut stream, &client, endpoint, (&session, &mut record)).await
                 }
                 Target::Console | Target::Nowhere(_) => {
                     record.phase = Phase::Console;
-                    let ending = self.admin(socket, &client, &session).await;
+                    let ending = self.admin(stream, &client, &session).await;
                     return record.log(&ending);
                 }
             },
             Err(ending) => Err(ending),
         };
         if let Err(Ending::Refused(refusal)) = &ending {
-            tell(&mut socket, refusal).await;
+            tell(&mut stream, refusal).await;
         }
         record.log(&ending);
     }
 
     async fn preauth(
         &self,
-        socket: &mut Socket,
-        origin: Origin<'_>,
+        stream: &mut Stream,
+        entrance: &Entrance,
         record: &mut Record,
     ) -> Result<Option<Authenticated>, Ending> {
         let limit = self.settings.limits.preauth;
+        let manners = Manners {
+            first_byte: self.settings.limits.first_byte,
+            tls: entrance.tls.as_ref(),
+            require_tls: entrance.require_tls,
+        };
         let steps = async {
-            match preauth::open(socket, self.settings.limits.first_byte).await? {
+            match preauth::open(stream, manners).await? {
                 Opening::Cancel { pid, key } => {
                     record.phase = Phase::Cancelling;
                     record.cancel_hit = Some(self.cancels.request(pid, key).await);
@@ -101,7 +114,7 @@ impl<R: Route, C: Console> Door<R, C> {
                 }
                 Opening::Startup(packet) => {
                     record.phase = Phase::Authenticating;
-                    self.authenticate(socket, packet, origin, record).await.map(Some)
+                    self.authenticate(stream, packet, entrance, record).await.map(Some)
                 }
             }
         };
@@ -122,9 +135,9 @@ impl<R: Route, C: Console> Door<R, C> {
 
     async fn authenticate(
         &self,
-        socket: &mut Socket,
+        stream: &mut Stream,
         packet: StartupPacket,
-        origin: Origin<'_>,
+        entrance: &Entrance,
         record: &mut Record,
     ) -> Result<Authenticated, Ending> {
         let mut challenge_greeting = Vec::new();
@@ -132,6 +145,13 @@ impl<R: Route, C: Console> Door<R, C> {
         if packet.minor != minor || !unknown.is_empty() {
             wire::negotiate_version(&mut challenge_greeting, minor, &unknown);
         }
+        let tls = entrance.tls.as_ref();
+        let host = stream.server_name().and_then(|host| tls?.endpoint_in(host));
+        let origin = Origin {
+            host_endpoint: host.as_deref(),
+            default_endpoint: entrance.default_endpoint.as_deref(),
+            over_unix_socket: matches!(record.peer, Peer::Unix { .. }),
+        };
         let is_endpoint = |name: &str| self.route.is_endpoint(name);
         let login =
             naming::login(packet.parameters, origin, is_endpoint).map_err(Ending::Refused)?;
@@ -157,10 +177,10 @@ impl<R: Route, C: Console> Door<R, C> {
             user: &login.user,
             verifier,
             doomed: known.is_none(),
-            channel: ChannelBinding::Unavailable,
+            channel: channel(stream, tls),
             greeting: challenge_greeting,
         };
-        let last = preauth::authenticate(socket, challenge).await?;
+        let last = preauth::authenticate(stream, challenge).await?;
         wire::auth_sasl_final(&mut greeting, last.as_bytes());
         wire::auth_ok(&mut greeting);
         if let Some(contradiction) = login.contradiction {
@@ -182,7 +202,7 @@ impl<R: Route, C: Console> Door<R, C> {
 
     async fn admit(
         &self,
-        socket: &mut Socket,
+        stream: &mut Stream,
         client: &Authenticated,
         permit: OwnedSemaphorePermit,
         record: &mut Record,
@@ -197,13 +217,13 @@ impl<R: Route, C: Console> Door<R, C> {
         let session = session.map_err(Ending::Refused)?;
         drop(permit);
         record.session(&session);
-        send(socket, &client.greeting).await?;
+        send(stream, &client.greeting).await?;
         Ok(session)
     }
 
     async fn admin(
         &self,
-        socket: Socket,
+        stream: Stream,
         client: &Authenticated,
         session: &SessionGuard,
     ) -> Result<&'static str, Ending> {
@@ -223,32 +243,32 @@ impl<R: Route, C: Console> Door<R, C> {
             stop: &self.stop,
             stop_grace: self.settings.limits.stop_grace,
         };
-        console::serve(socket, Arc::clone(&self.console), start, session).await
+        console::serve(stream, Arc::clone(&self.console), start, session).await
     }
 
     async fn branch(
         &self,
-        socket: &mut Socket,
+        stream: &mut Stream,
         client: &Authenticated,
         endpoint: &str,
         (session, record): (&SessionGuard, &mut Record),
     ) -> Result<&'static str, Ending> {
         record.phase = Phase::Waking;
-        let waking = self.attach(socket, client, endpoint);
+        let waking = self.attach(stream, client, endpoint);
         let (connected, in_use) = tokio::select! {
             attached = waking => attached?,
             () = self.stop.cancelled() => return Err(Ending::Refused(shutting_down())),
         };
-        let Connected { mut stream, key, before_key: mut greeting, after_key } = connected;
+        let Connected { stream: mut backend, key, before_key: mut greeting, after_key } = connected;
         record.connected(key.pid);
         session.connected(key.pid);
         let target = CancelTarget::Backend(key.clone());
         let cancel = self.cancels.issue(key.pid, key_bytes(client.minor), &target);
         wire::backend_key_data(&mut greeting, key.pid, cancel.key());
         greeting.extend_from_slice(&after_key);
-        send(socket, &greeting).await?;
+        send(stream, &greeting).await?;
 
-        let mut relay = Relay::new(socket, &mut stream, session);
+        let mut relay = Relay::new(stream, &mut backend, session);
         let mut end = tokio::select! {
             end = relay.run() => Some(end),
             () = self.stop.cancelled() => None,
@@ -259,29 +279,29 @@ impl<R: Route, C: Console> Door<R, C> {
             end = tokio::time::timeout(grace, relay.run()).await.ok();
         }
         let at_boundary = relay.at_boundary();
-        drop(stream);
+        drop(backend);
         if matches!(end, None | Some(RelayEnd::ClientDied)) {
             key.cancel().await;
         }
         drop((cancel, in_use));
-        finish(socket, end, at_boundary).await
+        finish(stream, end, at_boundary).await
     }
 
     /// Wakes the compute and opens a session there. A compute that stops in between is woken once
     /// more.
     async fn attach(
         &self,
-        socket: &mut Socket,
+        stream: &mut Stream,
         client: &Authenticated,
         endpoint: &str,
     ) -> Result<(Connected, Box<dyn std::any::Any + Send>), Ending> {
-        let hangup = Hangup::watch(socket).map_err(|_| Ending::Gone("no descriptor left"))?;
-        match self.try_attach((socket, &hangup), client, endpoint).await {
+        let hangup = Hangup::watch(stream).map_err(|_| Ending::Gone("no descriptor left"))?;
+        match self.try_attach((stream, &hangup), client, endpoint).await {
             Err(AttachError::ComputeStopped) => {}
             Err(AttachError::Ending(ending)) => return Err(ending),
             Ok(attached) => return Ok(attached),
         }
-        self.try_attach((socket, &hangup), client, endpoint).await.map_err(|error| match error {
+        self.try_attach((stream, &hangup), client, endpoint).await.map_err(|error| match error {
             AttachError::Ending(ending) => ending,
             AttachError::ComputeStopped => {
                 let text = format!("branch \"{endpoint}\" is starting up");
@@ -292,12 +312,12 @@ impl<R: Route, C: Console> Door<R, C> {
 
     async fn try_attach(
         &self,
-        (socket, hangup): (&mut Socket, &Hangup),
+        (stream, hangup): (&mut Stream, &Hangup),
         client: &Authenticated,
         endpoint: &str,
     ) -> Result<(Connected, Box<dyn std::any::Any + Send>), AttachError> {
         let Backend { socket: path, session: in_use } =
-            self.wake((socket, hangup), client, endpoint).await?;
+            self.wake((stream, hangup), client, endpoint).await?;
         let connecting = backend::connect(&path, &client.login.parameters);
         let limit = self.settings.limits.backend_startup;
         let both = async {
@@ -319,8 +339,8 @@ impl<R: Route, C: Console> Door<R, C> {
             }
             Ok(Err(BackendError::Refused { bytes, .. })) => {
                 // The compute's own words, sent as they are.
-                send(socket, &bytes).await?;
-                close_gently(socket).await;
+                send(stream, &bytes).await?;
+                close_gently(stream).await;
                 Err(Ending::Gone("refused by the compute").into())
             }
             Ok(Err(error)) => {
@@ -337,7 +357,7 @@ impl<R: Route, C: Console> Door<R, C> {
 
     async fn wake(
         &self,
-        (socket, hangup): (&mut Socket, &Hangup),
+        (stream, hangup): (&mut Stream, &Hangup),
         client: &Authenticated,
         endpoint: &str,
     ) -> Result<Backend, Ending> {
@@ -351,7 +371,7 @@ impl<R: Route, C: Console> Door<R, C> {
         }
         let mut out = Vec::new();
         wire::notice(&mut out, &format!("branch \"{endpoint}\" is starting"));
-        send(socket, &out).await?;
+        send(stream, &out).await?;
         tokio::select! {
             backend = &mut waking => backend.map_err(Ending::Refused),
             () = hangup.happened() => Err(Ending::Gone("left while waking")),
@@ -372,7 +392,7 @@ impl From<Ending> for AttachError {
 }
 
 async fn finish(
-    socket: &mut Socket,
+    stream: &mut Stream,
     end: Option<RelayEnd>,
     at_boundary: bool,
 ) -> Result<&'static str, Ending> {
@@ -380,7 +400,7 @@ async fn finish(
         Some(RelayEnd::ClientLeft) => Ok("client left"),
         Some(RelayEnd::ClientDied) => Ok("client died"),
         Some(RelayEnd::BackendClosed) => {
-            close_gently(socket).await;
+            close_gently(stream).await;
             Ok("closed by the compute")
         }
         Some(RelayEnd::BackendDied) if at_boundary => {
@@ -397,17 +417,21 @@ async fn finish(
 }
 
 /// Sends a last word and closes.
-pub(crate) async fn tell(socket: &mut Socket, refusal: &Refusal) {
+pub(crate) async fn tell(stream: &mut Stream, refusal: &Refusal) {
     let mut out = Vec::new();
     wire::refusal(&mut out, refusal);
-    if send(socket, &out).await.is_ok() {
-        close_gently(socket).await;
+    if send(stream, &out).await.is_ok() {
+        close_gently(stream).await;
     }
 }
 
-async fn send(socket: &mut Socket, bytes: &[u8]) -> Result<(), Ending> {
+async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<(), Ending> {
     use tokio::io::AsyncWriteExt;
-    socket.write_all(bytes).await.map_err(|_| Ending::Gone("left"))
+    let sent = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    sent.await.map_err(|_| Ending::Gone("left"))
 }
 
 fn shutting_down() -> Refusal {
@@ -419,6 +443,13 @@ fn is_local_admin(peer: Peer) -> bool {
     match peer {
         Peer::Tcp(_) => false,
         Peer::Unix { uid, .. } => uid == 0 || uid == rustix::process::geteuid().as_raw(),
+    }
+}
+
+fn channel(stream: &Stream, tls: Option<&Tls>) -> ChannelBinding {
+    match tls.and_then(|tls| tls.end_point.clone()) {
+        Some(hash) if stream.is_encrypted() => ChannelBinding::ServerEndPoint(hash),
+        _ => ChannelBinding::Unavailable,
     }
 }
 

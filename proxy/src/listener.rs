@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Cancels;
 use crate::console::Console;
-use crate::door::{self, Door};
+use crate::door::{self, Door, Entrance};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::sessions::Sessions;
 use crate::socket::Socket;
+use crate::stream::Stream;
+use crate::tls::Tls;
 
 /// Out of descriptors: nothing tells when one is free again, so accepting pauses for this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -27,7 +29,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(7);
 #[derive(Debug)]
 pub struct Listener {
     socket: ListenerSocket,
-    default_endpoint: Option<String>,
+    entrance: Entrance,
 }
 
 #[derive(Debug)]
@@ -50,18 +52,32 @@ pub struct Settings {
 impl Listener {
     /// Accepts over TCP.
     pub fn tcp(listener: TcpListener) -> Self {
-        Self { socket: ListenerSocket::Tcp(listener), default_endpoint: None }
+        Self { socket: ListenerSocket::Tcp(listener), entrance: Entrance::default() }
     }
 
     /// Accepts over a unix socket.
     pub fn unix(listener: UnixListener) -> Self {
-        Self { socket: ListenerSocket::Unix(listener), default_endpoint: None }
+        Self { socket: ListenerSocket::Unix(listener), entrance: Entrance::default() }
     }
 
     /// Leads connections that name no endpoint to this one.
     #[must_use]
     pub fn with_default_endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.default_endpoint = Some(endpoint.into());
+        self.entrance.default_endpoint = Some(endpoint.into());
+        self
+    }
+
+    /// Offers encryption.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.entrance.tls = Some(tls);
+        self
+    }
+
+    /// Refuses plaintext. Only for a listener with TLS.
+    #[must_use]
+    pub fn requiring_tls(mut self) -> Self {
+        self.entrance.require_tls = true;
         self
     }
 
@@ -97,7 +113,7 @@ pub async fn serve<R: Route, C: Console>(
 }
 
 async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R, C>>) {
-    let default_endpoint: Option<Arc<str>> = listener.default_endpoint.as_deref().map(Arc::from);
+    let entrance = Arc::new(listener.entrance.clone());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -110,10 +126,8 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
         };
         match accepted {
             Ok(socket) => {
-                let (door, default_endpoint) = (Arc::clone(&door), default_endpoint.clone());
-                connections.spawn(async move {
-                    connection(&door, socket, default_endpoint.as_deref()).await;
-                });
+                let (door, entrance) = (Arc::clone(&door), Arc::clone(&entrance));
+                connections.spawn(async move { connection(&door, socket, &entrance).await });
             }
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(%error, "accept");
@@ -136,18 +150,15 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
     }
 }
 
-async fn connection<R: Route, C: Console>(
-    door: &Door<R, C>,
-    mut socket: Socket,
-    default_endpoint: Option<&str>,
-) {
+async fn connection<R: Route, C: Console>(door: &Door<R, C>, socket: Socket, entrance: &Entrance) {
     let Ok(peer) = socket.peer() else { return };
+    let mut stream = Stream::Plain(socket);
     match Arc::clone(&door.preauth).try_acquire_owned() {
-        Ok(permit) => door.connection(socket, peer, default_endpoint, permit).await,
+        Ok(permit) => door.connection(stream, peer, entrance, permit).await,
         Err(_none_left) => {
             tracing::warn!(%peer, "too many connections that have not authenticated");
             let refusal = Refusal::fatal("53300", "sorry, too many clients already");
-            door::tell(&mut socket, &refusal).await;
+            door::tell(&mut stream, &refusal).await;
         }
     }
 }

@@ -3,11 +3,12 @@
 //! An endpoint may be named in these ways; all that are present must agree:
 //! 1. startup parameter `ardent.branch`, or the same in `options` (`-c ardent.branch=x`,
 //!    `--ardent.branch=x`);
-//! 2. the user `role.endpoint`, split at the last dot;
-//! 3. the database `database@endpoint`, split at the last `@`;
-//! 4. the listener's default, if nothing else is named.
+//! 2. the host `endpoint.domain`, which TLS clients tell (SNI);
+//! 3. the user `role.endpoint`, split at the last dot;
+//! 4. the database `database@endpoint`, split at the last `@`;
+//! 5. the listener's default, if nothing else is named.
 //!
-//! A suffix (2, 3) counts only if it is an endpoint: roles may hold dots. So that names cannot be
+//! A suffix (3, 4) counts only if it is an endpoint: roles may hold dots. So that names cannot be
 //! probed, a suffix that looks like a name but is none leads to a login that always fails, and a
 //! contradiction that involves a suffix is told only after the login succeeded.
 
@@ -44,6 +45,8 @@ pub(crate) enum Target {
 /// What a connection brings besides its startup parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
+    /// The endpoint in the host name of an encrypted connection (SNI).
+    pub(crate) host_endpoint: Option<&'a str>,
     pub(crate) default_endpoint: Option<&'a str>,
     pub(crate) over_unix_socket: bool,
 }
@@ -61,7 +64,7 @@ pub(crate) fn login(
     }
     let database = parameters.value(b"database").filter(|name| !name.is_empty());
     let database = database.unwrap_or(&user).to_vec();
-    let explicit = explicit_name(&parameters)?;
+    let explicit = explicit_name(&parameters, origin.host_endpoint)?;
 
     let (role, from_user) = Suffix::of(&user, b'.', &is_endpoint);
     // libpq sends the user's name for a database that was not given.
@@ -130,7 +133,7 @@ fn has_form_of_name(text: &str) -> bool {
 
 /// The endpoint named by parameter. Two different ones cannot agree whatever exists, so that is
 /// told at once.
-fn explicit_name(parameters: &Parameters) -> Result<Option<String>, Refusal> {
+fn explicit_name(parameters: &Parameters, host: Option<&str>) -> Result<Option<String>, Refusal> {
     let direct = parameters.value(BRANCH_PARAMETER).map(<[u8]>::to_vec);
     let in_options = parameters.value(b"options").and_then(branch_in_options);
     let text = |name: Vec<u8>| {
@@ -138,9 +141,15 @@ fn explicit_name(parameters: &Parameters) -> Result<Option<String>, Refusal> {
     };
     let direct = direct.map(text).transpose()?;
     let in_options = in_options.map(text).transpose()?;
-    match (direct, in_options) {
-        (Some(a), Some(b)) if a != b => Err(disagreement("ardent.branch", &a, "options", &b)),
-        (direct, in_options) => Ok(direct.or(in_options).filter(|name| !name.is_empty())),
+    let host = host.map(str::to_owned);
+    let sources = [("ardent.branch", direct), ("options", in_options), ("host name", host)];
+    let mut named = sources
+        .into_iter()
+        .filter_map(|(source, name)| Some((source, name.filter(|name| !name.is_empty())?)));
+    let Some((source, name)) = named.next() else { return Ok(None) };
+    match named.find(|(_, other)| *other != name) {
+        Some((other, second)) => Err(disagreement(source, &name, other, &second)),
+        None => Ok(Some(name)),
     }
 }
 
@@ -151,7 +160,7 @@ fn contradiction(
 ) -> Option<Refusal> {
     let (user, database) = (from_user.endpoint(), from_database.endpoint());
     let sources = [
-        ("ardent.branch", explicit.map(str::to_owned)),
+        ("connection", explicit.map(str::to_owned)),
         ("user name", user),
         ("database name", database),
     ];
@@ -229,7 +238,8 @@ fn for_compute(parameters: &Parameters, role: &[u8], database: &[u8]) -> Paramet
 mod tests {
     use super::*;
 
-    const TCP: Origin<'_> = Origin { default_endpoint: None, over_unix_socket: false };
+    const TCP: Origin<'_> =
+        Origin { host_endpoint: None, default_endpoint: None, over_unix_socket: false };
 
     fn go(pairs: &[(&str, &str)], origin: Origin<'_>) -> Result<Login, Refusal> {
         let pairs = pairs.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
@@ -286,6 +296,16 @@ mod tests {
         assert_eq!(target(&[("user", "app")]), Target::Endpoint("b2".into()));
         assert_eq!(target(&[("user", "app.b1")]), Target::Endpoint("b1".into()));
         assert_eq!(go(&[("database", "d")], TCP).unwrap_err().sqlstate, "28000");
+    }
+
+    #[test]
+    fn the_host_name_names_an_endpoint() {
+        let host = Origin { host_endpoint: Some("b1"), ..TCP };
+        let target = |pairs| go(pairs, host).map(|login| login.target);
+        assert_eq!(target(&[("user", "app")]), Ok(Target::Endpoint("b1".into())));
+        let refused = target(&[("user", "app"), ("ardent.branch", "b2")]).unwrap_err();
+        assert_eq!(refused.sqlstate, "08004");
+        assert!(go(&[("user", "app.b2")], host).unwrap().contradiction.is_some());
     }
 
     #[test]

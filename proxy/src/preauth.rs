@@ -9,8 +9,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::refusal::Refusal;
 use crate::scram::{ChannelBinding, ClientFirst, Exchange, ScramFailure, ScramVerifier};
+use crate::stream::Stream;
+use crate::tls::Tls;
 use crate::wire::{self, FirstPacket, STARTUP_BYTES_MAX, StartupPacket};
 
+/// The first byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// A SCRAM message is a few hundred bytes.
 const PASSWORD_BYTES_MAX: usize = 2048;
 const SERVER_NONCE_BYTES: usize = 18;
@@ -35,21 +39,35 @@ pub(crate) enum Opening {
     Startup(StartupPacket),
 }
 
-/// Reads until the client says what it wants. Encryption is declined: this listener has none.
-pub(crate) async fn open<S>(stream: &mut S, first_byte: Duration) -> Result<Opening, Ending>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut ssl_asked, mut gss_asked) = (false, false);
-    let mut first = tokio::time::timeout(first_byte, stream.read_u8());
+/// How a listener treats strangers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners<'a> {
+    /// Silence after which a connection is closed.
+    pub(crate) first_byte: Duration,
+    /// `None` declines encryption.
+    pub(crate) tls: Option<&'a Tls>,
+    /// Startup in plaintext is refused. Cancel requests are not: some drivers know no others.
+    pub(crate) require_tls: bool,
+}
+
+/// Reads until the client says what it wants, encrypting on the way if it asks for that.
+pub(crate) async fn open(stream: &mut Stream, manners: Manners<'_>) -> Result<Opening, Ending> {
+    let socket = stream.socket().ok_or(Ending::Silent)?;
+    let first = match tokio::time::timeout(manners.first_byte, socket.peek()).await {
+        Ok(Ok(Some(byte))) => byte,
+        Ok(Ok(None) | Err(_)) | Err(_) => return Err(Ending::Silent),
+    };
+    if first == TLS_HANDSHAKE {
+        encrypt_at_once(stream, manners).await?;
+    }
+    let (mut ssl_asked, mut gss_asked) = (stream.is_encrypted(), stream.is_encrypted());
     loop {
-        let byte = match first.await {
-            Ok(Ok(byte)) => byte,
-            Ok(Err(_)) | Err(_) if !ssl_asked && !gss_asked => return Err(Ending::Silent),
-            Ok(Err(_)) | Err(_) => return Err(Ending::Gone("left before startup")),
-        };
-        let asked = match read_packet(stream, byte).await? {
+        match read_packet(stream).await? {
             FirstPacket::Cancel { pid, key } => return Ok(Opening::Cancel { pid, key }),
+            FirstPacket::Startup(_) if manners.require_tls && !stream.is_encrypted() => {
+                let refusal = Refusal::fatal("28000", "connection requires TLS");
+                return Err(Ending::Refused(refusal.with_hint("Connect with sslmode=require.")));
+            }
             FirstPacket::Startup(packet) => return Ok(Opening::Startup(packet)),
             FirstPacket::Unsupported { major, minor } => {
                 let text = format!(
@@ -57,26 +75,51 @@ where
                 );
                 return Err(Ending::Refused(Refusal::fatal("0A000", text)));
             }
-            FirstPacket::Ssl => &mut ssl_asked,
-            FirstPacket::GssEnc => &mut gss_asked,
-        };
-        if std::mem::replace(asked, true) {
-            return Err(protocol_violation("encryption was requested twice"));
+            FirstPacket::Ssl if !ssl_asked => {
+                ssl_asked = true;
+                encrypt_on_request(stream, manners).await?;
+            }
+            FirstPacket::GssEnc if !gss_asked => {
+                gss_asked = true;
+                send(stream, b"N").await?;
+            }
+            FirstPacket::Ssl | FirstPacket::GssEnc => {
+                return Err(protocol_violation("encryption was requested twice"));
+            }
         }
-        stream.write_all(b"N").await.map_err(|_| Ending::Gone("left before startup"))?;
-        first = tokio::time::timeout(first_byte, stream.read_u8());
     }
 }
 
-async fn read_packet<S>(stream: &mut S, first_byte: u8) -> Result<FirstPacket, Ending>
+/// The client begins with a TLS handshake. It must say by ALPN that it speaks Postgres, as
+/// Postgres demands: no other protocol is to be led here.
+async fn encrypt_at_once(stream: &mut Stream, manners: Manners<'_>) -> Result<(), Ending> {
+    let tls = manners.tls.ok_or(Ending::Gone("TLS where none is offered"))?;
+    stream.encrypt(tls).await.map_err(|_| Ending::Gone("TLS handshake failed"))?;
+    if stream.speaks_postgres() { Ok(()) } else { Err(Ending::Gone("TLS without ALPN")) }
+}
+
+async fn encrypt_on_request(stream: &mut Stream, manners: Manners<'_>) -> Result<(), Ending> {
+    let Some(tls) = manners.tls else { return send(stream, b"N").await };
+    // Sent before the answer, it was sent in plaintext, perhaps by somebody in between
+    // (CVE-2021-23214). What comes later meets the handshake, which it breaks.
+    if stream.socket().is_some_and(|socket| matches!(socket.try_peek(), Ok(Some(_)))) {
+        let refusal = Refusal::fatal("08P01", "received unencrypted data after SSL request");
+        let detail = "This could be either a client-software bug or evidence of an attempted \
+                      man-in-the-middle attack.";
+        return Err(Ending::Refused(refusal.with_detail(detail)));
+    }
+    send(stream, b"S").await?;
+    stream.encrypt(tls).await.map_err(|_| Ending::Gone("TLS handshake failed"))
+}
+
+async fn read_packet<S>(stream: &mut S) -> Result<FirstPacket, Ending>
 where
     S: AsyncRead + Unpin,
 {
-    let mut rest = [0; 3];
+    let mut length = [0; 4];
     let gone = |_| Ending::Gone("left before startup");
-    stream.read_exact(&mut rest).await.map_err(gone)?;
-    let [b, c, d] = rest;
-    let length = usize::try_from(u32::from_be_bytes([first_byte, b, c, d]));
+    stream.read_exact(&mut length).await.map_err(gone)?;
+    let length = usize::try_from(u32::from_be_bytes(length));
     let length = length.ok().filter(|length| (8..=STARTUP_BYTES_MAX).contains(length));
     let Some(length) = length else {
         return Err(protocol_violation("invalid length of startup packet"));

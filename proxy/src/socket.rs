@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, sockopt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::sessions::Peer;
@@ -18,10 +18,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 6;
 /// Sent data that is not acknowledged for so long ends the connection.
 const USER_TIMEOUT_MS: u32 = 60_000;
-/// How long, and how many bytes, a closing socket still reads: closing with unread input resets
-/// the connection, and the client may lose the error that was sent to it.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 64 * 1024;
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -53,65 +49,31 @@ impl Socket {
         }
     }
 
-    /// How many bytes (0 or 1) could be read without reading them; 0 is the end.
-    async fn peek(&self) -> io::Result<usize> {
+    /// The next byte, left where it is; `None` at the end.
+    pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
+        loop {
+            match self {
+                Self::Tcp(stream) => stream.readable().await?,
+                Self::Unix(stream) => stream.readable().await?,
+            }
+            match self.try_peek() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return peeked,
+            }
+        }
+    }
+
+    /// As [`Socket::peek`], or the error `WouldBlock`.
+    pub(crate) fn try_peek(&self) -> io::Result<Option<u8>> {
         let peek = || {
             let mut byte = [0_u8];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             let (count, _) = rustix::net::recv(self, &mut byte, flags)?;
-            Ok(count)
+            Ok((count > 0).then_some(byte[0]))
         };
         match self {
-            Self::Tcp(stream) => {
-                stream.readable().await?;
-                stream.try_io(Interest::READABLE, peek)
-            }
-            Self::Unix(stream) => {
-                stream.readable().await?;
-                stream.try_io(Interest::READABLE, peek)
-            }
-        }
-    }
-}
-
-/// Sends what is buffered, says that no more will come, and waits a little for the peer to hang
-/// up. Errors do not matter any more.
-pub(crate) async fn close_gently(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
-    let discard = async {
-        stream.shutdown().await?;
-        let mut rest = stream.take(LINGER_BYTES_MAX);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    if let Ok(Err(error)) = tokio::time::timeout(LINGER, discard).await {
-        tracing::trace!(%error, "close");
-    }
-}
-
-/// Tells when a peer has hung up, without reading what it may have sent.
-#[derive(Debug)]
-pub(crate) struct Hangup(Socket);
-
-impl Hangup {
-    /// Watches a socket through a duplicate of its descriptor, so that the socket itself can be
-    /// in use elsewhere.
-    pub(crate) fn watch(socket: &Socket) -> io::Result<Self> {
-        let duplicate = socket.as_fd().try_clone_to_owned()?;
-        Ok(Self(match socket {
-            Socket::Tcp(_) => Socket::Tcp(TcpStream::from_std(duplicate.into())?),
-            Socket::Unix(_) => Socket::Unix(UnixStream::from_std(duplicate.into())?),
-        }))
-    }
-
-    /// Returns when the peer is gone. Once the peer has sent something that nobody reads, its
-    /// leaving cannot be seen: then this never returns.
-    pub(crate) async fn happened(&self) {
-        loop {
-            match self.0.peek().await {
-                Ok(0) => return,
-                Ok(_) => return std::future::pending().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
         }
     }
 }

@@ -5,8 +5,9 @@
 //! does. A branch that is killed and deleted has no next start, and there are 4096 System V
 //! segments in all (`kernel.shmmni`), so they are removed here.
 //!
-//! With a uid per compute everything of that uid goes. Without one only the System V segment that
-//! `postmaster.pid` names does: the POSIX segments of computes of one user cannot be told apart.
+//! With a uid per compute everything of that uid goes. Without one the System V segment goes that
+//! `postmaster.pid` names, and the POSIX segment that its header names, which Postgres makes at
+//! every start; segments of parallel queries that ran at the kill cannot be told apart and stay.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,7 @@ const POSIX_DIRECTORY: &str = "/dev/shm";
 struct Segment {
     key: i64,
     id: i32,
+    bytes: usize,
     attached: u64,
     uid: u32,
 }
@@ -47,7 +49,13 @@ pub(super) fn remove_orphans(identity: &Identity, pid_file: &Path) -> io::Result
             let own = geteuid().as_raw();
             orphans
                 .filter(|segment| segment.uid == own && (segment.key, segment.id) == (key, id))
-                .try_for_each(|segment| remove(segment.id))
+                .try_for_each(|segment| {
+                    if let Some(name) = control_segment(&segment) {
+                        // Gone already is as good as removed.
+                        drop(fs::remove_file(Path::new(POSIX_DIRECTORY).join(name)));
+                    }
+                    remove(segment.id)
+                })
         }
     }
 }
@@ -66,9 +74,32 @@ fn parse_segment(line: &str) -> Option<Segment> {
     Some(Segment {
         key: fields.first()?.parse().ok()?,
         id: fields.get(1)?.parse().ok()?,
+        bytes: fields.get(3)?.parse().ok()?,
         attached: fields.get(6)?.parse().ok()?,
         uid: fields.get(7)?.parse().ok()?,
     })
+}
+
+/// Name of the POSIX segment that a System V segment of Postgres points to (pg_shmem.h,
+/// `PGShmemHeader`: magic, pid, two sizes, then the handle; the same in 13 to 18).
+fn control_segment(segment: &Segment) -> Option<String> {
+    const MAGIC: u32 = 679_834_894;
+    const HANDLE_WORD: usize = 6;
+    const WORDS: usize = HANDLE_WORD + 1;
+    if segment.bytes < WORDS * size_of::<u32>() {
+        return None;
+    }
+    // SAFETY: attaching read-only at an address of the kernel's choice touches nothing of ours.
+    let address = unsafe { libc::shmat(segment.id, std::ptr::null(), libc::SHM_RDONLY) };
+    if address.addr() == usize::MAX {
+        return None;
+    }
+    // SAFETY: the segment is attached, page aligned and at least `WORDS` words long, and nobody
+    // else is attached who could write to it.
+    let words = unsafe { address.cast::<[u32; WORDS]>().read() };
+    // SAFETY: the address is what shmat returned, and `words` is a copy.
+    unsafe { libc::shmdt(address) };
+    (words.first() == Some(&MAGIC)).then(|| format!("PostgreSQL.{}", words[HANDLE_WORD]))
 }
 
 fn remove(id: i32) -> io::Result<()> {
@@ -100,7 +131,7 @@ mod tests {
         assert_eq!(parse_segment(header), None);
         let line = "  -2147479562          3   600                    56  5072  5072      6   101 \
                     104   101   104 1732223000          0 1732223000 4096 0";
-        let expected = Segment { key: -2_147_479_562, id: 3, attached: 6, uid: 101 };
+        let expected = Segment { key: -2_147_479_562, id: 3, bytes: 56, attached: 6, uid: 101 };
         assert_eq!(parse_segment(line), Some(expected));
     }
 }

@@ -17,7 +17,7 @@ use super::answer::{Answer, Notice, NoticeLevel, NoticeSender};
 use super::{Console, ConsoleSession, Description, Statement, TransactionEffect};
 use crate::cancel::RunningStatement;
 use crate::refusal::Refusal;
-use crate::socket::Hangup;
+use crate::stream::Hangup;
 
 /// One client at the console.
 pub(super) struct Desk<C> {

@@ -19,14 +19,14 @@ use super::{Console, ConsoleSession};
 use crate::cancel::{CancelTarget, Cancels, RunningStatement};
 use crate::preauth::Ending;
 use crate::sessions::{Peer, Session, SessionState};
-use crate::socket::{Hangup, Socket, close_gently};
+use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire::{self, TransactionStatus};
 
 /// The major version decides which catalog queries tools send; psql warns if it is newer than
 /// psql itself.
 const SERVER_VERSION: &str = concat!("15.0 (Ardent ", env!("CARGO_PKG_VERSION"), ")");
 
-type Client = Framed<Socket, PgWireMessageServerCodec<Prepared>>;
+type Client = Framed<Stream, PgWireMessageServerCodec<Prepared>>;
 
 /// What a console session starts from.
 pub(crate) struct Start<'a> {
@@ -40,12 +40,12 @@ pub(crate) struct Start<'a> {
 
 /// Serves an authenticated client that has had AuthenticationOk.
 pub(crate) async fn serve<C: Console>(
-    mut socket: Socket,
+    mut stream: Stream,
     console: Arc<C>,
     start: Start<'_>,
     session: &Session,
 ) -> Result<&'static str, Ending> {
-    let hangup = Hangup::watch(&socket).map_err(|_| Ending::Gone("no descriptor left"))?;
+    let hangup = Hangup::watch(&stream).map_err(|_| Ending::Gone("no descriptor left"))?;
     let running = Arc::new(RunningStatement::default());
     // All console sessions run in this process; their secrets tell them apart.
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
@@ -55,7 +55,8 @@ pub(crate) async fn serve<C: Console>(
     put_parameters(&mut greeting, &start.who);
     wire::backend_key_data(&mut greeting, pid, cancel.key());
     wire::ready_for_query(&mut greeting, TransactionStatus::Idle);
-    socket.write_all(&greeting).await.map_err(|_| Ending::Gone("left"))?;
+    stream.write_all(&greeting).await.map_err(|_| Ending::Gone("left"))?;
+    stream.flush().await.map_err(|_| Ending::Gone("left"))?;
 
     session.set_state(SessionState::Idle);
     let address = match start.who.peer {
@@ -64,7 +65,7 @@ pub(crate) async fn serve<C: Console>(
     };
     let mut codec = PgWireMessageServerCodec::new(DefaultClient::new(address, false));
     codec.client_info.set_state(PgWireConnectionState::ReadyForQuery);
-    let mut client = Framed::new(socket, codec);
+    let mut client = Framed::new(stream, codec);
     let Start { who, stop, stop_grace, .. } = start;
     let desk = Desk { console, who, running, hangup, stop: stop.clone(), stop_grace };
     let reason = answer_messages(&mut client, &Arc::new(desk), session).await;

@@ -10,3 +10,4 @@ mod console;
 mod relay;
 mod startup;
 mod stop;
+mod tls;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::within;
@@ -11,7 +11,7 @@ use crate::support::within;
 pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 pub(crate) const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 
-pub(crate) struct Raw(pub(crate) TcpStream);
+pub(crate) struct Raw<S = TcpStream>(pub(crate) S);
 
 /// A message from the server: its type, its body.
 pub(crate) type Message = (char, Vec<u8>);
@@ -29,9 +29,12 @@ impl Raw {
         raw.send(bytes).await;
         raw.rest().await
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
+        self.0.flush().await.unwrap();
     }
 
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {

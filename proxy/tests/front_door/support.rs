@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// A Postgres of its own with trust on a unix socket. Ends with its last user.
-pub struct Postgres {
+pub(crate) struct Postgres {
     dir: PathBuf,
     server: Child,
 }
 
 impl Postgres {
     /// The one that all tests of this process share.
-    pub fn shared() -> Arc<Self> {
+    pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         shared.upgrade().unwrap_or_else(|| {
@@ -38,7 +38,7 @@ impl Postgres {
         })
     }
 
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("proxy-{}-{number}", std::process::id()));
@@ -78,15 +78,15 @@ impl Postgres {
         postgres
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join(".s.PGSQL.5432")
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub fn psql(&self, user: &str, sql: &str) -> std::process::Output {
+    pub(crate) fn psql(&self, user: &str, sql: &str) -> std::process::Output {
         Command::new("psql")
             .args(["-XAtq", "-p", "5432", "-U", user, "-d", "postgres", "-c", sql, "-h"])
             .arg(&self.dir)
@@ -95,14 +95,14 @@ impl Postgres {
     }
 
     /// A value, over a connection that does not pass the front door.
-    pub fn value(&self, sql: &str) -> String {
+    pub(crate) fn value(&self, sql: &str) -> String {
         let output = self.psql("postgres", sql);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// Waits until a query has a certain value: the state of other processes can only be polled.
-    pub async fn eventually(&self, sql: &str, wanted: &str) {
+    pub(crate) async fn eventually(&self, sql: &str, wanted: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.value(sql) != wanted {
             assert!(Instant::now() < deadline, "{sql}: {} instead of {wanted}", self.value(sql));
@@ -131,15 +131,15 @@ fn as_postgres(program: &str) -> Command {
 }
 
 /// Endpoints `b1` and `b2` lead to one Postgres; role `app` has password `secret`.
-pub struct TestRoute {
+pub(crate) struct TestRoute {
     socket: PathBuf,
-    pub verifiers: RwLock<HashMap<String, ScramVerifier>>,
-    pub wakes: AtomicUsize,
+    pub(crate) verifiers: RwLock<HashMap<String, ScramVerifier>>,
+    pub(crate) wakes: AtomicUsize,
     /// Wakes return while this is true.
-    pub awake: watch::Sender<bool>,
-    pub refusal: Mutex<Option<Refusal>>,
+    pub(crate) awake: watch::Sender<bool>,
+    pub(crate) refusal: Mutex<Option<Refusal>>,
     /// Sessions whose guard is alive.
-    pub in_use: Arc<AtomicUsize>,
+    pub(crate) in_use: Arc<AtomicUsize>,
 }
 
 struct InUse(Arc<AtomicUsize>);
@@ -151,7 +151,7 @@ impl Drop for InUse {
 }
 
 impl TestRoute {
-    pub fn to(socket: PathBuf) -> Arc<Self> {
+    pub(crate) fn to(socket: PathBuf) -> Arc<Self> {
         let verifier = |password| ScramVerifier::from_password(password).unwrap();
         let verifiers = [("app", "secret"), ("postgres", "master")];
         let verifiers = verifiers.map(|(role, password)| (role.to_owned(), verifier(password)));
@@ -188,9 +188,9 @@ impl Route for TestRoute {
 }
 
 /// Understands a handful of statements; see `answer`.
-pub struct TestConsole {
+pub(crate) struct TestConsole {
     /// Statements that ended by being dropped.
-    pub dropped: Arc<AtomicUsize>,
+    pub(crate) dropped: Arc<AtomicUsize>,
 }
 
 struct CountDrop(Arc<AtomicUsize>);
@@ -201,7 +201,7 @@ impl Drop for CountDrop {
     }
 }
 
-pub const KINDS: [(&str, ColumnKind); 5] = [
+pub(crate) const KINDS: [(&str, ColumnKind); 5] = [
     ("name", ColumnKind::Text),
     ("size", ColumnKind::Int8),
     ("ready", ColumnKind::Bool),
@@ -296,23 +296,28 @@ impl Console for TestConsole {
 }
 
 /// A running front door.
-pub struct Door {
-    pub postgres: Arc<Postgres>,
-    pub route: Arc<TestRoute>,
-    pub console: Arc<TestConsole>,
-    pub sessions: Arc<Sessions>,
-    pub address: SocketAddr,
-    pub unix_socket: PathBuf,
-    pub stop: CancellationToken,
-    pub server: tokio::task::JoinHandle<()>,
+pub(crate) struct Door {
+    pub(crate) postgres: Arc<Postgres>,
+    pub(crate) route: Arc<TestRoute>,
+    pub(crate) console: Arc<TestConsole>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) address: SocketAddr,
+    pub(crate) unix_socket: PathBuf,
+    pub(crate) stop: CancellationToken,
+    pub(crate) server: tokio::task::JoinHandle<()>,
 }
 
 impl Door {
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         Self::with_limits(Limits::default()).await
     }
 
-    pub async fn with_limits(limits: Limits) -> Self {
+    pub(crate) async fn with_limits(limits: Limits) -> Self {
+        Self::with(limits, |listener| listener).await
+    }
+
+    /// The TCP listener as the test wants it.
+    pub(crate) async fn with(limits: Limits, configure: impl FnOnce(Listener) -> Listener) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let postgres = tokio::task::spawn_blocking(Postgres::shared).await.unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -326,7 +331,7 @@ impl Door {
         let stop = CancellationToken::new();
         let settings = Settings { limits, mock_secret: [9; 32], sessions: Arc::clone(&sessions) };
         let server = tokio::spawn(proxy::serve(
-            vec![Listener::tcp(tcp), Listener::unix(unix)],
+            vec![configure(Listener::tcp(tcp)), Listener::unix(unix)],
             Arc::clone(&route),
             Arc::clone(&console),
             settings,
@@ -336,13 +341,13 @@ impl Door {
     }
 
     /// A tokio-postgres client of `b1`.
-    pub async fn client(&self) -> tokio_postgres::Client {
+    pub(crate) async fn client(&self) -> tokio_postgres::Client {
         self.connect(|config| config.user("app.b1").password("secret").dbname("shop"))
             .await
             .unwrap()
     }
 
-    pub async fn connect(
+    pub(crate) async fn connect(
         &self,
         configure: impl FnOnce(&mut tokio_postgres::Config) -> &mut tokio_postgres::Config,
     ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
@@ -355,13 +360,13 @@ impl Door {
     }
 
     /// Stops the door; fails if it does not end in time.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.stop.cancel();
         within(self.server).await.unwrap();
     }
 }
 
 /// Fails a test that hangs.
-pub async fn within<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), work).await.expect("within 30 s")
 }
