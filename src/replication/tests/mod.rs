@@ -1,6 +1,5 @@
 //! Replication between real servers.
 
-mod server;
 mod support;
 
 mod chain;

@@ -2,7 +2,7 @@
 
 use crate::source::{Identity, PreflightOptions, Report, RowKind, RowStatus, SourceUrl, preflight};
 
-use super::server::{PASSWORD, Server, free_port};
+use super::support::server::{PASSWORD, Server, free_port};
 
 async fn look(url: &SourceUrl, schemas: &[&str]) -> Report {
     let schemas = schemas.iter().map(|schema| (*schema).to_owned()).collect();

@@ -3,8 +3,8 @@
 use crate::replication::{Replication, setup};
 use crate::source::TableName;
 
-use super::server::bin_dir;
 use super::support::Chain;
+use super::support::server::bin_dir;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_grants_and_members_are_as_on_the_source() {

@@ -1,5 +1,7 @@
 //! A source, a trunk and the stream between them; and the comparison that every test ends with.
 
+pub(super) mod server;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::replication::{Phase, Position, Replication, Status, setup};
 
-use super::server::{Server, bin_dir};
+use server::{Server, bin_dir};
 
 pub(super) struct Chain {
     pub(super) source: Server,
