@@ -8,7 +8,7 @@ demo: setup              ## set up what is missing, build, and show the main job
 	scripts/demo.sh
 
 test: setup              ## set up what is missing, build, and run every test
-	cargo test --workspace --locked
+	cargo test --release --workspace --locked
 
 bench: setup             ## what a branch costs in time, beside the ordinary ways to copy a database
 	cargo bench --locked --bench branch_create

@@ -2,7 +2,7 @@
 //! without a gap or a duplicate.
 
 use crate::support::drivers::{Driver, psql};
-use crate::support::pgbench::{assert_invariant, fingerprint};
+use crate::support::pgbench::{assert_equal, assert_invariant};
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
@@ -62,7 +62,7 @@ impl Scene {
         assert_invariant(Driver::Psql, &during);
         self.load.stop();
         let after = self.server.branch("after");
-        assert_eq!(fingerprint(&after), fingerprint(&self.source.socket_url()));
+        assert_equal(&after, &self.source, "after the load");
     }
 }
 
@@ -136,7 +136,7 @@ fn the_server_is_killed_during_the_first_copy() {
             let said = server.ardent(&["branch", "create", "after", "--print-url"]);
             (said.code == 0).then_some(said.stdout.trim_end().to_owned())
         });
-    assert_eq!(fingerprint(&url), fingerprint(&source.socket_url()));
+    assert_equal(&url, &source, "at rest");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What must hold of pgbench's tables, and equality of two databases.
 
+use std::collections::BTreeSet;
+
 use super::drivers::Driver;
+use super::source::Source;
 
 /// Sums of accounts, tellers, branches and history, which are equal in any committed state.
 #[track_caller]
@@ -21,7 +24,7 @@ pub(crate) fn assert_invariant(driver: Driver, url: &str) {
 /// Row count and content hash of every table outside the system's schemas, a line each. The hash
 /// is a sum over rows, so a lost, doubled or changed row shows and the order does not matter.
 #[track_caller]
-pub(crate) fn fingerprint(url: &str) -> String {
+fn fingerprint(url: &str) -> String {
     let tables = Driver::Psql.rows(
         url,
         "select format('select %L, count(*), sum(hashtextextended(t::text, 0)) from %s t', \
@@ -32,4 +35,39 @@ pub(crate) fn fingerprint(url: &str) -> String {
     assert!(!tables.is_empty(), "no tables to compare");
     let union: Vec<&str> = tables.lines().collect();
     Driver::Psql.rows(url, &union.join(" union all "))
+}
+
+/// Every table of the branch holds exactly the rows of the source; else some that differ are shown.
+#[track_caller]
+pub(crate) fn assert_equal(branch: &str, source: &Source, what: &str) {
+    let (ours, theirs) = (fingerprint(branch), fingerprint(&source.socket_url()));
+    if ours == theirs {
+        return;
+    }
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
+        (ours.lines().collect(), theirs.lines().collect());
+    let differing: BTreeSet<&str> =
+        ours.symmetric_difference(&theirs).map(|line| table(line)).collect();
+    for name in &differing {
+        let rows = format!("select t::text from {name} t order by 1");
+        let [ours, theirs] = [branch.to_owned(), source.socket_url()].map(|url| {
+            Driver::Psql.rows(&url, &rows).lines().map(shortened).collect::<BTreeSet<_>>()
+        });
+        for row in ours.difference(&theirs).take(3) {
+            eprintln!("{name}, branch only: {row}");
+        }
+        for row in theirs.difference(&ours).take(3) {
+            eprintln!("{name}, source only: {row}");
+        }
+    }
+    panic!("{what}: the branch differs from the source in {differing:?}");
+}
+
+/// The name in a line of a fingerprint.
+fn table(line: &str) -> &str {
+    line.rsplitn(3, '|').last().unwrap_or_default()
+}
+
+fn shortened(row: &str) -> String {
+    row.chars().take(1500).collect()
 }
