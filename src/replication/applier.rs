@@ -9,7 +9,7 @@
 //! back and repeated step by step, then row by row; a row that still fails quarantines its table,
 //! and the rest goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ use tokio_postgres::Statement;
 use crate::lsn::Lsn;
 use crate::source::{Sequence, TableName};
 
-use super::catalog::{self, Lookup, Mapping, Table};
-use super::change::{Change, Commit, Event, Shape, Tuple};
+use super::cache::{Cache, Known};
+use super::catalog::Mapping;
+use super::change::{Change, Commit, Event, Tuple};
 use super::error::{Error, at_trunk};
 use super::link::TrunkAccess;
 use super::message::MessageKey;
@@ -30,7 +31,6 @@ use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
 use super::round::{Failure, Round};
 use super::shared::{Shared, position};
-use super::statement::{self, Kind};
 use super::status::{Position, Quarantined};
 use super::{quarantine, sequences};
 
@@ -55,15 +55,10 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     key: MessageKey,
     durable: watch::Sender<Lsn>,
-    tables: HashMap<TableName, Option<Arc<Table>>>,
-    /// By address of the shape, which the mapping keeps alive.
-    mappings: HashMap<usize, Option<Arc<Mapping>>>,
-    shapes: Vec<Arc<Shape>>,
-    /// By kind and addresses of the mappings, which `mappings` keeps alive.
-    statements: HashMap<(Kind, usize, usize), Statement>,
+    pub(super) cache: Cache,
     /// Moves the progress row.
     moving: Option<Statement>,
-    quarantined: HashSet<TableName>,
+    pub(super) quarantined: HashSet<TableName>,
     /// Found while planning; written with the next round.
     discovered: Vec<Quarantined>,
     plan: Plan,
@@ -111,10 +106,7 @@ impl Applier {
             shared: Arc::clone(shared),
             key: key.clone(),
             durable: durable.clone(),
-            tables: HashMap::new(),
-            mappings: HashMap::new(),
-            shapes: Vec::new(),
-            statements: HashMap::new(),
+            cache: Cache::default(),
             moving: None,
             quarantined: quarantined.into_iter().map(|entry| entry.table).collect(),
             discovered: Vec::new(),
@@ -230,12 +222,7 @@ impl Applier {
             status.commit_time = position.commit_time;
             status.transactions += transactions;
         });
-        // Columns that come and go make new shapes; between transactions nothing refers to them.
-        if self.mappings.len() > SHAPES_MAX {
-            self.mappings.clear();
-            self.statements.clear();
-            self.shapes.clear();
-        }
+        self.cache.trim();
         for token in self.tokens.drain(..) {
             self.shared.reach_barrier(&token, position);
         }
@@ -301,44 +288,18 @@ impl Applier {
 
     /// How a row goes into the trunk; none if it does not.
     async fn mapping(&mut self, tuple: &Tuple) -> Result<Option<Arc<Mapping>>, Error> {
-        let shape = &tuple.shape;
-        if self.quarantined.contains(&shape.table) {
+        let table = &tuple.shape.table;
+        if self.quarantined.contains(table) {
             return Ok(None);
         }
-        let address = Arc::as_ptr(shape).addr();
-        if let Some(mapping) = self.mappings.get(&address) {
-            return Ok(mapping.clone());
-        }
-        let mapping = match self.table(&shape.table).await? {
-            Some(table) => match Mapping::new(&table, shape) {
-                Ok(mapping) => Some(Arc::new(mapping)),
-                Err(column) => {
-                    self.discover(&shape.table, &format!("the trunk lacks its column {column}"));
-                    return Ok(None);
-                }
-            },
-            None => None,
-        };
-        // Kept alive, so that the address stays theirs.
-        self.shapes.push(Arc::clone(shape));
-        self.mappings.insert(address, mapping.clone());
-        Ok(mapping)
-    }
-
-    async fn table(&mut self, name: &TableName) -> Result<Option<Arc<Table>>, Error> {
-        if let Some(table) = self.tables.get(name) {
-            return Ok(table.clone());
-        }
-        let table = match catalog::look_up(&self.session, name).await.map_err(at_trunk)? {
-            Lookup::Table(table) => Some(Arc::new(table)),
-            Lookup::Derived => None,
-            Lookup::Missing => {
-                self.discover(name, "the trunk lacks the table");
-                None
+        match self.cache.mapping(&self.session, &tuple.shape).await? {
+            Known::Yes(mapping) => Ok(Some(mapping)),
+            Known::Derived => Ok(None),
+            Known::No(reason) => {
+                self.discover(table, &reason);
+                Ok(None)
             }
-        };
-        self.tables.insert(name.clone(), table.clone());
-        Ok(table)
+        }
     }
 
     /// Quarantines a table from the last commit on.
@@ -359,7 +320,7 @@ impl Applier {
     }
 
     /// Runs what is planned, and then what belongs after it.
-    async fn run_round(&mut self) -> Result<(), Error> {
+    pub(super) async fn run_round(&mut self) -> Result<(), Error> {
         let steps = std::mem::take(&mut self.plan).into_steps();
         if !steps.is_empty() {
             self.run_steps(&steps).await?;
@@ -402,75 +363,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Runs one statement under a savepoint; the text of its error if it failed.
-    async fn guarded<T>(
-        &self,
-        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<Result<(), String>, Error> {
-        self.session.batch_execute("SAVEPOINT guard").await.map_err(at_trunk)?;
-        let outcome = work.await;
-        let said = match outcome {
-            Ok(_) => None,
-            Err(error) => match error.as_db_error() {
-                Some(db) if quarantine::is_about_the_row(db.code()) => {
-                    Some(db.message().to_owned())
-                }
-                _ => return Err(at_trunk(error)),
-            },
-        };
-        let end = if said.is_some() { "ROLLBACK TO SAVEPOINT guard" } else { "RELEASE guard" };
-        self.session.batch_execute(end).await.map_err(at_trunk)?;
-        Ok(said.map_or(Ok(()), Err))
-    }
-
-    async fn truncate(&mut self, names: &[TableName]) -> Result<(), Error> {
-        self.run_round().await?;
-        let mut quoted = Vec::new();
-        for name in names {
-            // Partitions are named themselves; their parent has no rows of its own.
-            if !self.quarantined.contains(name) && self.table(name).await?.is_some() {
-                quoted.push(format!("ONLY {}", name.quoted()));
-            }
-        }
-        if quoted.is_empty() {
-            return Ok(());
-        }
-        self.begin().await?;
-        let sql = format!("TRUNCATE {}", quoted.join(", "));
-        if self.guarded(self.session.batch_execute(&sql)).await?.is_ok() {
-            return Ok(());
-        }
-        // A table that is not followed refers to one of these. Deleting asks no foreign key here.
-        let deletes: Vec<String> =
-            quoted.iter().map(|name| format!("DELETE FROM {name}")).collect();
-        let outcome = self.guarded(self.session.batch_execute(&deletes.join("; "))).await?;
-        if let Err(said) = outcome {
-            for name in names {
-                self.discover(name, &format!("truncate failed: {said}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The statement of a step.
-    pub(super) async fn step_statement(
-        &mut self,
-        step: &Step,
-    ) -> Result<Statement, tokio_postgres::Error> {
-        let address = |mapping: &Option<Arc<Mapping>>| {
-            mapping.as_ref().map_or(0, |mapping| Arc::as_ptr(mapping).addr())
-        };
-        let addresses = (address(&step.new), address(&step.old));
-        let key = (step.kind, addresses.0, addresses.1);
-        if let Some(statement) = self.statements.get(&key) {
-            return Ok(statement.clone());
-        }
-        let sql = statement::sql(step.kind, step.new.as_deref(), step.old.as_deref());
-        let statement = self.session.prepare(&sql).await?;
-        self.statements.insert(key, statement.clone());
-        Ok(statement)
-    }
-
     /// Ends the session and waits until it has ended.
     pub(super) async fn close(self) {
         self.session.close().await;
@@ -479,4 +371,3 @@ impl Applier {
 
 const BEGIN_SQL: &str = "BEGIN; SET CONSTRAINTS ALL DEFERRED";
 const SEQUENCES_MAX: usize = 1_000;
-const SHAPES_MAX: usize = 10_000;

@@ -135,6 +135,7 @@ fn state(sequence: &Sequence) -> (i64, bool) {
 
 const SLOT_SQL: &str = "\
 SELECT pg_catalog.pg_current_wal_lsn()::text,
-       coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+       coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn),
+                0)::bigint,
        coalesce(wal_status, 'lost')::text
   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";

@@ -1,6 +1,7 @@
 //! What is followed and where it goes: the two ends of a connector.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
@@ -62,9 +63,11 @@ impl TrunkAccess {
             .with_options(options)
     }
 
-    /// A database of the trunk, as its superuser.
+    /// A database of the trunk, as its superuser; the empty search path keeps objects of the source
+    /// from being found by name.
     pub(super) fn as_system(&self, database: &str) -> Target {
         Target::unix(&self.socket_dir, TRUNK_PORT, SYSTEM_ROLE, database)
+            .with_options("-c search_path=")
     }
 }
 
@@ -72,15 +75,37 @@ fn slot_name(connector: &str) -> String {
     format!("ardent_{connector}")
 }
 
-/// Drops everything a connector has on its source. Done already is done well.
+/// A walsender that has not noticed yet that its client is gone gets this long to go.
+const DROP_ATTEMPTS: u32 = 50;
+const DROP_PAUSE: Duration = Duration::from_millis(200);
+
+/// Drops everything a connector has on its source. Done already is done well. A stream of ours that
+/// still holds the slot is ended.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
-    // WAIT ends when whoever streams from the slot has gone; the wait is bounded by our own stop.
+    let slot = slot_name(connector);
     let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
-    let slot = quote_identifier(&slot_name(connector));
-    let outcome = connection.command(&format!("DROP_REPLICATION_SLOT {slot} WAIT")).await;
+    let mut attempt = 0;
+    let outcome = loop {
+        attempt += 1;
+        let command = format!("DROP_REPLICATION_SLOT {}", quote_identifier(&slot));
+        let error = match connection.command(&command).await {
+            Ok(_) => break Ok(()),
+            Err(error) if error.sqlstate() == Some("42704") => break Ok(()),
+            Err(error) => error,
+        };
+        if error.sqlstate() != Some("55006") || attempt >= DROP_ATTEMPTS {
+            break Err(at_source(error));
+        }
+        // Allowed between sessions of one role; where it is not, waiting has to do. A slot's name
+        // holds lower-case letters, digits and underscores only.
+        let end = format!(
+            "SELECT pg_catalog.pg_terminate_backend(active_pid)
+               FROM pg_catalog.pg_replication_slots
+              WHERE slot_name = '{slot}' AND active_pid IS NOT NULL"
+        );
+        drop(connection.command(&end).await);
+        tokio::time::sleep(DROP_PAUSE).await;
+    };
     connection.close().await;
-    match outcome {
-        Err(error) if error.sqlstate() == Some("42704") => Ok(()),
-        outcome => outcome.map(drop).map_err(at_source),
-    }
+    outcome
 }

@@ -17,6 +17,7 @@
 //!   mirrored owner, never as a superuser.
 
 mod applier;
+mod cache;
 mod catalog;
 mod change;
 mod emitter;
@@ -35,6 +36,7 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod truncate;
 mod wal2json;
 
 pub use error::{Action, Error};

@@ -124,12 +124,13 @@ pub(super) async fn disable_replica_triggers(trunk: &TrunkAccess) -> Result<Vec<
     for row in rows {
         let statement: String = row.try_get(0).map_err(at_trunk)?;
         let name: String = row.try_get(1).map_err(at_trunk)?;
-        if let Err(error) = apply.batch_execute(&statement).await {
-            if error.as_db_error().is_none() {
-                return Err(at_trunk(error));
+        warnings.push(match apply.batch_execute(&statement).await {
+            Ok(()) => format!("trigger {name} is switched off: it fires while replicating"),
+            Err(error) if error.as_db_error().is_some() => {
+                format!("trigger {name} fires in the trunk too")
             }
-            warnings.push(format!("trigger {name} fires in the trunk too"));
-        }
+            Err(error) => return Err(at_trunk(error)),
+        });
     }
     apply.close().await;
     Ok(warnings)
@@ -171,9 +172,10 @@ const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
 
 const REPLICA_TRIGGERS_SQL: &str = "\
 SELECT pg_catalog.format(
-         'ALTER TABLE %I.%I DISABLE TRIGGER %I; INSERT INTO ardent.disabled_trigger VALUES (%L, %L, %L, %L)',
+         'ALTER TABLE %I.%I DISABLE TRIGGER %I;
+          INSERT INTO ardent.disabled_trigger VALUES (%L, %L, %L, %L)',
          n.nspname, c.relname, t.tgname, n.nspname, c.relname, t.tgname, t.tgenabled),
-       t.tgname::text
+       pg_catalog.format('%s of %s.%s', t.tgname, n.nspname, c.relname)
   FROM pg_catalog.pg_trigger t
   JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

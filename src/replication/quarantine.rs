@@ -29,7 +29,8 @@ pub(super) async fn add(
 pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_postgres::Error> {
     let rows = session
         .query(
-            "SELECT schema_name, table_name, reason, lsn::text FROM ardent.quarantine ORDER BY 1, 2",
+            "SELECT schema_name, table_name, reason, lsn::text FROM ardent.quarantine
+              ORDER BY 1, 2",
             &[],
         )
         .await?;

@@ -71,6 +71,7 @@ impl Reader {
                     let batch = self.gather(event.map_err(at_source)?, &mut feedback)?;
                     outgoing = (!batch.events.is_empty()).then_some(batch);
                 }
+                () = queue.closed() => return Ok(()),
                 _ = timer.tick() => {}
             }
             if feedback.is_due(*self.durable.borrow()) {

@@ -53,7 +53,7 @@ impl<'a> Round<'a> {
             if applier.is_open {
                 applier.session.batch_execute("SAVEPOINT prepare").await.map_err(at_trunk)?;
             }
-            let failure = match applier.step_statement(step).await {
+            let failure = match applier.cache.statement(&applier.session, step).await {
                 Ok(statement) => {
                     prepared.push((step, statement));
                     None

@@ -313,8 +313,12 @@ mod tests {
         events
     }
 
-    const COMMIT: &str = r#"{"action":"C","timestamp":"2026-11-21 19:23:03.797903+00","lsn":"0/155BE10","nextlsn":"0/155BE40"}"#;
-    const UPDATE: &str = r#"{"action":"U","lsn":"0/1","schema":"public","table":"t","columns":[{"name":"id","value":12345678901234567890.10},{"name":"a b","value":"x\"\u0001\\y"},{"name":"n","value":null},{"name":"f","value":true}],"identity":[{"name":"id","value":1}]}"#;
+    const COMMIT: &str = r#"{"action":"C","timestamp":"2026-11-21 19:23:03.797903+00",
+        "lsn":"0/155BE10","nextlsn":"0/155BE40"}"#;
+    const UPDATE: &str = r#"{"action":"U","lsn":"0/1","schema":"public","table":"t",
+        "columns":[{"name":"id","value":12345678901234567890.10},
+        {"name":"a b","value":"x\"\u0001\\y"},{"name":"n","value":null},{"name":"f","value":true}],
+        "identity":[{"name":"id","value":1}]}"#;
 
     #[test]
     fn keeps_values_as_they_were_sent() {

@@ -107,7 +107,8 @@ SELECT n.nspname::text, c.relname::text
  WHERE c.relkind = 'S' AND n.nspname !~ '^pg_'
    AND n.nspname NOT IN ('information_schema', 'ardent')
    AND (cardinality($1::text[]) = 0 OR n.nspname = ANY ($1))
-   AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT') END ORDER BY 1, 2";
+   AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT') END
+ ORDER BY 1, 2";
 
 const OWNERS_SQL: &str = "\
 SELECT DISTINCT n.nspname::text, pg_get_userbyid(c.relowner)::text

@@ -19,7 +19,8 @@ pub(super) fn auth(outcome: &Result<Session, client::Error>, user: &str, databas
     let remedy = match error.sqlstate() {
         Some("28P01") => format!("Check the password of role {user} in the URL."),
         Some("28000") => format!(
-            "Check that role {user} exists and may log in, and that pg_hba.conf lets it in from here."
+            "Check that role {user} exists and may log in, and that pg_hba.conf lets it in \
+             from here."
         ),
         Some("3D000") => format!("Check the database name in the URL: {database} does not exist."),
         Some("53300") => "Raise max_connections or close sessions on the source.".to_owned(),

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -35,8 +35,8 @@ pub struct StoreConfig {
 ///
 /// Prints one line, `ready`, on standard output once mount and socket serve.
 pub fn run(config: StoreConfig) -> Result<(), Error> {
-    let io = |doing, path: &PathBuf| {
-        let path = path.clone();
+    let io = |doing, path: &Path| {
+        let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
     let StoreConfig { store_dir, mount_dir, socket } = config;
@@ -105,7 +105,7 @@ fn raise_open_files() -> usize {
 }
 
 /// Held until the process ends, however it ends.
-fn lock(store_dir: &PathBuf) -> Result<File, Error> {
+fn lock(store_dir: &Path) -> Result<File, Error> {
     let path = store_dir.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -116,12 +116,12 @@ fn lock(store_dir: &PathBuf) -> Result<File, Error> {
         .map_err(|source| Error::Io { doing: "open", path, source })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(_) => Err(Error::InUse { dir: store_dir.clone() }),
+        Err(_) => Err(Error::InUse { dir: store_dir.to_path_buf() }),
     }
 }
 
 /// The lock on the store directory says that no live process has the socket.
-fn listen(socket: &PathBuf) -> io::Result<UnixListener> {
+fn listen(socket: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

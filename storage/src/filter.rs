@@ -28,11 +28,18 @@ const RELATION_CACHE: &str = "pg_internal.init";
 /// Temporary files of queries, and their directory.
 const TEMPORARY: &str = "pgsql_tmp";
 
+/// A data directory is the branch's own directory or one of this many in it. So the filter costs
+/// the same however many files a branch holds.
+const CLUSTERS_MAX: usize = 64;
+
 /// Takes what must not be inherited out of `tree`, whose changes belong to `layer`. Returns how
 /// many bytes of files went.
 pub(crate) fn strip(tree: &mut Tree, layer: LayerId) -> u64 {
     let mut clusters = vec![FileId::ROOT];
-    clusters.extend(children(tree, FileId::ROOT).into_iter().map(|(_, file)| file));
+    if child(tree, FileId::ROOT, "PG_VERSION").is_none() {
+        let inside = children(tree, FileId::ROOT).into_iter().take(CLUSTERS_MAX);
+        clusters.extend(inside.map(|(_, file)| file));
+    }
     clusters.retain(|directory| child(tree, *directory, "PG_VERSION").is_some());
     clusters.into_iter().map(|directory| strip_cluster(tree, directory, layer)).sum()
 }

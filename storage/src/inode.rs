@@ -150,8 +150,8 @@ impl FileBody {
         let lost = self.pages.cut(pages_in(size), layer);
         self.own_pages = self.own_pages.saturating_sub(lost);
         let last = page_of(size);
-        self.ragged =
-            size % PAGE != 0 && self.pages.layer(last).is_some_and(|holder| holder != layer);
+        self.ragged = !size.is_multiple_of(PAGE)
+            && self.pages.layer(last).is_some_and(|holder| holder != layer);
         lost
     }
 

@@ -127,10 +127,10 @@ impl Worker {
             let Some(layer) = layer.upgrade().filter(|layer| !layer.is_abandoned()) else {
                 return false;
             };
-            if layer.has_retired() {
-                if let Err(error) = layer.remove_retired() {
-                    tracing::warn!(layer = %layer.id, %error, "remove data files");
-                }
+            if layer.has_retired()
+                && let Err(error) = layer.remove_retired()
+            {
+                tracing::warn!(layer = %layer.id, %error, "remove data files");
             }
             layer.frozen().is_none()
         });

@@ -182,7 +182,7 @@ fn restore_pages(layer: &Layer, tree: &mut Tree, file: &DataPages) -> io::Result
             layer.count_pages(gained, 0);
         }
     }
-    if body.pages.layer(page_of(body.size)) == Some(layer.id) || body.size % PAGE == 0 {
+    if body.pages.layer(page_of(body.size)) == Some(layer.id) || body.size.is_multiple_of(PAGE) {
         body.ragged = false;
     }
     Ok(true)

@@ -18,6 +18,20 @@ use crate::locks;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfit;
 
+/// An inode that has no name any more.
+pub(crate) type Gone = (FileId, Arc<Cell>);
+
+/// A directory and a name in it.
+type Place<'a> = (FileId, &'a Name);
+
+/// Which edit of which layer, and when.
+#[derive(Clone, Copy)]
+struct Stamp {
+    layer: LayerId,
+    record: u64,
+    time: i64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) layer: LayerId,
@@ -79,42 +93,38 @@ impl Tree {
         Some(cell)
     }
 
-    /// Applies one edit, which is number `record` of the journal of `layer`. Returns the inodes
-    /// that lost their last name by it.
+    /// Applies one edit, which is number `record` of the journal of `layer`. Returns the inode that
+    /// lost its last name by it.
     pub(crate) fn apply(
         &mut self,
         edit: &Edit,
         layer: LayerId,
         record: u64,
-    ) -> Result<Option<(FileId, Arc<Cell>)>, Unfit> {
+    ) -> Result<Option<Gone>, Unfit> {
+        let at = |time: &i64| Stamp { layer, record, time: *time };
         match edit {
-            Edit::Make { .. } => self.make(edit, layer, record).map(|()| None),
+            Edit::Make { parent, name, inode, making, mode, time } => {
+                self.make((*parent, name), (*inode, *mode), making, at(time))?;
+            }
             Edit::Remove { parent, name, time } => {
-                let victim = self.unlink(*parent, name, layer, *time)?;
-                self.drop_link(victim, layer, (*time, record))
+                let victim = self.unlink(*parent, name, at(time))?;
+                return self.drop_link(victim, at(time));
             }
-            Edit::Rename { exchange: true, .. } => {
-                self.exchange(edit, layer, record).map(|()| None)
+            Edit::Rename { parent, name, to, new, exchange: true, time } => {
+                self.exchange((*parent, name), (*to, new), at(time))?;
             }
-            Edit::Rename { .. } => self.rename(edit, layer, record),
+            Edit::Rename { parent, name, to, new, exchange: false, time } => {
+                return self.rename((*parent, name), (*to, new), at(time));
+            }
             Edit::Link { inode, parent, name, time } => {
-                let cell = self.own(*inode, layer).ok_or(Unfit)?;
-                change(&cell, |inode| {
-                    inode.links += 1;
-                    inode.changed = *time;
-                    inode.record = record;
-                })?;
-                self.enter(*parent, name.clone(), *inode, layer, *time).map(|()| None)
+                self.mark(*inode, at(time), |inode| inode.links += 1)?;
+                self.enter((*parent, name), *inode, at(time))?;
             }
             Edit::Attributes { inode, mode, modified, changed } => {
-                let cell = self.own(*inode, layer).ok_or(Unfit)?;
-                change(&cell, |inode| {
+                self.mark(*inode, at(changed), |inode| {
                     inode.mode = *mode;
                     inode.modified = *modified;
-                    inode.changed = *changed;
-                    inode.record = record;
                 })?;
-                Ok(None)
             }
             Edit::Grow { inode, .. } | Edit::Cut { inode, .. } | Edit::Empty { inode, .. } => {
                 if let Edit::Empty { contents, .. } = edit {
@@ -122,146 +132,136 @@ impl Tree {
                 }
                 let cell = self.own(*inode, layer).ok_or(Unfit)?;
                 change(&cell, |inode| resize(inode, edit, layer, record))??;
-                Ok(None)
             }
         }
+        Ok(None)
     }
 
-    fn make(&mut self, edit: &Edit, layer: LayerId, record: u64) -> Result<(), Unfit> {
-        let Edit::Make { parent, name, inode, making, mode, time } = edit else {
-            return Err(Unfit);
-        };
+    fn make(
+        &mut self,
+        place: Place<'_>,
+        (inode, mode): (FileId, u32),
+        making: &Making,
+        stamp: Stamp,
+    ) -> Result<(), Unfit> {
         let body = match making {
-            Making::File => Body::File(FileBody::new(*inode)),
-            Making::Directory => Body::Directory(Directory::new(*parent)),
+            Making::File => Body::File(FileBody::new(inode)),
+            Making::Directory => Body::Directory(Directory::new(place.0)),
             Making::Symlink(target) => Body::Symlink(target.clone()),
         };
-        if self.inodes.contains_key(inode) {
+        if self.inodes.contains_key(&inode) {
             return Err(Unfit);
         }
-        self.enter(*parent, name.clone(), *inode, layer, *time)?;
+        self.enter(place, inode, stamp)?;
         if matches!(making, Making::Directory) {
-            self.count_directory(*parent, layer, true)?;
+            self.count_directory(place.0, stamp.layer, true)?;
         }
-        let mut made = Inode::new(*mode, *time, body);
-        made.record = record;
-        self.inodes.insert(*inode, Cell::new(layer, made));
-        self.used(*inode);
+        let mut made = Inode::new(mode, stamp.time, body);
+        made.record = stamp.record;
+        self.inodes.insert(inode, Cell::new(stamp.layer, made));
+        self.used(inode);
         Ok(())
+    }
+
+    /// Changes an inode and notes by which edit.
+    fn mark(
+        &mut self,
+        inode: FileId,
+        stamp: Stamp,
+        with: impl FnOnce(&mut Inode),
+    ) -> Result<(), Unfit> {
+        let cell = self.own(inode, stamp.layer).ok_or(Unfit)?;
+        change(&cell, |inode| {
+            inode.changed = stamp.time;
+            inode.record = stamp.record;
+            with(inode);
+        })
     }
 
     /// Adds an entry that must not exist yet.
     fn enter(
         &mut self,
-        parent: FileId,
-        name: Name,
+        (parent, name): Place<'_>,
         inode: FileId,
-        layer: LayerId,
-        time: i64,
+        stamp: Stamp,
     ) -> Result<(), Unfit> {
-        let cell = self.own(parent, layer).ok_or(Unfit)?;
+        let cell = self.own(parent, stamp.layer).ok_or(Unfit)?;
         change(&cell, |parent| {
             let directory = parent.directory_mut().ok_or(Unfit)?;
-            if directory.entry(&name).is_some() {
+            if directory.entry(name).is_some() {
                 return Err(Unfit);
             }
-            directory.insert(name, inode);
-            parent.touch(time);
+            directory.insert(name.clone(), inode);
+            parent.touch(stamp.time);
             Ok(())
         })?
     }
 
-    fn unlink(
-        &mut self,
-        parent: FileId,
-        name: &Name,
-        layer: LayerId,
-        time: i64,
-    ) -> Result<FileId, Unfit> {
-        let cell = self.own(parent, layer).ok_or(Unfit)?;
+    fn unlink(&mut self, parent: FileId, name: &Name, stamp: Stamp) -> Result<FileId, Unfit> {
+        let cell = self.own(parent, stamp.layer).ok_or(Unfit)?;
         change(&cell, |parent| {
             let inode = parent.directory_mut().ok_or(Unfit)?.remove(name).ok_or(Unfit)?;
-            parent.touch(time);
+            parent.touch(stamp.time);
             Ok(inode)
         })?
     }
 
     /// One name of `inode` is gone; with the last one it leaves the namespace.
-    fn drop_link(
-        &mut self,
-        inode: FileId,
-        layer: LayerId,
-        (time, record): (i64, u64),
-    ) -> Result<Option<(FileId, Arc<Cell>)>, Unfit> {
-        let cell = self.own(inode, layer).ok_or(Unfit)?;
-        let (links, parent) = change(&cell, |inode| {
-            let parent = inode.directory().map(|directory| directory.parent);
+    fn drop_link(&mut self, inode: FileId, stamp: Stamp) -> Result<Option<Gone>, Unfit> {
+        let (mut links, mut parent) = (0, None);
+        self.mark(inode, stamp, |inode| {
+            parent = inode.directory().map(|directory| directory.parent);
             inode.links = if parent.is_some() { 0 } else { inode.links.saturating_sub(1) };
-            inode.changed = time;
-            inode.record = record;
-            (inode.links, parent)
+            links = inode.links;
         })?;
         if let Some(parent) = parent {
-            self.count_directory(parent, layer, false)?;
+            self.count_directory(parent, stamp.layer, false)?;
         }
         if links > 0 {
             return Ok(None);
         }
-        self.inodes.remove(&inode);
-        Ok(Some((inode, cell)))
+        Ok(self.inodes.remove(&inode).map(|cell| (inode, cell)))
     }
 
     fn rename(
         &mut self,
-        edit: &Edit,
-        layer: LayerId,
-        record: u64,
-    ) -> Result<Option<(FileId, Arc<Cell>)>, Unfit> {
-        let Edit::Rename { parent, name, to, new, time, .. } = edit else { return Err(Unfit) };
-        let moved = self.unlink(*parent, name, layer, *time)?;
-        let target = self.entry(*to, new)?;
-        let replaced = match target {
+        from: Place<'_>,
+        to: Place<'_>,
+        stamp: Stamp,
+    ) -> Result<Option<Gone>, Unfit> {
+        let moved = self.unlink(from.0, from.1, stamp)?;
+        let replaced = match self.entry(to.0, to.1)? {
             Some(_) => {
-                let victim = self.unlink(*to, new, layer, *time)?;
-                self.drop_link(victim, layer, (*time, record))?
+                let victim = self.unlink(to.0, to.1, stamp)?;
+                self.drop_link(victim, stamp)?
             }
             None => None,
         };
-        self.enter(*to, new.clone(), moved, layer, *time)?;
-        self.place(moved, *to, layer, (*time, record))?;
+        self.enter(to, moved, stamp)?;
+        self.place(moved, to.0, stamp)?;
         Ok(replaced)
     }
 
-    fn exchange(&mut self, edit: &Edit, layer: LayerId, record: u64) -> Result<(), Unfit> {
-        let Edit::Rename { parent, name, to, new, time, .. } = edit else { return Err(Unfit) };
-        let first = self.unlink(*parent, name, layer, *time)?;
-        let second = self.unlink(*to, new, layer, *time)?;
-        self.enter(*to, new.clone(), first, layer, *time)?;
-        self.enter(*parent, name.clone(), second, layer, *time)?;
-        self.place(first, *to, layer, (*time, record))?;
-        self.place(second, *parent, layer, (*time, record))
+    fn exchange(&mut self, one: Place<'_>, other: Place<'_>, stamp: Stamp) -> Result<(), Unfit> {
+        let first = self.unlink(one.0, one.1, stamp)?;
+        let second = self.unlink(other.0, other.1, stamp)?;
+        self.enter(other, first, stamp)?;
+        self.enter(one, second, stamp)?;
+        self.place(first, other.0, stamp)?;
+        self.place(second, one.0, stamp)
     }
 
     /// `inode` has a name in `parent` now.
-    fn place(
-        &mut self,
-        inode: FileId,
-        parent: FileId,
-        layer: LayerId,
-        (time, record): (i64, u64),
-    ) -> Result<(), Unfit> {
-        let cell = self.own(inode, layer).ok_or(Unfit)?;
-        let left = change(&cell, |inode| {
-            inode.changed = time;
-            inode.record = record;
-            let directory = inode.directory_mut()?;
-            let left = directory.parent;
-            directory.parent = parent;
-            Some(left)
+    fn place(&mut self, inode: FileId, parent: FileId, stamp: Stamp) -> Result<(), Unfit> {
+        let mut left = None;
+        self.mark(inode, stamp, |inode| {
+            if let Some(directory) = inode.directory_mut() {
+                left = Some(std::mem::replace(&mut directory.parent, parent));
+            }
         })?;
         if let Some(left) = left.filter(|left| *left != parent) {
-            self.count_directory(left, layer, false)?;
-            self.count_directory(parent, layer, true)?;
+            self.count_directory(left, stamp.layer, false)?;
+            self.count_directory(parent, stamp.layer, true)?;
         }
         Ok(())
     }
@@ -287,7 +287,7 @@ impl Tree {
         let below: u64 = names.iter().map(|name| self.hide(inode, name, layer)).sum();
         let size =
             self.cell(inode).and_then(|cell| Some(locks::read(&cell.inode).ok()?.file()?.size));
-        match self.drop_link(inode, layer, (0, 0)) {
+        match self.drop_link(inode, Stamp { layer, record: 0, time: 0 }) {
             Ok(Some(_)) => below + size.unwrap_or(0),
             _ => below,
         }

@@ -92,7 +92,17 @@ async fn connect(target: &Target, attempt: Attempt) -> Result<(Client, Connectio
     if let Some(password) = &target.password {
         config.password(password);
     }
-    within(target, async { Ok(config.connect_raw(stream, NoTls).await?) }).await
+    within(target, async {
+        config.connect_raw(stream, NoTls).await.map_err(|error| {
+            // tokio-postgres has no name for this error, only a text.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            match cause.as_deref() {
+                Some("password missing") => Error::PasswordMissing,
+                _ => Error::from(error),
+            }
+        })
+    })
+    .await
 }
 
 async fn drive(mut connection: Connection, mut on_notice: impl FnMut(ServerMessage)) {

@@ -30,6 +30,7 @@ const LEFT_OUT: &[&str] = &[
 /// More of a program's complaints than this help nobody.
 const WARNINGS_MAX: usize = 50;
 const SAID_BYTES_MAX: usize = 2_000;
+const COMMAND_CHARS_MAX: usize = 100;
 
 /// A dump of the schema in a private directory, removed when dropped.
 pub(super) struct Dump {
@@ -135,22 +136,22 @@ fn is_kept(line: &str) -> bool {
 }
 
 /// What pg_restore could not make, one line each. None if it complained about no object at all.
+/// An error is followed by `Command was:` and the statement, whose first line names the object.
 fn complaints(stderr: &str) -> Option<Vec<String>> {
     let mut found = false;
     let mut warnings = Vec::new();
-    let mut entry = "";
-    for line in stderr.lines() {
-        if let Some((_, toc)) = line.split_once("from TOC entry ") {
-            entry = toc.splitn(4, ' ').nth(3).unwrap_or(toc);
-        }
+    let mut lines = stderr.lines();
+    while let Some(line) = lines.next() {
         let Some((_, said)) = line.split_once("could not execute query: ERROR:") else { continue };
         found = true;
+        let command = lines.find_map(|line| line.strip_prefix("Command was: ")).unwrap_or_default();
+        let command: String = command.chars().take(COMMAND_CHARS_MAX).collect();
         // A schema we made for an extension, or that every database has. Foreign keys that fail
         // because a table is left out are made again without validation.
-        let expected = said.contains("already exists") && entry.starts_with("SCHEMA ")
+        let expected = said.contains("already exists") && command.starts_with("CREATE SCHEMA ")
             || said.contains("violates foreign key constraint");
         if !expected && warnings.len() < WARNINGS_MAX {
-            warnings.push(format!("not carried over: {entry}: {}", said.trim()));
+            warnings.push(format!("not carried over: {command}: {}", said.trim()));
         }
     }
     found.then_some(warnings)
@@ -221,19 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn reads_complaints_by_entry() {
+    fn reads_complaints_by_statement() {
         let stderr = "\
-pg_restore: while PROCESSING TOC:
-pg_restore: from TOC entry 5; 2615 2200 SCHEMA public postgres
 pg_restore: error: could not execute query: ERROR:  schema \"public\" already exists
 Command was: CREATE SCHEMA public;
-pg_restore: from TOC entry 9; 1255 16390 FUNCTION public f() postgres
+
 pg_restore: error: could not execute query: ERROR:  permission denied for language c
-Command was: CREATE FUNCTION
+DETAIL:  none
+Command was: CREATE FUNCTION public.f() RETURNS int
+    LANGUAGE c
+    AS 'x';
 pg_restore: warning: errors ignored on restore: 2";
         assert_eq!(
             complaints(stderr).unwrap(),
-            ["not carried over: FUNCTION public f() postgres: permission denied for language c"]
+            ["not carried over: CREATE FUNCTION public.f() RETURNS int: \
+              permission denied for language c"]
         );
         assert_eq!(complaints("pg_restore: error: connection refused"), None);
     }

@@ -1,27 +1,22 @@
 //! Faults: whatever ends, nothing is lost, doubled or skipped.
 
-use std::time::Duration;
-
 use crate::replication::{Phase, drop_source_objects, setup};
 
-use super::server::bin_dir;
 use super::support::Chain;
+use super::support::server::bin_dir;
 
-const PAUSES_MS: [u64; 6] = [300, 50, 700, 150, 400, 90];
-
-async fn pause(milliseconds: u64) {
-    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-}
+/// How many transactions each life of the stream applies before its end.
+const LIVES: [u64; 6] = [100, 3, 200, 30, 60, 10];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_appliers_and_a_killed_trunk_lose_nothing() {
     let mut chain = Chain::prepare("SELECT 1").await;
     assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "1"]).wait().unwrap().success());
     chain.copy().await;
-    let mut load = chain.source.pgbench("app", &["-c", "3", "-T", "8"]);
-    for (round, milliseconds) in PAUSES_MS.into_iter().enumerate() {
+    let mut load = chain.source.pgbench("app", &["-c", "3", "-T", "12"]);
+    for (round, transactions) in LIVES.into_iter().enumerate() {
         chain.follow();
-        pause(milliseconds).await;
+        chain.until("at work", |status| status.transactions >= transactions).await;
         match round % 3 {
             // Dropped: both connections break wherever they are.
             0 => chain.replication = None,

@@ -2,7 +2,7 @@
 
 use crate::source::{Identity, PreflightOptions, Report, RowKind, RowStatus, SourceUrl, preflight};
 
-use super::server::{PASSWORD, Server, free_port};
+use super::support::server::{PASSWORD, Server, free_port};
 
 async fn look(url: &SourceUrl, schemas: &[&str]) -> Report {
     let schemas = schemas.iter().map(|schema| (*schema).to_owned()).collect();
@@ -144,7 +144,8 @@ async fn the_grant_script_mends_what_it_names() {
             "CREATE TABLE public.orders (id serial PRIMARY KEY);
              CREATE SCHEMA billing; CREATE TABLE billing.\"In voice\" (id int PRIMARY KEY);
              ALTER TABLE billing.\"In voice\" OWNER TO own;
-             CREATE TABLE public.secret (id int PRIMARY KEY); GRANT SELECT ON public.secret TO PUBLIC;
+             CREATE TABLE public.secret (id int PRIMARY KEY); GRANT SELECT ON public.secret TO
+             PUBLIC;
              ALTER TABLE public.secret ENABLE ROW LEVEL SECURITY;
              CREATE TABLE public.log (line text, n float8); GRANT SELECT ON public.log TO PUBLIC;",
         )
@@ -159,7 +160,8 @@ async fn the_grant_script_mends_what_it_names() {
         line(&shown, "can read tables"),
         "x can read tables (Schema absent does not exist\nMissing USAGE on schema billing\n\
          Missing SELECT on billing.In voice\nMissing SELECT on public.orders\n\
-         Row security hides rows of public.secret\nMissing SELECT on sequence public.orders_id_seq) -> \
+         Row security hides rows of public.secret\nMissing SELECT on sequence \
+         public.orders_id_seq) -> \
          Run the grant script below, then re-run preflight."
     );
     assert!(line(&shown, "replica identity").contains("public.log"), "{shown:#?}");

@@ -257,7 +257,7 @@ impl Branch {
 
 /// The lower layer that holds the page in the middle of which `at` stands.
 fn partly_lower(body: &FileBody, at: u64, top: LayerId) -> Option<LayerId> {
-    if at % PAGE == 0 {
+    if at.is_multiple_of(PAGE) {
         return None;
     }
     body.pages.layer(page_of(at)).filter(|layer| *layer != top)

@@ -231,10 +231,13 @@ impl Branch {
         };
         let Some((file, cell)) = gone else { return Ok(()) };
         self.count_bytes(locks::read(&cell.inode)?.file().map_or(0, |body| body.size), 0);
-        if locks::lock(&self.opens)?.contains_key(&file) {
+        // Held until the orphan is in its place, or the last release could miss it.
+        let opens = locks::lock(&self.opens)?;
+        if opens.contains_key(&file) {
             locks::lock(&self.orphans)?.insert(file, cell);
             return Ok(());
         }
+        drop(opens);
         retire(file, &cell, top)
     }
 }

@@ -10,6 +10,7 @@
 mod answer;
 mod links;
 mod requests;
+mod filesystem;
 mod session;
 
 pub(crate) use session::Mounted;

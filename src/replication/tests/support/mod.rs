@@ -1,5 +1,7 @@
 //! A source, a trunk and the stream between them; and the comparison that every test ends with.
 
+pub(super) mod server;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::replication::{Phase, Position, Replication, Status, setup};
 
-use super::server::{Server, bin_dir};
+use server::{Server, bin_dir};
 
 pub(super) struct Chain {
     pub(super) source: Server,
@@ -84,7 +86,8 @@ impl Chain {
                 let extra: Vec<_> = here.difference(&there).take(5).collect();
                 let lacking: Vec<_> = there.difference(&here).take(5).collect();
                 panic!(
-                    "trunk and source differ in {table}: only here {extra:?}, only there {lacking:?}"
+                    "trunk and source differ in {table}: only here {extra:?}, \
+                     only there {lacking:?}"
                 );
             }
         }

@@ -14,7 +14,7 @@ use crate::replication::{Link, TrunkAccess};
 use crate::source::SourceUrl;
 
 /// A server that ends with its value.
-pub(super) struct Server {
+pub(in super::super) struct Server {
     directory: PathBuf,
     port: u16,
     superuser: &'static str,
@@ -23,10 +23,10 @@ pub(super) struct Server {
 }
 
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
-pub(super) const PASSWORD: &str = "s3cret/@?";
+pub(in super::super) const PASSWORD: &str = "s3cret/@?";
 
 /// The newest Postgres of this machine; a machine without one fails the tests.
-pub(super) fn bin_dir() -> PathBuf {
+pub(in super::super) fn bin_dir() -> PathBuf {
     let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .expect("tests need Postgres: apt-get install postgresql postgresql-15-wal2json")
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
@@ -90,13 +90,13 @@ fn template(superuser: &str) -> PathBuf {
     directory
 }
 
-pub(super) fn free_port() -> u16 {
+pub(in super::super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Server {
     /// A source; settings come after the defaults of a good one.
-    pub(super) async fn source(settings: &[&str]) -> Self {
+    pub(in super::super) async fn source(settings: &[&str]) -> Self {
         let port = free_port();
         let mut all = vec![
             "wal_level=logical".to_owned(),
@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// A trunk, with the two roles that a trunk has.
-    pub(super) async fn trunk() -> Self {
+    pub(in super::super) async fn trunk() -> Self {
         let all = vec!["listen_addresses=".to_owned(), "port=5432".to_owned()];
         let server = Self::start("trunk", "ardent_system", 5432, all).await;
         server
@@ -153,7 +153,7 @@ impl Server {
     }
 
     /// kill -9 of the postmaster, then a start that waits until its children are gone.
-    pub(super) async fn crash(&mut self) {
+    pub(in super::super) async fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let began = Instant::now();
@@ -172,7 +172,7 @@ impl Server {
         Target::unix(&self.directory, self.port, self.superuser, database)
     }
 
-    pub(super) fn url(&self, user: &str, password: &str, database: &str) -> SourceUrl {
+    pub(in super::super) fn url(&self, user: &str, password: &str, database: &str) -> SourceUrl {
         format!(
             "postgresql://{user}:{}@127.0.0.1:{}/{database}?connect_timeout=10",
             password.replace('/', "%2F").replace('@', "%40").replace('?', "%3F"),
@@ -182,7 +182,7 @@ impl Server {
         .unwrap()
     }
 
-    pub(super) fn link(&self) -> Link {
+    pub(in super::super) fn link(&self) -> Link {
         Link {
             connector: "c1".into(),
             source: self.url("postgres", PASSWORD, "app"),
@@ -191,21 +191,21 @@ impl Server {
         }
     }
 
-    pub(super) fn access(&self) -> TrunkAccess {
+    pub(in super::super) fn access(&self) -> TrunkAccess {
         TrunkAccess { socket_dir: self.directory.clone(), database: "app".into() }
     }
 
     /// As the superuser, printing values as both sides agree.
-    pub(super) async fn session(&self, database: &str) -> Session {
+    pub(in super::super) async fn session(&self, database: &str) -> Session {
         let target = self.target(database).with_options(crate::source::PINNED_OPTIONS);
         Session::open(&target).await.unwrap()
     }
 
-    pub(super) async fn run(&self, sql: &str) {
+    pub(in super::super) async fn run(&self, sql: &str) {
         self.run_in("postgres", sql).await;
     }
 
-    pub(super) async fn run_in(&self, database: &str, sql: &str) {
+    pub(in super::super) async fn run_in(&self, database: &str, sql: &str) {
         let session = Session::open(&self.target(database)).await.unwrap();
         if let Err(error) = session.batch_execute(sql).await {
             panic!("{}: {sql}", error.as_db_error().unwrap());
@@ -214,14 +214,14 @@ impl Server {
     }
 
     /// One text value.
-    pub(super) async fn value(&self, database: &str, sql: &str) -> String {
+    pub(in super::super) async fn value(&self, database: &str, sql: &str) -> String {
         let session = self.session(database).await;
         let row = session.query_one(sql, &[]).await.unwrap();
         session.close().await;
         row.get::<_, Option<String>>(0).unwrap_or_default()
     }
 
-    pub(super) fn pgbench(&self, database: &str, arguments: &[&str]) -> Child {
+    pub(in super::super) fn pgbench(&self, database: &str, arguments: &[&str]) -> Child {
         command("pgbench")
             .args(["-h", self.directory.to_str().unwrap(), "-p", &self.port.to_string()])
             .args(["-U", self.superuser])

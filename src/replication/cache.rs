@@ -1,0 +1,119 @@
+//! What an applier has learnt of its trunk: tables, mappings and prepared statements.
+//!
+//! Mappings and statements are found by the addresses of shapes and mappings, which this cache
+//! keeps alive; so whatever forgets the ones must forget the others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proxy::client::Session;
+use tokio_postgres::Statement;
+
+use crate::source::TableName;
+
+use super::catalog::{self, Lookup, Mapping, Table};
+use super::change::Shape;
+use super::error::{Error, at_trunk};
+use super::plan::Step;
+use super::statement::{self, Kind};
+
+/// Columns that come and go make new shapes; past this many, all is learnt anew.
+const SHAPES_MAX: usize = 10_000;
+
+#[derive(Default)]
+pub(super) struct Cache {
+    tables: HashMap<TableName, Known<Table>>,
+    /// By address of the shape.
+    mappings: HashMap<usize, Known<Mapping>>,
+    shapes: Vec<Arc<Shape>>,
+    /// By kind and addresses of the mappings.
+    statements: HashMap<(Kind, usize, usize), Statement>,
+}
+
+/// What the trunk has for a name or shape.
+#[derive(Debug)]
+pub(super) enum Known<T> {
+    Yes(Arc<T>),
+    /// Its rows come from elsewhere.
+    Derived,
+    /// Nothing that fits; the text says why.
+    No(String),
+}
+
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Yes(known) => Self::Yes(Arc::clone(known)),
+            Self::Derived => Self::Derived,
+            Self::No(reason) => Self::No(reason.clone()),
+        }
+    }
+}
+
+impl Cache {
+    /// How rows of a shape go into the trunk.
+    pub(super) async fn mapping(
+        &mut self,
+        session: &Session,
+        shape: &Arc<Shape>,
+    ) -> Result<Known<Mapping>, Error> {
+        let address = Arc::as_ptr(shape).addr();
+        if let Some(mapping) = self.mappings.get(&address) {
+            return Ok(mapping.clone());
+        }
+        let mapping = match self.table(session, &shape.table).await? {
+            Known::Yes(table) => match Mapping::new(&table, shape) {
+                Ok(mapping) => Known::Yes(Arc::new(mapping)),
+                Err(column) => Known::No(format!("the trunk lacks its column {column}")),
+            },
+            Known::Derived => Known::Derived,
+            Known::No(reason) => Known::No(reason),
+        };
+        self.shapes.push(Arc::clone(shape));
+        self.mappings.insert(address, mapping.clone());
+        Ok(mapping)
+    }
+
+    pub(super) async fn table(
+        &mut self,
+        session: &Session,
+        name: &TableName,
+    ) -> Result<Known<Table>, Error> {
+        if let Some(table) = self.tables.get(name) {
+            return Ok(table.clone());
+        }
+        let table = match catalog::look_up(session, name).await.map_err(at_trunk)? {
+            Lookup::Table(table) => Known::Yes(Arc::new(table)),
+            Lookup::Derived => Known::Derived,
+            Lookup::Missing => Known::No("the trunk lacks the table".to_owned()),
+        };
+        self.tables.insert(name.clone(), table.clone());
+        Ok(table)
+    }
+
+    /// The statement of a step.
+    pub(super) async fn statement(
+        &mut self,
+        session: &Session,
+        step: &Step,
+    ) -> Result<Statement, tokio_postgres::Error> {
+        let address = |mapping: &Option<Arc<Mapping>>| {
+            mapping.as_ref().map_or(0, |mapping| Arc::as_ptr(mapping).addr())
+        };
+        let key = (step.kind, address(&step.new), address(&step.old));
+        if let Some(statement) = self.statements.get(&key) {
+            return Ok(statement.clone());
+        }
+        let sql = statement::sql(step.kind, step.new.as_deref(), step.old.as_deref());
+        let statement = session.prepare(&sql).await?;
+        self.statements.insert(key, statement.clone());
+        Ok(statement)
+    }
+
+    /// To be called between transactions, when nothing refers to what may be forgotten.
+    pub(super) fn trim(&mut self) {
+        if self.shapes.len() > SHAPES_MAX {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Opening a store: the format check, the branch tree, what nothing stands on any more, and every
+//! layer in turn.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::{BRANCHES, Shape, Store, io_error};
+use crate::branch::{Branch, Parts};
+use crate::disk::{Disk, Open, read_all, write_all};
+use crate::error::Error;
+use crate::files::{Files, layer_dir};
+use crate::graph::Graph;
+use crate::id::LayerId;
+use crate::journal::{BranchEdit, Log, LogKind};
+use crate::keeper::{Job, Keeper};
+use crate::layer::Media;
+use crate::load::{self, Loaded};
+use crate::locks;
+use crate::tree::Tree;
+
+/// Version of everything in the store directory.
+const FORMAT: u32 = 1;
+
+/// How a store is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    /// Data files to keep open though nobody uses them.
+    pub(crate) open_files: usize,
+    /// Whether the keeper works. Without it nothing but requests touches the disk.
+    pub(crate) background: bool,
+}
+
+impl Store {
+    /// Opens the store on `disk`, or makes one if the directory is empty. `root` is for messages.
+    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, running: Running) -> Result<Self, Error> {
+        check_format(&*disk, root)?;
+        let mut graph = Graph::new();
+        let branches = Log::open(&*disk, Path::new(BRANCHES), LogKind::Branches, |entry| {
+            let edit = BranchEdit::decode(&entry).ok();
+            edit.is_some_and(|edit| graph.apply(&edit).is_ok())
+        })
+        .map_err(io_error("open", BRANCHES))?;
+        let media =
+            Arc::new(Media { files: Files::new(disk.clone(), running.open_files), disk, branches });
+        // What is read from it now must not be lost by a power cut after we acted on it.
+        media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
+        media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
+        sweep(&media, &graph)?;
+        let keeper = Keeper::start(media.clone(), running.background)
+            .map_err(io_error("start a thread in", "."))?;
+        let loaded = load_layers(&media, &graph)?;
+        let mut branches = HashMap::new();
+        for (id, node) in graph.branches() {
+            let Some(found) = loaded.get(&node.top) else { continue };
+            let parts = Parts {
+                id,
+                parent: node.parent,
+                owner: node.owner,
+                tree: found.tree.clone(),
+                top: found.layer.clone(),
+                logical_bytes: logical_bytes(&found.tree),
+            };
+            branches.insert(id, Arc::new(Branch::new(parts)));
+            keeper.push(Job::Tidy(Arc::downgrade(&found.layer)));
+        }
+        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
+        unsealed.sort_unstable_by_key(|found| found.layer.id);
+        for found in unsealed {
+            // The tops among them have no frozen namespace, so they are left alone.
+            keeper.push(Job::Seal(found.layer.clone()));
+        }
+        let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
+        let shape = Mutex::new(Shape { graph, layers });
+        Ok(Self { media, shape, branches: RwLock::new(branches), keeper })
+    }
+}
+
+/// Refuses a directory of another format; makes the bare bones of an empty one.
+fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
+    let path = Path::new("format");
+    let medium = disk.open(path, Open::OrCreate).map_err(io_error("open", "format"))?;
+    let text = read_all(&*medium).map_err(io_error("read", "format"))?;
+    let found = String::from_utf8_lossy(&text).trim().to_owned();
+    if found == FORMAT.to_string() {
+        return Ok(());
+    }
+    let entries = disk.list(Path::new(".")).map_err(io_error("list", "."))?;
+    if !found.is_empty() || entries.iter().any(|name| name == BRANCHES) {
+        return Err(Error::Format { dir: root.to_path_buf(), found, expected: FORMAT });
+    }
+    let make = || {
+        if !entries.iter().any(|name| name == "layers") {
+            disk.create_dir(Path::new("layers"))?;
+        }
+        write_all(&*medium, format!("{FORMAT}\n").as_bytes(), 0)?;
+        medium.sync()?;
+        disk.sync_dir(Path::new("."))
+    };
+    make().map_err(io_error("set up", "."))
+}
+
+/// Removes directories of layers that nothing stands on.
+fn sweep(media: &Media, graph: &Graph) -> Result<(), Error> {
+    let known: HashMap<String, LayerId> =
+        graph.layers().map(|(layer, _)| (layer.to_string(), layer)).collect();
+    for name in media.disk.list(Path::new("layers")).map_err(io_error("list", "layers"))? {
+        if !known.contains_key(&name) {
+            media
+                .disk
+                .remove_dir_all(&Path::new("layers").join(name))
+                .map_err(io_error("remove from", "layers"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads every layer, each after the one below it: numbers rise.
+fn load_layers(media: &Arc<Media>, graph: &Graph) -> Result<HashMap<LayerId, Loaded>, Error> {
+    let tops: Vec<_> = graph.branches().map(|(_, node)| node.top).collect();
+    let mut loaded: HashMap<LayerId, Loaded> = HashMap::new();
+    for (id, node) in graph.layers() {
+        let base = match node.base {
+            Some(base) => Some(loaded.get(&base).ok_or_else(|| Error::Damaged {
+                path: layer_dir(id),
+                detail: format!("it lies on layer {base}, which is not known"),
+            })?),
+            None => None,
+        };
+        let layer = load::load(media, id, node, base, tops.contains(&id))?;
+        loaded.insert(id, layer);
+    }
+    Ok(loaded)
+}
+
+fn logical_bytes(tree: &Tree) -> u64 {
+    tree.cells()
+        .filter_map(|(_, cell)| Some(locks::read(&cell.inode).ok()?.file()?.size))
+        .fold(0, u64::saturating_add)
+}

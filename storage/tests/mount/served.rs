@@ -1,0 +1,116 @@
+//! A store process for one test, in a directory that goes with it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::mount::{UnmountFlags, unmount};
+use storage::wire::Owner;
+use storage::{BranchId, StoreClient, StoreConfig};
+
+/// Tells a copy of this program to be the store of that directory.
+const VARIABLE: &str = "ARDENT_TEST_STORE";
+
+pub(crate) fn root() -> Owner {
+    Owner { uid: 0, gid: 0 }
+}
+
+pub(crate) fn id(number: u32) -> BranchId {
+    BranchId::new(number).unwrap()
+}
+
+pub(crate) struct Served {
+    pub(crate) dir: PathBuf,
+    child: Option<Child>,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
+    StoreConfig {
+        store_dir: dir.join("store"),
+        mount_dir: dir.join("mnt"),
+        socket: dir.join("store.sock"),
+    }
+}
+
+/// Not a test: the store process itself, when the variable says so.
+#[test]
+fn serve_as_child() {
+    if let Some(dir) = std::env::var_os(VARIABLE) {
+        storage::daemon::run(config(&PathBuf::from(dir))).unwrap();
+    }
+}
+
+impl Served {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ardent-mount-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        // Tests of Postgres put sockets and logs here.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&dir, mode).unwrap();
+        let mut served = Self { dir, child: None, output: None };
+        served.start();
+        served
+    }
+
+    pub(crate) fn start(&mut self) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "served::serve_as_child", "--nocapture"])
+            .env(VARIABLE, &self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let ready =
+            output.by_ref().lines().map_while(Result::ok).any(|line| line.ends_with("ready"));
+        self.child = Some(child);
+        // The test harness in the child ends it when it cannot write any more.
+        self.output = Some(output);
+        assert!(ready, "the store did not start");
+    }
+
+    pub(crate) fn client(&self) -> StoreClient {
+        StoreClient::connect(&config(&self.dir).socket).unwrap()
+    }
+
+    pub(crate) fn branch(&self, number: u32) -> PathBuf {
+        config(&self.dir).mount_dir.join(number.to_string())
+    }
+
+    /// SIGKILL, as the kernel or an operator would. The mount stays behind, dead.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.client().shutdown().unwrap();
+        assert!(self.child.take().unwrap().wait().unwrap().success());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(&mut self) -> bool {
+        self.child.take().unwrap().wait().unwrap().success()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        let _ = unmount(config(&self.dir).mount_dir, UnmountFlags::DETACH);
+        drop(std::fs::remove_dir_all(&self.dir));
+    }
+}
