@@ -183,7 +183,10 @@ say '50 transactions a second are being committed on it from here on.'
 
 title 'Ardent: one server'
 started=$EPOCHREALTIME
-setsid ardent serve --data-dir "$ARDENT_DATA_DIR" --listen "127.0.0.1:$(free_port)" \
+server_port=$(free_port)
+# A range of uids that no server proper uses: a server ends whatever runs under the uids of its computes.
+printf '[compute]\nuid_base = %s\n' "$((40000000 + server_port * 1000))" >"$WORK/server.toml"
+setsid ardent serve --data-dir "$ARDENT_DATA_DIR" --listen "127.0.0.1:$server_port" --config "$WORK/server.toml" \
   >"$WORK/ready" 2>"$WORK/server.log" </dev/null &
 server_pid=$!
 server_answers() { ! kill -0 "$server_pid" 2>/dev/null || grep -q '^ready$' "$WORK/ready"; }

@@ -5,7 +5,7 @@ import threading
 
 import psycopg
 
-RUNNING = "select from pg_stat_activity where pid = %s and query = %s and state = 'active'"
+RUNNING = "select true from pg_stat_activity where pid = %s and query = %s and state = 'active'"
 QUERY = "select pg_sleep(60)"
 
 url = sys.argv[1]
