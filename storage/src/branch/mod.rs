@@ -5,8 +5,8 @@
 //!    guards which layer is the top. Reads do not take it.
 //! 2. a cell's `io`, one at a time: serialises changes of one file's contents and is held over data
 //!    I/O.
-//! 3. `tree`, then `opens`, then `orphans`: the namespace, and what outlives its last name. Held for
-//!    look-ups and for edits with their journal record, never over data I/O.
+//! 3. `tree`, then `opens`, then `orphans`: the namespace, and what outlives its last name. Held
+//!    for look-ups and for edits with their journal record, never over data I/O.
 //! 4. a cell's `inode`: attributes, size, page map, directory entries. Never held over data I/O.
 //! 5. the locks of the layer and its journal.
 //!
