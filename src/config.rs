@@ -43,6 +43,12 @@ pub struct ProxyConfig {
     pub domain: String,
     /// Host shown in branch URLs; may be empty.
     pub host: String,
+    /// PEM file of the certificate chain; empty declines TLS.
+    pub tls_certificate: PathBuf,
+    /// PEM file of its key.
+    pub tls_key: PathBuf,
+    /// Refuse TCP sessions without TLS.
+    pub require_tls: bool,
     /// Most sessions on the server.
     pub sessions_max: usize,
     /// Most sessions on one branch.

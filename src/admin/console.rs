@@ -147,6 +147,19 @@ impl<O: Operations> AdminConsole<O> {
                 operations.delete_branch(caller, name).await?;
                 Ok(vec![vec![deleted]])
             }
+            Statement::BranchRotatePassword(name) => {
+                let row = operations.rotate_password(caller, name).await?;
+                Ok(vec![columns::branch(row, SystemTime::now())])
+            }
+            Statement::ConnectorLock { name, reason } => {
+                let reason = Some(reason.unwrap_or_default());
+                let row = operations.lock_connector(caller, name, reason).await?;
+                Ok(vec![columns::connector(row)])
+            }
+            Statement::ConnectorUnlock(name) => {
+                let row = operations.lock_connector(caller, name, None).await?;
+                Ok(vec![columns::connector(row)])
+            }
             Statement::RoleCreate { name, password, level } => {
                 self.create_role(name, &password, level).await
             }

@@ -148,6 +148,22 @@ pub trait Operations: Send + Sync + 'static {
         name: Name,
     ) -> impl Future<Output = Outcome<()>> + Send;
 
+    /// Gives a branch a new password; its URL changes, its open sessions go on.
+    fn rotate_password(
+        &self,
+        caller: &Caller,
+        name: Name,
+    ) -> impl Future<Output = Outcome<BranchRow>> + Send;
+
+    /// Refuses deletion of a connector from now on (`Some` reason, which may be empty), or allows
+    /// it again.
+    fn lock_connector(
+        &self,
+        caller: &Caller,
+        name: Name,
+        reason: Option<String>,
+    ) -> impl Future<Output = Outcome<ConnectorRow>> + Send;
+
     /// Stores a new admin role.
     fn create_role(&self, role: RoleRecord) -> impl Future<Output = Outcome<()>> + Send;
 

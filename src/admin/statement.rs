@@ -37,6 +37,15 @@ pub enum Statement {
         /// Do not wait for the drain; delete its branches too.
         force: bool,
     },
+    /// `CONNECTOR LOCK name [REASON 'text']`
+    ConnectorLock {
+        /// The connector.
+        name: Name,
+        /// Shown to whoever tries to delete it.
+        reason: Option<String>,
+    },
+    /// `CONNECTOR UNLOCK name`
+    ConnectorUnlock(Name),
     /// `BRANCH CREATE name`
     BranchCreate(CreateBranchRequest),
     /// `BRANCH LIST`
@@ -47,6 +56,8 @@ pub enum Statement {
     BranchSwitch(Name),
     /// `BRANCH DELETE name`
     BranchDelete(Name),
+    /// `BRANCH ROTATE PASSWORD name`
+    BranchRotatePassword(Name),
     /// `ROLE CREATE name PASSWORD '...'`
     RoleCreate {
         /// The role.
@@ -84,6 +95,9 @@ impl Statement {
                 | Self::BranchCreate(_)
                 | Self::BranchSwitch(_)
                 | Self::BranchDelete(_)
+                | Self::BranchRotatePassword(_)
+                | Self::ConnectorLock { .. }
+                | Self::ConnectorUnlock(_)
                 | Self::RoleCreate { .. }
                 | Self::RoleDelete(_)
         )

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy::ScramVerifier;
 use storage::client::StoreClient;
 
+use super::credential::Credential;
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
 use crate::cause::Causes;
@@ -20,7 +20,6 @@ use crate::compute::ComputeTarget;
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
 use crate::postgres::{self, OWNER_ROLE};
-use crate::secret::Secret;
 
 /// What an operator asks for.
 #[derive(Clone)]
@@ -100,9 +99,7 @@ impl Branches {
         request: &CreateBranch,
         parent: Option<&BranchRecord>,
     ) -> Result<BranchRecord, BranchError> {
-        let password = Secret::random();
-        let verifier = ScramVerifier::from_password(password.reveal())
-            .expect("a random password of hexadecimal digits has a verifier");
+        let Credential { password, verifier } = Credential::new(&self.services.key);
         let mut new = NewBranch {
             kind: BranchKind::User,
             connector: request.connector.id(),
@@ -112,8 +109,8 @@ impl Branches {
             major: request.connector.major()?,
             database: request.connector.database().to_owned(),
             role: request.role.clone().unwrap_or_else(|| OWNER_ROLE.to_owned()),
-            password: Some(self.services.key.seal(&password)),
-            verifier: Some(verifier.to_string()),
+            password: Some(password),
+            verifier: Some(verifier),
         };
         let candidates = endpoint_candidates(&request.name, request.connector.name());
         for endpoint in candidates.take(self.services.config.branch.branches_max + 2) {

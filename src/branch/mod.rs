@@ -9,6 +9,7 @@
 //!   by the next server if this one dies.
 
 mod create;
+mod credential;
 mod delete;
 mod names;
 mod url;
@@ -25,6 +26,7 @@ use crate::config::Config;
 use crate::connector::{Connectors, CutError};
 use crate::secret::{SecretError, SecretKey};
 use crate::store::{Store, StoreError};
+use credential::Credential;
 use names::NameLocks;
 
 pub use create::CreateBranch;
@@ -159,6 +161,21 @@ impl Branches {
     /// Starts or joins the branch's compute.
     pub async fn wake(&self, branch: &BranchRecord) -> Result<Lease, BranchError> {
         Ok(self.services.computes.wake(ComputeTarget::of(branch)).await?)
+    }
+
+    /// Gives a branch a new password. The old one counts no more for new sessions.
+    pub async fn rotate_password(
+        &self,
+        branch: &BranchRecord,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let made = &branch.made;
+        let _turn = self.names.lock(made.connector, &made.name).await;
+        let mut record = BranchRecord::clone(&*self.find(made.connector, &made.name)?);
+        let Credential { password, verifier } = Credential::new(&self.services.key);
+        self.services.catalog.set_branch_password(record.number, &password, &verifier)?;
+        (record.made.password, record.made.verifier) = (Some(password), Some(verifier));
+        self.register(record);
+        self.find(made.connector, &made.name)
     }
 
     fn register(&self, record: BranchRecord) {

@@ -96,12 +96,15 @@ pub struct ConnectorRecord {
     pub trunk: Option<BranchId>,
     /// Why it is not ready.
     pub message: Option<String>,
+    /// Why deletion is refused, if it is; may be empty.
+    pub locked: Option<String>,
     /// When the row was made.
     pub created_at: SystemTime,
 }
 
 const COLUMNS: &str = "id, name, state, url, schemas, decisions, plugin, system_identifier, \
-                       database_oid, database, trunk, message, created_at";
+                       database_oid, database, trunk, message, locked, \
+                       created_at";
 
 impl Catalog {
     /// Stores a new connector in state `Validating`.
@@ -193,6 +196,17 @@ impl Catalog {
         Ok(())
     }
 
+    /// Refuses deletion with a reason, or allows it again.
+    pub fn set_connector_lock(
+        &self,
+        id: ConnectorId,
+        reason: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET locked = ?2 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, reason])?;
+        Ok(())
+    }
+
     /// Forgets a connector; its branches must be gone.
     pub fn delete_connector(&self, id: ConnectorId) -> Result<(), CatalogError> {
         self.lock().execute("DELETE FROM connector WHERE id = ?1", params![id.0])?;
@@ -218,6 +232,7 @@ fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
         },
         trunk: row.get::<_, Option<u32>>(10)?.map(stored_number).transpose()?,
         message: row.get(11)?,
-        created_at: from_micros(row.get(12)?),
+        locked: row.get(12)?,
+        created_at: from_micros(row.get(13)?),
     })
 }

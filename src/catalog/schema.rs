@@ -21,6 +21,7 @@ CREATE TABLE connector (
     database          TEXT NOT NULL,
     trunk             INTEGER,
     message           TEXT,
+    locked            TEXT,
     created_at        INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE branch (

@@ -100,6 +100,12 @@ fn connector(verb: &Connector, rows: Vec<Row>) -> Result<Answer, Failure> {
         Connector::Status { name: None } => Answer::many(rows, text::connector_status),
         Connector::Switch { .. } => Answer::single(rows, |row, _| text::switched(row)),
         Connector::Delete { .. } => Answer::single(rows, text::connector_deleted),
+        Connector::Lock { .. } => {
+            Answer::single(rows, |_, style| text::done("Connector locked", style))
+        }
+        Connector::Unlock { .. } => {
+            Answer::single(rows, |_, style| text::done("Connector unlocked", style))
+        }
         _ => Answer::many(rows, |rows, _| text::table(rows)),
     })
 }
@@ -148,6 +154,6 @@ fn branch(verb: &Branch, rows: Vec<Row>, took: Duration) -> Result<Answer, Failu
         Branch::Delete { .. } => {
             Answer::single(rows, |_, style| text::done("Branch deleted", style))
         }
-        Branch::RotatePassword { .. } => Answer::many(rows, |rows, _| text::table(rows)),
+        Branch::RotatePassword { .. } => Answer::single(rows, text::password_rotated),
     })
 }

@@ -181,6 +181,12 @@ pub(super) fn branch_created(row: &Row, took: Duration, style: Style) -> String 
     out
 }
 
+pub(super) fn password_rotated(row: &Row, style: Style) -> String {
+    let mut out = done(&format!("Password of branch '{}' rotated", row.text("name")), style);
+    push_line!(out, "\n{}", row.text("url"));
+    out
+}
+
 pub(super) fn branch_list(rows: &[Row], style: Style) -> String {
     if rows.is_empty() {
         return "No branches found.\nCreate one with: ardent branch create <name>\n".to_owned();

@@ -114,7 +114,7 @@ impl Worker {
                     return self.restart_trunk(followed).await.err();
                 }
                 Err(error) => {
-                    tracing::warn!(error = %Causes(&error), attempt, "trunk did not come to a stand")
+                    tracing::warn!(error = %Causes(&error), attempt, "trunk did not come to a stand");
                 }
             }
             if let Err(next) = self.restart_trunk(followed).await {

@@ -70,6 +70,7 @@ pub struct Connectors {
 pub struct Connector {
     record: ConnectorRecord,
     source: SourceUrl,
+    locked: std::sync::RwLock<Option<String>>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
 }
@@ -143,8 +144,13 @@ impl Connectors {
             created_at: record.created_at,
         });
         let id = record.id;
-        let connector =
-            Arc::new(Connector { record: record.clone(), source: source.clone(), commands, view });
+        let connector = Arc::new(Connector {
+            record: record.clone(),
+            source: source.clone(),
+            locked: std::sync::RwLock::new(record.locked.clone()),
+            commands,
+            view,
+        });
         self.live.insert(id, connector.clone());
         let worker = Worker::new(
             self.services.clone(),
@@ -183,6 +189,13 @@ impl Connectors {
         self.workers.wait().await;
     }
 
+    /// Refuses deletion of a connector with a reason, or allows it again.
+    pub fn lock(&self, connector: &Connector, reason: Option<String>) -> Result<(), ConnectorError> {
+        self.services.catalog.set_connector_lock(connector.id(), reason.as_deref())?;
+        *connector.locked.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
+        Ok(())
+    }
+
     /// Seals a source URL for the catalog.
     pub fn seal(&self, url: &Secret) -> Vec<u8> {
         self.services.key.seal(url)
@@ -213,6 +226,11 @@ impl Connector {
     /// How the source is reached.
     pub fn source(&self) -> &SourceUrl {
         &self.source
+    }
+
+    /// Why its deletion is refused, if it is; may be empty.
+    pub fn locked(&self) -> Option<String> {
+        self.locked.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// What can be seen of it now.

@@ -203,6 +203,9 @@ impl ControlPlane {
         progress: Progress,
     ) -> Outcome<ConnectorDeleteRow> {
         let connector = self.connector(name.as_str())?;
+        if let Some(reason) = connector.locked() {
+            return Err(locked(&name, &reason));
+        }
         let branches = self.0.branches.of_connector(connector.id());
         let names: Vec<_> = branches.iter().map(|branch| branch.made.name.clone()).collect();
         if !names.is_empty() && !force {
@@ -218,6 +221,16 @@ impl ControlPlane {
         let drain = (!force).then_some(DRAIN_MAX);
         connector.delete(drain).await.map_err(refuse::connector)?;
         Ok(ConnectorDeleteRow { name, branches: names })
+    }
+}
+
+fn locked(name: &Name, reason: &str) -> OperationError {
+    let message = format!("connector \"{name}\" is locked against deletion");
+    let refused = OperationError::new(sqlstate::WRONG_STATE, message)
+        .with_hint(format!("Allow it again: ardent connector unlock {name}"));
+    match reason {
+        "" => refused,
+        reason => refused.with_detail(format!("Reason: {reason}.")),
     }
 }
 

@@ -154,6 +154,23 @@ impl Operations for ControlPlane {
         self.do_delete_branch(caller, name).await
     }
 
+    async fn rotate_password(&self, caller: &Caller, name: Name) -> Outcome<BranchRow> {
+        let (connector, branch) = self.selected_branch(caller, Some(name))?;
+        let rotated = self.0.branches.rotate_password(&branch).await.map_err(refuse::branch)?;
+        self.branch_row(caller, &connector, &rotated).await
+    }
+
+    async fn lock_connector(
+        &self,
+        caller: &Caller,
+        name: Name,
+        reason: Option<String>,
+    ) -> Outcome<ConnectorRow> {
+        let connector = self.connector(name.as_str())?;
+        self.0.connectors.lock(&connector, reason).map_err(refuse::connector)?;
+        self.connector_row(caller, &connector)
+    }
+
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {
         let stored = crate::catalog::AdminRole {
             name: role.name,

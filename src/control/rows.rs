@@ -63,7 +63,7 @@ pub(super) fn connector(connector: &Connector, current: bool) -> Outcome<Connect
         warnings: warnings(connector),
         current,
         source: format!("{}/{}", connector.source().address(), connector.database()),
-        locked: None,
+        locked: connector.locked(),
         undecided: Vec::new(),
         created_at: view.created_at,
     })

@@ -10,6 +10,7 @@
 
 mod housekeeping;
 mod signal;
+mod tls;
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -76,6 +77,14 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The certificate cannot be used.
+    #[error("TLS certificate {path}: {reason}")]
+    Tls {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The catalog cannot be used.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -122,8 +131,9 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     }
     let (data_dir, _lock) = DataDir::prepare(&options.data_dir)?;
     let _uids = claim_uids(config.compute.uid_base)?;
-    let listener = bind(&options.listen).await?;
-    let address = listener.local_addr()?;
+    let socket = bind(&options.listen).await?;
+    let address = socket.local_addr()?;
+    let listener = tls::listener(socket, &config.proxy)?;
     let catalog = Arc::new(Catalog::open(&data_dir.catalog())?);
     let key = Arc::new(open_key(&config, &data_dir)?);
     let places =
@@ -156,7 +166,7 @@ impl Parts {
     /// Opens the front door and serves until a signal.
     async fn serve(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         address: std::net::SocketAddr,
         signals: &mut signal::Signals,
     ) -> Result<(), ServerError> {
@@ -178,7 +188,7 @@ impl Parts {
         let unix = self.bind_admin_socket(&admin_socket)?;
         let stop = CancellationToken::new();
         let front_door = tokio::spawn(proxy::serve(
-            vec![Listener::tcp(listener), Listener::unix(unix)],
+            vec![listener, Listener::unix(unix)],
             Arc::new(router),
             Arc::new(AdminConsole::new(Arc::new(control))),
             Settings { limits: self.limits(), mock_secret: self.mock_secret()?, sessions },

@@ -37,8 +37,8 @@ const CLUSTERS_MAX: usize = 64;
 pub(crate) fn strip(tree: &mut Tree, layer: LayerId) -> u64 {
     let mut clusters = vec![FileId::ROOT];
     if child(tree, FileId::ROOT, "PG_VERSION").is_none() {
-        let inside = children(tree, FileId::ROOT).into_iter().take(CLUSTERS_MAX);
-        clusters.extend(inside.map(|(_, file)| file));
+        let inside = children(tree, FileId::ROOT, b"", CLUSTERS_MAX);
+        clusters.extend(inside.into_iter().map(|(_, file)| file));
     }
     clusters.retain(|directory| child(tree, *directory, "PG_VERSION").is_some());
     clusters.into_iter().map(|directory| strip_cluster(tree, directory, layer)).sum()
@@ -59,7 +59,7 @@ fn strip_cluster(tree: &mut Tree, cluster: FileId, layer: LayerId) -> u64 {
     }
     if let Some(base) = child(tree, cluster, "base") {
         gone += hide_all(tree, base, TEMPORARY.as_bytes(), is_temporary, layer);
-        for (_, database) in children(tree, base) {
+        for (_, database) in children(tree, base, b"", usize::MAX) {
             gone += hide_all(tree, database, RELATION_CACHE.as_bytes(), is_relation_cache, layer);
         }
     }
@@ -83,7 +83,8 @@ fn hide_all(
     which: impl Fn(&[u8]) -> bool,
     layer: LayerId,
 ) -> u64 {
-    let doomed = children_from(tree, directory, from).into_iter().filter(|(name, _)| which(name));
+    let doomed =
+        children(tree, directory, from, usize::MAX).into_iter().filter(|(name, _)| which(name));
     doomed.collect::<Vec<_>>().into_iter().map(|(name, _)| tree.hide(directory, &name, layer)).sum()
 }
 
@@ -91,16 +92,12 @@ fn child(tree: &Tree, directory: FileId, name: &str) -> Option<FileId> {
     tree.entry(directory, name.as_bytes()).ok().flatten()
 }
 
-fn children(tree: &Tree, directory: FileId) -> Vec<(Vec<u8>, FileId)> {
-    children_from(tree, directory, b"")
-}
-
-/// Entries whose name is not before `first`.
-fn children_from(tree: &Tree, directory: FileId, first: &[u8]) -> Vec<(Vec<u8>, FileId)> {
+/// At most `max` entries whose name is not before `first`.
+fn children(tree: &Tree, directory: FileId, first: &[u8], max: usize) -> Vec<(Vec<u8>, FileId)> {
     let Some(inode) = tree.cell(directory).and_then(|cell| locks::read(&cell.inode).ok()) else {
         return Vec::new();
     };
     inode.directory().map_or_else(Vec::new, |directory| {
-        directory.from(first).map(|(name, file)| (name.to_vec(), file)).collect()
+        directory.from(first).take(max).map(|(name, file)| (name.to_vec(), file)).collect()
     })
 }

@@ -108,8 +108,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         grammar: &[Item::Word("BRANCH"), Item::Word("ROTATE"), Item::Word("PASSWORD"), NAME],
         level: Level::Operator,
-        columns: &[],
-        summary: "give a branch a new password",
-        build: |_| Ok(Statement::Unsupported("BRANCH ROTATE PASSWORD")),
+        columns: BRANCH,
+        summary: "give a branch a new password; open sessions go on",
+        build: |arguments| Ok(Statement::BranchRotatePassword(arguments.name("name"))),
     },
 ];

@@ -240,16 +240,21 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Optional(&[Item::Word("REASON"), Item::Text("reason")]),
         ],
         level: Level::Admin,
-        columns: &[],
+        columns: CONNECTOR,
         summary: "refuse deletion of a connector",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR LOCK")),
+        build: |arguments| {
+            Ok(Statement::ConnectorLock {
+                name: arguments.name("name"),
+                reason: arguments.optional_text("reason").map(str::to_owned),
+            })
+        },
     },
     Command {
         grammar: &[Item::Word("CONNECTOR"), Item::Word("UNLOCK"), NAME],
         level: Level::Admin,
-        columns: &[],
+        columns: CONNECTOR,
         summary: "allow deletion again",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR UNLOCK")),
+        build: |arguments| Ok(Statement::ConnectorUnlock(arguments.name("name"))),
     },
     Command {
         grammar: &[

@@ -225,6 +225,22 @@ impl Operations for Fake {
         gone.map(drop).ok_or_else(|| absent("branch", name.as_str()))
     }
 
+    async fn rotate_password(&self, caller: &Caller, name: Name) -> Outcome<BranchRow> {
+        self.branch_info(caller, Some(name)).await
+    }
+
+    async fn lock_connector(
+        &self,
+        caller: &Caller,
+        name: Name,
+        reason: Option<String>,
+    ) -> Outcome<ConnectorRow> {
+        let rows = self.list_connectors(caller).await?;
+        let row = rows.into_iter().find(|row| row.name == name);
+        let row = row.ok_or_else(|| absent("connector", name.as_str()))?;
+        Ok(ConnectorRow { locked: reason, ..row })
+    }
+
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {
         self.roles.lock().unwrap().insert(role.name.clone(), role);
         Ok(())

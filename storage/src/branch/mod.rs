@@ -3,12 +3,11 @@
 //! Locks, in the order in which they are taken:
 //! 1. `gate`, shared by every change and exclusive for a freeze, a deletion and nothing else. It
 //!    guards which layer is the top. Reads do not take it.
-//! 2. a cell's `io`, one at a time (two, lower inode first, for a copy between files): serialises
-//!    changes of one file's contents and is held over data I/O.
-//! 3. `tree`, then `opens`, then `orphans`: `tree` guards the namespace. Held for look-ups and
-//!    edits, with their journal record, never over data I/O.
-//! 4. a cell's `inode`: guards attributes, size, page map, directory entries. Never held over data
+//! 2. a cell's `io`, one at a time: serialises changes of one file's contents and is held over data
 //!    I/O.
+//! 3. `tree`, then `opens`, then `orphans`: the namespace, and what outlives its last name. Held
+//!    for look-ups and for edits with their journal record, never over data I/O.
+//! 4. a cell's `inode`: attributes, size, page map, directory entries. Never held over data I/O.
 //! 5. the locks of the layer and its journal.
 //!
 //! So a slow disk holds up only those who need the same file, and a freeze waits only for changes
