@@ -14,7 +14,7 @@ use support::drivers::psql;
 use support::processes;
 use support::scratch::Scratch;
 use support::server::Server;
-use support::source::{Source, free_port, postmaster};
+use support::source::{Source, free_port, give_to_account, postmaster};
 use support::wait::eventually;
 use support::workload::Pgbench;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
@@ -129,6 +129,7 @@ fn copies(mut source: Source) {
     source.stop();
     let samples = (0..COPIES).map(|_| {
         let (scratch, port) = (Scratch::new("copy"), free_port());
+        give_to_account(scratch.path());
         let started = Instant::now();
         run(bounded("cp").args(["-a", &data]).arg(scratch.path())).ok();
         let mut copy = postmaster(source.bin(), scratch.path(), port);

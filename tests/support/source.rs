@@ -162,10 +162,15 @@ fn as_account(program: PathBuf) -> Command {
     command
 }
 
-fn initdb(bin: &Path, scratch: &Path) {
+/// Lets the account make its data directory and its socket in `scratch`.
+pub(crate) fn give_to_account(scratch: &Path) {
     if rustix::process::geteuid().is_root() {
         run(bounded("chown").arg(ACCOUNT).arg(scratch)).ok();
     }
+}
+
+fn initdb(bin: &Path, scratch: &Path) {
+    give_to_account(scratch);
     let password = scratch.join("password");
     std::fs::write(&password, PASSWORD).expect("write the password file");
     let mut command = as_account(bin.join("initdb"));
