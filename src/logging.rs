@@ -1,8 +1,8 @@
 //! Logs of the server and of the store process: one line an event, on standard error.
 //!
-//! `ARDENT_LOG` chooses what is shown, in the syntax of `tracing_subscriber::EnvFilter`. The default
-//! is our own crates from INFO and everybody else's from WARN: libraries print what they are
-//! given, and below WARN that can be a connection string.
+//! `ARDENT_LOG` chooses what is shown, in the syntax of `tracing_subscriber::EnvFilter`. The
+//! default is our own crates from INFO and everybody else's from WARN: libraries print what they
+//! are given, and below WARN that can be a connection string.
 
 use std::io::{IsTerminal, stderr};
 

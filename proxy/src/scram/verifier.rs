@@ -1,5 +1,5 @@
-//! What a server stores instead of a password: `SCRAM-SHA-256$<iterations>:<salt>$<stored>:<server>`,
-//! the form of `pg_authid.rolpassword`.
+//! What a server stores instead of a password:
+//! `SCRAM-SHA-256$<iterations>:<salt>$<stored>:<server>`, the form of `pg_authid.rolpassword`.
 //!
 //! A verifier proves a password without holding it, but whoever has it can pose as the server and
 //! guess offline: it is never printed by `Debug`.

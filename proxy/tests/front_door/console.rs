@@ -3,14 +3,13 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, future, stream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use crate::raw::{Raw, message, query, startup};
-use crate::support::{Door, within};
+use crate::support::{Door, until, within};
 
 const OP: [(&str, &str); 2] = [("user", "op"), ("database", "ardent")];
 
@@ -127,11 +126,10 @@ async fn a_dead_client_drops_its_statement() {
     assert_eq!(raw.message().await.0, 'N');
     let dropped = Arc::clone(&door.console.dropped);
     drop(raw);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while dropped.load(Ordering::SeqCst) == 0 || !door.sessions.list().is_empty() {
-        assert!(Instant::now() < deadline, "statement goes on");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the statement is dropped", || {
+        dropped.load(Ordering::SeqCst) > 0 && door.sessions.list().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,13 +2,13 @@
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, future, stream};
 use tokio::net::UnixStream;
 
 use crate::raw::{APP, Message, Raw, error, message, query, startup};
-use crate::support::{Door, within};
+use crate::support::{Door, until, within};
 
 #[tokio::test]
 async fn the_compute_refuses_in_its_own_words() {
@@ -120,11 +120,10 @@ async fn a_dead_client_leaves_no_backend() {
     door.postgres.eventually(running, "1").await;
     drop(raw);
     door.postgres.eventually(running, "0").await;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while door.route.in_use.load(Ordering::SeqCst) > 0 || door.sessions.count("b1") > 0 {
-        assert!(Instant::now() < deadline, "session is still counted");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the session is no longer counted", || {
+        door.route.in_use.load(Ordering::SeqCst) == 0 && door.sessions.count("b1") == 0
+    })
+    .await;
     door.close().await;
 }
 
@@ -173,11 +172,7 @@ async fn a_client_that_waits_is_told_and_may_leave() {
     assert_eq!(tag, 'N');
     assert!(String::from_utf8_lossy(&notice).contains("Mbranch \"b1\" is starting"));
     drop(raw);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while door.sessions.count("b1") > 0 {
-        assert!(Instant::now() < deadline, "session is still counted");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the session is no longer counted", || door.sessions.count("b1") == 0).await;
     assert_eq!(door.route.in_use.load(Ordering::SeqCst), 0);
 }
 

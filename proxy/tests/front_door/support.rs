@@ -111,6 +111,15 @@ impl Postgres {
     }
 }
 
+/// Waits until a condition of ours holds that no message announces.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         let pid = i32::try_from(self.server.id()).ok().and_then(rustix::process::Pid::from_raw);
