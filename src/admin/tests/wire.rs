@@ -81,7 +81,7 @@ async fn verbs_end_with_the_documented_exit_code() {
     let door = Door::open();
     let create = ["connector", "create", "PostgreSQL", SOUND, "--name", "prod"];
     let accept = "--accept-replica-identity-defaults";
-    let sessions: [(&[&str], u8); 27] = [
+    let sessions: [(&[&str], u8); 29] = [
         (&["connector", "preflight", "postgresql", SOUND, "--schemas", "public"], 0),
         (&["connector", "preflight", "postgresql", UNSOUND], 2),
         (&["connector", "preflight", "postgresql", "nonsense"], 2),
@@ -93,7 +93,8 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["connector", "switch", "staging-db"], 0),
         (&["connector", "retry-setup", "prod-db", accept], 0),
         (&["connector", "update", "prod-db", "--drop-extensions", ""], 1),
-        (&["connector", "lock", "prod-db", "--reason", "it's ours"], 1),
+        (&["connector", "lock", "prod-db", "--reason", "it's ours"], 0),
+        (&["connector", "unlock", "prod-db"], 0),
         (&["connector", "quarantine", "release", "prod-db", "public.a"], 1),
         (&["branch", "create", "a", "--max-size", "10GB", "--role", "app"], 0),
         (&["branch", "create", "a_b"], 2),
@@ -102,6 +103,7 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["branch", "info", "a"], 0),
         (&["branch", "info", "absent", "--print-url"], 1),
         (&["branch", "switch", "a"], 0),
+        (&["branch", "rotate-password", "a"], 0),
         (&["connector", "delete", "prod-db"], 1),
         (&["branch", "delete", "a"], 0),
         (&["connector", "delete", "prod-db", "--force"], 0),
