@@ -1,13 +1,17 @@
 //! kill -9 of every process, each under load: what was committed is there, and the stream goes on
 //! without a gap or a duplicate.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
+
 use crate::support::drivers::{Driver, psql};
 use crate::support::pgbench::{assert_equal, assert_invariant};
+use crate::support::processes::signal;
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
 use crate::support::workload::{Pgbench, Writer};
-use std::time::Duration;
 
 const TABLE: &str = "create table journal (id bigint primary key)";
 /// From a kill until everything answers again, on two busy cores.
@@ -112,6 +116,16 @@ fn the_store_is_killed() {
 }
 
 #[test]
+fn a_store_that_hangs_is_replaced() {
+    let scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    signal(scene.server.store().pid, Signal::STOP);
+    scene.assert_journal(writer);
+    scene.assert_stream_goes_on();
+}
+
+#[test]
 fn the_server_is_killed_during_the_first_copy() {
     let source = Source::start();
     source.pgbench(10);
@@ -125,7 +139,7 @@ fn the_server_is_killed_during_the_first_copy() {
             let copies = "select count(*) from pg_stat_progress_copy";
             (source.sql(copies) != "0").then_some(())
         });
-        crate::support::processes::signal(server.pid(), rustix::process::Signal::KILL);
+        signal(server.pid(), Signal::KILL);
         let said = create.join().expect("the client ends when its server dies");
         assert_eq!(said.code, 1, "{said:#?}");
     });

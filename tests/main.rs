@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod branches;
+#[cfg(test)]
 mod chain;
 #[cfg(test)]
 mod crash;

@@ -190,7 +190,11 @@ impl Connectors {
     }
 
     /// Refuses deletion of a connector with a reason, or allows it again.
-    pub fn lock(&self, connector: &Connector, reason: Option<String>) -> Result<(), ConnectorError> {
+    pub fn lock(
+        &self,
+        connector: &Connector,
+        reason: Option<String>,
+    ) -> Result<(), ConnectorError> {
         self.services.catalog.set_connector_lock(connector.id(), reason.as_deref())?;
         *connector.locked.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
         Ok(())

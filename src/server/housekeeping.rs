@@ -14,11 +14,13 @@ use crate::catalog::Catalog;
 use crate::cause::Causes;
 use crate::compute::Computes;
 use crate::config::Config;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Pause after a store could not be replaced; doubled with each failure in a row.
 const REPLACE_PAUSE_MIN: Duration = Duration::from_millis(500);
 const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The store is greeted this often, to notice one that lives but hangs.
+const GREETING_INTERVAL: Duration = Duration::from_secs(5);
 /// Idle branches are looked for this often at most.
 const IDLE_LOOK_MAX: Duration = Duration::from_secs(15);
 
@@ -53,6 +55,10 @@ async fn replace_dead_stores(store: Arc<Store>, computes: Computes, stop: Cancel
         tokio::select! {
             () = stop.cancelled() => return,
             () = store.ended() => {}
+            () = silence(&store) => {
+                tracing::error!("store process does not answer; killing it");
+                store.kill().await;
+            }
         }
         tracing::error!("store process ended; ending its computes and starting it again");
         match computes.replace_store().await {
@@ -68,6 +74,17 @@ async fn replace_dead_stores(store: Arc<Store>, computes: Computes, stop: Cancel
                 }
                 pause = (pause * 2).min(REPLACE_PAUSE_MAX);
             }
+        }
+    }
+}
+
+/// Resolves when the store has not answered a greeting in time.
+async fn silence(store: &Store) {
+    let mut greetings = tokio::time::interval(GREETING_INTERVAL);
+    loop {
+        greetings.tick().await;
+        if let Err(StoreError::Silent) = store.call(|_greeted| Ok(())).await {
+            return;
         }
     }
 }

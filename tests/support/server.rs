@@ -23,12 +23,19 @@ pub(crate) struct Server {
     child: Option<Child>,
     port: u16,
     scratch: Scratch,
+    /// Lines of the configuration file besides the uids.
+    settings: &'static str,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts with these sections in the configuration file.
+    pub(crate) fn start_with(settings: &'static str) -> Self {
         let scratch = Scratch::new("server");
-        let mut server = Self { child: None, port: free_port(), scratch };
+        let mut server = Self { child: None, port: free_port(), scratch, settings };
         server.start_again();
         server
     }
@@ -142,7 +149,7 @@ impl Server {
     fn serve(&self) -> Child {
         let config = self.scratch.path().join("server.toml");
         let uid_base = 20_000_000 + u32::from(self.port) * 1000;
-        let text = format!("[compute]\nuid_base = {uid_base}\n");
+        let text = format!("[compute]\nuid_base = {uid_base}\n{}", self.settings);
         std::fs::write(&config, text).expect("write the configuration");
         let mut command = Command::new(ARDENT);
         let listen = format!("127.0.0.1:{}", self.port);
