@@ -1,4 +1,5 @@
-//! The password of a branch's URL: fresh for every branch, known to nobody but whoever sees the URL.
+//! The password of a branch's URL: fresh for every branch, known to nobody but whoever sees the
+//! URL.
 
 use proxy::ScramVerifier;
 
