@@ -60,12 +60,18 @@ fn wrong_names_and_passwords_are_refused_with_the_right_sqlstate() {
 
 #[test]
 fn the_branch_can_be_named_by_a_startup_parameter() {
-    let (_source, _server, one, _two) = two_branches();
+    let (_source, _server, one, two) = two_branches();
     let plain = one.replace("branch_owner.one:", "branch_owner:");
     let named = format!("{plain}{}options=-c%20ardent.branch%3Done", separator(&plain));
     assert_eq!(psql(&named, "select count(*) from item").ok(), "1");
-    let both = format!("{one}{}options=-c%20ardent.branch%3Dtwo", separator(&one));
-    let said = psql(&both, "select 1").failed(2);
+    let contradict = |url: &str| {
+        let url = url.replace("branch_owner.two:", "branch_owner.one:");
+        format!("{url}{}options=-c%20ardent.branch%3Dtwo", separator(&url))
+    };
+    // Which names exist is told to those who have the password of the branch that was meant.
+    assert_eq!(refused(&contradict(&one)).sqlstate, "28P01");
+    assert_eq!(refused(&contradict(&two)).sqlstate, "08004");
+    let said = psql(&contradict(&two), "select 1").failed(2);
     assert!(said.contains("one") && said.contains("two"), "both names are said: {said}");
 }
 

@@ -154,6 +154,8 @@ impl Worker {
         let freshness_wait = begun.elapsed();
         let paused = followed.stream.pause().await;
         let position = paused.map_err(|error| CutError::Trunk(error.to_string()))?;
+        // Whoever gets a branch may ask at once what of the source is not in it.
+        self.publish(followed);
         followed.lease = None;
         self.services.computes.stop(followed.target.branch).await?;
         Ok(Stand { position, stale, freshness_wait, quiesce: begun.elapsed() - freshness_wait })

@@ -139,7 +139,7 @@ impl Worker {
             .map_err(|error| Next::State(ConnectorState::Broken, Some(Causes(&error).to_string())))
     }
 
-    fn publish(&self, followed: &Followed) {
+    pub(super) fn publish(&self, followed: &Followed) {
         let status = followed.stream.status();
         self.view.send_if_modified(|view| {
             let changed = view.status != status;

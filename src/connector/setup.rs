@@ -49,6 +49,8 @@ impl Setup {
         let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &access.database).await?;
+        // The first cut would wait for everything the copy left in memory.
+        session.checkpoint().await?;
         self.view.send_modify(|view| {
             view.setup = None;
             view.warnings = outcome.warnings;

@@ -51,6 +51,12 @@ impl Session {
         })
     }
 
+    /// Writes what is only in memory, so that a shutdown soon after has little left to write.
+    pub async fn checkpoint(&self) -> Result<(), PostgresError> {
+        let done = self.client.batch_execute("CHECKPOINT").await;
+        done.map_err(PostgresError::query("checkpoint"))
+    }
+
     /// For statements that this module has no function for.
     pub fn client(&self) -> &Client {
         &self.client

@@ -39,8 +39,10 @@ pub(super) struct Dump {
 
 impl Dump {
     pub(super) async fn take(setup: &Setup<'_>) -> Result<Self, Error> {
-        let name = format!("ardent-setup-{:016x}", rand::random::<u64>());
-        let directory = std::env::temp_dir().join(name);
+        // Beside the trunk's socket, which is made anew at each start of the trunk: what a killed
+        // server leaves of the source's schema goes with it.
+        let name = format!("setup-{:016x}", rand::random::<u64>());
+        let directory = setup.trunk.socket_dir.join(name);
         tokio::fs::DirBuilder::new()
             .mode(0o700)
             .create(&directory)
