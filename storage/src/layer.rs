@@ -61,7 +61,9 @@ pub(crate) struct Layer {
     flushes_wanted: AtomicU64,
     flushes_done: AtomicU64,
     durable: AtomicBool,
-    /// The namespace at the freeze, until the manifest is written.
+    /// It is durable and its manifest is published.
+    sealed: AtomicBool,
+    /// The namespace at the freeze, as long as a seal or a merge may ask for it.
     frozen: Mutex<Option<Tree>>,
     manifest_bytes: AtomicU64,
     /// Nothing stands on it any more; its files may vanish.
@@ -96,6 +98,7 @@ impl Layer {
             flushes_wanted: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
             durable: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             frozen: Mutex::default(),
             manifest_bytes: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
@@ -181,13 +184,31 @@ impl Layer {
 
     /// Bytes on disk: pages and metadata.
     pub(crate) fn bytes(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed) * PAGE
-            + self.journal.bytes()
-            + self.manifest_bytes.load(Ordering::Relaxed)
+        self.pages.load(Ordering::Relaxed) * PAGE + self.metadata_bytes()
     }
 
-    pub(crate) fn count_manifest(&self, bytes: u64) {
-        self.manifest_bytes.store(bytes, Ordering::Relaxed);
+    /// Bytes on disk that are not pages.
+    pub(crate) fn metadata_bytes(&self) -> u64 {
+        self.journal.bytes() + self.manifest_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its manifest of that length is published; the journal gets no more records.
+    pub(crate) fn set_sealed(&self, manifest_bytes: u64) {
+        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+        self.journal.close();
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// The layer above is part of this one now.
+    pub(crate) fn absorb(&self, upper: &Self, pages: u64, journal_bytes: u64, manifest_bytes: u64) {
+        self.pages.store(pages, Ordering::Relaxed);
+        self.journal.replaced(journal_bytes);
+        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+        *held(&self.frozen) = upper.frozen();
     }
 
     /// The data file `name` belongs to nothing since journal record `record`.
