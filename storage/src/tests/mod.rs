@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, without a mount.
 
 mod crash;
+mod merge;
 mod model;
 mod recording;
 
