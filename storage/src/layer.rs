@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::disk::{Disk, Open};
 use crate::files::{DataFile, Files, layer_dir};
 use crate::id::{DataName, LayerId};
+use crate::inode::Names;
 use crate::journal::{Edit, Log};
 use crate::locks::{FsResult, errno};
 use crate::pages::PAGE;
@@ -135,11 +136,15 @@ impl Layer {
 
     /// Makes the data file of `name`, as long as the file is now. Writes inside that length cannot
     /// make the file system below preallocate, and so report as written, what was not.
-    pub(crate) fn create_data(&self, name: DataName, len: u64) -> io::Result<Arc<DataFile>> {
+    pub(crate) fn create_data(
+        &self,
+        name: DataName,
+        len: u64,
+    ) -> io::Result<(Arc<DataFile>, Names)> {
         let file = self.media.files.open(self.id, name, Open::OrCreate)?;
         file.medium.set_len(len)?;
-        self.created.fetch_add(1, Ordering::AcqRel);
-        Ok(file)
+        let before = self.created.fetch_add(1, Ordering::AcqRel);
+        Ok((file, Names(before + 1)))
     }
 
     /// To be called after a write to `file` and before the reply to it.
@@ -224,7 +229,7 @@ impl Layer {
 
     /// Removes data files that belong to nothing, durably so.
     pub(crate) fn remove_retired(&self) -> io::Result<()> {
-        self.journal.sync_to(self.journal.appended())?;
+        self.sync_record(self.journal.appended())?;
         let durable = self.journal.synced();
         let ready: Vec<_> = {
             let mut retired = held(&self.retired);
@@ -270,15 +275,14 @@ impl Layer {
         self.check()
     }
 
-    /// Makes the names of the data files durable.
-    pub(crate) fn sync_names(&self) -> io::Result<()> {
-        let created = self.created.load(Ordering::Acquire);
-        if self.created_durable.load(Ordering::Acquire) >= created {
+    /// Makes the first `made` names in the directory durable.
+    pub(crate) fn sync_names(&self, made: Names) -> io::Result<()> {
+        if self.created_durable.load(Ordering::Acquire) >= made.0 {
             return Ok(());
         }
         let _guard = held(&self.names);
         let durable = self.created_durable.load(Ordering::Acquire);
-        if durable >= created {
+        if durable >= made.0 {
             return self.check();
         }
         let created = self.created.load(Ordering::Acquire);
@@ -291,8 +295,11 @@ impl Layer {
         Ok(())
     }
 
-    /// Makes journal records up to `record` durable.
+    /// Makes journal records up to `record` durable, and with them the journal itself.
     pub(crate) fn sync_record(&self, record: u64) -> io::Result<()> {
+        if record > 0 {
+            self.sync_names(Names::FIRST)?;
+        }
         self.journal.sync_to(record).map_err(|error| self.fail("sync a layer journal", error))
     }
 
@@ -309,7 +316,7 @@ impl Layer {
             self.sync_inherited(*name)?;
         }
         held(&self.inherited).clear();
-        self.sync_names()?;
+        self.sync_names(Names(self.created.load(Ordering::Acquire)))?;
         self.sync_record(self.journal.appended())?;
         self.flushes_done.fetch_max(wanted, Ordering::AcqRel);
         self.check()

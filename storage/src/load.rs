@@ -15,7 +15,7 @@ use crate::files::layer_dir;
 use crate::filter::strip;
 use crate::graph::LayerNode;
 use crate::id::{DataName, LayerId};
-use crate::inode::nanoseconds;
+use crate::inode::{Names, nanoseconds};
 use crate::journal::{Edit, Entry, Log, LogKind};
 use crate::layer::{Layer, Media};
 use crate::locks;
@@ -193,7 +193,7 @@ fn restore_pages(layer: &Layer, tree: &mut Tree, file: &DataPages) -> io::Result
     let Some(body) = inode.file_mut().filter(|body| body.contents == file.name.contents) else {
         return Ok(false);
     };
-    body.has_data = true;
+    body.data = Some(Names::FIRST);
     let end = pages_in(body.size);
     for run in &file.runs {
         let run = run.start..run.end.min(end);

@@ -163,6 +163,11 @@ fn fork_and_forget(story: &mut Story, round: u8) {
     story.promise(Promise::Is(1, name, bytes.clone()));
     story.write(1, "gone", 0, &filled(&[(round, 6000)]));
     story.fork(1, child);
+    // The first thing a new layer holds is a name.
+    let (from, to) = ((FileId::ROOT, &b"gone"[..]), (FileId::ROOT, &b"kept"[..]));
+    story.branch(child).rename(from, to, Renaming::Replace).unwrap();
+    story.branch(child).fsync_dir().unwrap();
+    story.promise(Promise::Is(child, "kept", filled(&[(round, 6000)])));
     story.append(child, round);
     story.promise(Promise::Is(child, name, bytes));
     story.append(1, round);
