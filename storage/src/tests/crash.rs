@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::recording::{Crash, RecordingDisk, make_image};
+use super::recording::{Call, Crash, RecordingDisk, make_image};
 use super::{OWNER, TempDir, contents, id, open, open_on, resolve};
 use crate::branch::{Branch, Renaming};
 use crate::id::FileId;
@@ -282,4 +282,23 @@ fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
 #[test]
 fn whatever_was_acknowledged_survives_without_a_keeper() {
     crash_everywhere(false);
+}
+
+/// A commit is a write in place and its sync, whatever else happened in the branch since the last.
+#[test]
+fn a_commit_in_place_costs_one_sync() {
+    let dir = TempDir::new();
+    let disk = RecordingDisk::new(dir.path());
+    let store = open_on(Arc::new(disk.clone()), false);
+    let mut story = Story { disk, store, promises: Vec::new() };
+    story.create(1);
+    story.append(1, 1);
+    story.fork(1, 2);
+    story.append(1, 2);
+    let file = story.write(1, "log", 0, &[3; 1000]);
+    story.write(1, "another", 0, &[3; 1000]);
+    let before = story.disk.count();
+    story.branch(1).fsync(file).unwrap();
+    let calls = story.disk.calls().split_off(before);
+    assert!(matches!(calls[..], [Call::Sync { .. }]), "{calls:?}");
 }
