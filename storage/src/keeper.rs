@@ -8,7 +8,7 @@
 use std::io;
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,9 +39,14 @@ pub(crate) enum Job {
     Stop,
 }
 
+/// Frozen layers that may wait to be sealed. A fork past that waits, so that forks in a loop on a
+/// slow disk cannot pile up layers; it holds up nobody else.
+const UNSEALED_MAX: usize = 32;
+
 /// A handle to the thread.
 pub(crate) struct Keeper {
     jobs: Sender<Job>,
+    backlog: Arc<Backlog>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -53,18 +58,37 @@ impl Keeper {
         let Some(run_max) = run_max else {
             let hold = move || while !matches!(queue.recv(), Ok(Job::Stop) | Err(_)) {};
             let thread = std::thread::Builder::new().spawn(hold)?;
-            return Ok(Self { jobs, thread: Mutex::new(Some(thread)) });
+            let backlog = Arc::new(Backlog { unsealed: Mutex::new(None), fewer: Condvar::new() });
+            return Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) });
         };
-        let mut worker = Worker { holdings, run_max, tops: Vec::new(), unmerged: HashSet::new() };
+        let backlog = Arc::new(Backlog { unsealed: Mutex::new(Some(0)), fewer: Condvar::new() });
+        let mut worker = Worker {
+            holdings,
+            run_max,
+            backlog: backlog.clone(),
+            tops: Vec::new(),
+            unmerged: HashSet::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Waits until few layers wait to be sealed.
+    pub(crate) fn wait_for_room(&self) {
+        let full = |unsealed: &mut Option<usize>| unsealed.is_some_and(|n| n >= UNSEALED_MAX);
+        drop(self.backlog.fewer.wait_while(self.backlog.count(), full));
     }
 
     /// Puts a job at the end of the queue. The queue is as long as the forks, starts and deletions
     /// that the disk has not kept up with.
     pub(crate) fn push(&self, job: Job) {
+        if matches!(job, Job::Seal(_))
+            && let Some(unsealed) = &mut *self.backlog.count()
+        {
+            *unsealed += 1;
+        }
         if self.jobs.send(job).is_err() {
             tracing::error!("the keeper thread is gone; layers are no longer sealed");
         }
@@ -88,12 +112,34 @@ impl Drop for Keeper {
     }
 }
 
+/// Layers that wait to be sealed; none if no thread seals any.
+struct Backlog {
+    unsealed: Mutex<Option<usize>>,
+    fewer: Condvar,
+}
+
+impl Backlog {
+    /// A number cannot be left half changed.
+    fn count(&self) -> MutexGuard<'_, Option<usize>> {
+        self.unsealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Worker {
+    backlog: Arc<Backlog>,
     holdings: Arc<Holdings>,
     run_max: usize,
     tops: Vec<Weak<Layer>>,
     /// Upper layers of merges that could not be done; they are tried again at the next tidying.
     unmerged: HashSet<LayerId>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Also after a panic: nobody must wait for a thread that is gone.
+        *self.backlog.count() = None;
+        self.backlog.fewer.notify_all();
+    }
 }
 
 impl Worker {
@@ -108,6 +154,10 @@ impl Worker {
                 Ok(Job::Seal(layer)) => {
                     self.seal(&layer);
                     self.merge_next();
+                    if let Some(unsealed) = &mut *self.backlog.count() {
+                        *unsealed = unsealed.saturating_sub(1);
+                    }
+                    self.backlog.fewer.notify_all();
                 }
                 Ok(Job::Flush(layer)) => {
                     // The layer remembers a failure; the next fsync reports it.

@@ -75,6 +75,7 @@ impl Store {
         owner: Owner,
     ) -> Result<(), Error> {
         let source = self.branch(parent)?;
+        self.keeper.wait_for_room();
         let mut tops = [self.prepare()?, self.prepare()?].into_iter();
         let (Some(next), Some(child_top)) = (tops.next(), tops.next()) else {
             return Err(used_up());
