@@ -92,7 +92,11 @@ impl Graph {
                 if fits { Ok(()) } else { Err(Misfit::Layers) }
             }
             BranchEdit::Merge { lower, upper } => {
-                if self.may_merge(*lower, *upper) { Ok(()) } else { Err(Misfit::Layers) }
+                if self.may_merge(*lower, *upper) {
+                    Ok(())
+                } else {
+                    Err(Misfit::Layers)
+                }
             }
             BranchEdit::Delete { branch } | BranchEdit::SetOwner { branch, .. } => {
                 self.branch(*branch).map(|_| ()).ok_or(Misfit::NoSuchBranch(*branch))

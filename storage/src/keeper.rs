@@ -5,16 +5,16 @@
 //! (see [`Layer::make_durable`]). Nothing it does is needed for correctness: what it has not done
 //! when the store ends is done again after the next start.
 
-use std::io;
 use std::collections::HashSet;
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::files::layer_dir;
-use crate::id::LayerId;
 use crate::holdings::Holdings;
+use crate::id::LayerId;
 use crate::layer::Layer;
 use crate::load;
 use crate::locks;

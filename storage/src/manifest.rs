@@ -102,11 +102,7 @@ impl Manifest {
     }
 
     /// The manifest of `layer` as of `face`, if it was sealed.
-    pub(crate) fn read(
-        disk: &dyn Disk,
-        layer: LayerId,
-        face: LayerId,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) fn read(disk: &dyn Disk, layer: LayerId, face: LayerId) -> io::Result<Option<Self>> {
         let path = face_path(layer, face, MANIFEST);
         let medium = match disk.open(&path, Open::Existing) {
             Ok(medium) => medium,

@@ -55,10 +55,11 @@ impl Store {
             let id = shape.graph.allocate_layer().ok_or_else(used_up)?;
             let edit = BranchEdit::Create { branch, owner, top: id };
             shape.graph.check(&edit).map_err(misfit)?;
-            let journal =
-                load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
+            let journal = load::prepare(&self.holdings.media, id)
+                .map_err(io_error("make a layer in", "."))?;
             let record = self.record(&mut shape, &edit)?;
-            let layer = Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
+            let layer =
+                Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
             layer.touch();
             shape.layers.insert(id, layer.clone());
             (layer, record)
@@ -213,7 +214,8 @@ impl Store {
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
         let id = self.shape()?.graph.allocate_layer().ok_or_else(used_up)?;
-        let log = load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
+        let log =
+            load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
         Ok((id, log))
     }
 
