@@ -48,6 +48,8 @@ pub(crate) struct Pair {
 struct Merged {
     pages: DataPages,
     size: u64,
+    /// Whether the upper layer changed it in any way. The others are not even opened.
+    changed: bool,
     /// The pages among them that the upper layer holds.
     copied: Vec<Range<u64>>,
 }
@@ -98,7 +100,7 @@ pub(crate) fn merge(holdings: &Holdings, pair: &Pair) -> io::Result<bool> {
     if holdings.any_orphan(&gone) {
         return Ok(false);
     }
-    for file in &merged {
+    for file in merged.iter().filter(|file| file.changed) {
         if pair.upper.is_abandoned() {
             return Ok(false);
         }
@@ -154,7 +156,8 @@ fn plan_file(
         }
     }
     let pages = DataPages { name, modified: inode.modified, runs };
-    Ok(Some(Merged { pages, size: body.size, copied }))
+    let changed = media.files.resolve(cell.layer) == pair.upper.id;
+    Ok(Some(Merged { pages, size: body.size, changed, copied }))
 }
 
 /// Adds a run, joined with the last one if they touch.
@@ -169,8 +172,7 @@ fn join(runs: &mut Vec<Range<u64>>, run: Range<u64>) {
 fn copy(media: &Media, pair: &Pair, file: &Merged) -> io::Result<()> {
     let name = file.pages.name;
     let target = media.files.open(pair.lower.id, name, Open::OrCreate)?;
-    let cut = target.medium.len()? > file.size;
-    if cut {
+    if target.medium.len()? > file.size {
         target.medium.set_len(file.size)?;
     }
     for run in &file.copied {
@@ -185,7 +187,8 @@ fn copy(media: &Media, pair: &Pair, file: &Merged) -> io::Result<()> {
             at += len;
         }
     }
-    if cut || !file.copied.is_empty() { target.medium.sync() } else { Ok(()) }
+    // Also if nothing was done: an attempt that a crash ended may have cut it and not got here.
+    target.medium.sync()
 }
 
 /// Writes the journal of both. Returns its length and the number of its last record.
