@@ -20,6 +20,10 @@ use crate::error::Error;
 use crate::mount::Mounted;
 use crate::store::{Running, Store};
 
+/// Layers that could be merged and are not yet. More of them cost start-up time and descriptors,
+/// fewer of them cost writes: each merge copies the pages of one and rewrites the metadata of two.
+const RUN_MAX: usize = 8;
+
 /// Where the store lives and how it is reached.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -48,7 +52,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let lock = lock(&store_dir)?;
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
-    let running = Running { open_files: raise_open_files(), background: true };
+    let running = Running { open_files: raise_open_files(), run_max: Some(RUN_MAX) };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::disk::{Disk, Medium, Open};
 use crate::id::{DataName, LayerId};
@@ -33,6 +33,8 @@ type Shard = HashMap<(LayerId, DataName), Arc<DataFile>>;
 /// The cache.
 pub(crate) struct Files {
     disk: Arc<dyn Disk>,
+    /// Layers merged into another since the start, by which page maps still go.
+    merged: RwLock<HashMap<LayerId, LayerId>>,
     shards: [Mutex<Shard>; SHARDS],
     shard_max: usize,
 }
@@ -45,16 +47,42 @@ pub(crate) fn layer_dir(layer: LayerId) -> PathBuf {
 impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>, open_max: usize) -> Self {
         let shard_max = (open_max / SHARDS).max(8);
-        Self { disk, shards: Default::default(), shard_max }
+        Self { disk, merged: RwLock::default(), shards: Default::default(), shard_max }
     }
 
-    /// The data file `name` of `layer`, opened if need be.
+    /// The layer that holds the pages of `layer` now.
+    pub(crate) fn resolve(&self, layer: LayerId) -> LayerId {
+        let merged = self.merged.read().unwrap_or_else(PoisonError::into_inner);
+        merged.get(&layer).copied().unwrap_or(layer)
+    }
+
+    /// All pages of `upper` are in the data files of `lower` too.
+    pub(crate) fn merge(&self, lower: LayerId, upper: LayerId) {
+        let mut merged = self.merged.write().unwrap_or_else(PoisonError::into_inner);
+        merged.values_mut().filter(|into| **into == upper).for_each(|into| *into = lower);
+        merged.insert(upper, lower);
+    }
+
+    /// The data file `name` of `layer`, or of the one that it was merged into, opened if need be.
     pub(crate) fn open(
         &self,
         layer: LayerId,
         name: DataName,
         how: Open,
     ) -> io::Result<Arc<DataFile>> {
+        let holder = self.resolve(layer);
+        match self.open_in(holder, name, how) {
+            // It was merged, and its files removed, since we looked.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && self.resolve(layer) != holder =>
+            {
+                self.open(layer, name, how)
+            }
+            other => other,
+        }
+    }
+
+    fn open_in(&self, layer: LayerId, name: DataName, how: Open) -> io::Result<Arc<DataFile>> {
         let key = (layer, name);
         if let Some(file) = self.shard(&key).get(&key) {
             file.recent.store(true, Ordering::Relaxed);

@@ -14,6 +14,8 @@ pub(crate) struct LayerNode {
     pub(crate) base: Option<LayerId>,
     /// Its namespace begins as the base's less what the identity filter hides.
     pub(crate) filtered: bool,
+    /// The last layer that was merged into it, else itself: which of its files count.
+    pub(crate) face: LayerId,
     /// Layers and branches that stand on it.
     users: u32,
 }
@@ -89,6 +91,13 @@ impl Graph {
                 };
                 if fits { Ok(()) } else { Err(Misfit::Layers) }
             }
+            BranchEdit::Merge { lower, upper } => {
+                if self.may_merge(*lower, *upper) {
+                    Ok(())
+                } else {
+                    Err(Misfit::Layers)
+                }
+            }
             BranchEdit::Delete { branch } | BranchEdit::SetOwner { branch, .. } => {
                 self.branch(*branch).map(|_| ()).ok_or(Misfit::NoSuchBranch(*branch))
             }
@@ -114,6 +123,7 @@ impl Graph {
                 let node = self.branches.remove(branch).ok_or(Misfit::NoSuchBranch(*branch))?;
                 return Ok(self.release(node.top));
             }
+            BranchEdit::Merge { lower, upper } => self.merge(*lower, *upper),
             BranchEdit::SetOwner { branch, owner } => {
                 self.branches.get_mut(branch).ok_or(Misfit::NoSuchBranch(*branch))?.owner = *owner;
             }
@@ -132,6 +142,41 @@ impl Graph {
             next = node.base;
             Some((layer, alone))
         })
+    }
+
+    /// Whether nothing but `upper` stands on `lower`, and its namespace begins as the other's ends.
+    pub(crate) fn may_merge(&self, lower: LayerId, upper: LayerId) -> bool {
+        self.layers.get(&lower).is_some_and(|node| node.users == 1)
+            && self
+                .layers
+                .get(&upper)
+                .is_some_and(|node| node.base == Some(lower) && !node.filtered)
+            && !self.branches.values().any(|branch| branch.top == upper)
+    }
+
+    /// Layers that one layer stands on, with that layer, whose namespace begins as theirs ends.
+    /// Ordered by the upper one. A layer that only a branch stands on has none.
+    pub(crate) fn single_users(&self) -> impl Iterator<Item = (LayerId, LayerId)> + '_ {
+        self.layers.iter().filter(|(_, node)| !node.filtered).filter_map(|(upper, node)| {
+            let lower = node.base?;
+            (self.layers.get(&lower)?.users == 1).then_some((lower, *upper))
+        })
+    }
+
+    pub(crate) fn face(&self, layer: LayerId) -> Option<LayerId> {
+        Some(self.layers.get(&layer)?.face)
+    }
+
+    /// What stood on `upper` stands on `lower` now.
+    fn merge(&mut self, lower: LayerId, upper: LayerId) {
+        let Some(gone) = self.layers.remove(&upper) else { return };
+        if let Some(node) = self.layers.get_mut(&lower) {
+            node.users = gone.users;
+            node.face = upper;
+        }
+        for node in self.layers.values_mut().filter(|node| node.base == Some(upper)) {
+            node.base = Some(lower);
+        }
     }
 
     fn check_new(&self, branch: BranchId) -> Result<(), Misfit> {
@@ -154,7 +199,7 @@ impl Graph {
         if let Some(below) = base.and_then(|base| self.layers.get_mut(&base)) {
             below.users += 1;
         }
-        self.layers.insert(layer, LayerNode { base, filtered, users: 1 });
+        self.layers.insert(layer, LayerNode { base, filtered, face: layer, users: 1 });
         self.next_layer = self.next_layer.max(layer.next());
     }
 

@@ -18,6 +18,15 @@ pub(crate) fn nanoseconds(time: SystemTime) -> i64 {
     }
 }
 
+/// A number of names made in the directory of a layer, its journal's among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Names(pub(crate) u64);
+
+impl Names {
+    /// The journal, and all that an earlier process made.
+    pub(crate) const FIRST: Self = Self(1);
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Inode {
     /// Permission bits.
@@ -46,8 +55,9 @@ pub(crate) struct FileBody {
     pub(crate) contents: FileId,
     pub(crate) size: u64,
     pub(crate) pages: PageMap,
-    /// Whether the layer of this inode has a data file for the contents.
-    pub(crate) has_data: bool,
+    /// The name of the data file that the layer of this inode has for the contents, if any: how
+    /// many names the layer had made then, itself the last one.
+    pub(crate) data: Option<Names>,
     /// How many pages that data file holds.
     pub(crate) own_pages: u64,
     /// The last page is in a lower layer and may hold old bytes past the end of the file. They
@@ -85,7 +95,7 @@ impl Inode {
         let mut next = self.clone();
         next.record = 0;
         if let Body::File(file) = &mut next.body {
-            file.has_data = false;
+            file.data = None;
             file.own_pages = 0;
         }
         next
@@ -128,7 +138,7 @@ impl FileBody {
             contents,
             size: 0,
             pages: PageMap::default(),
-            has_data: false,
+            data: None,
             own_pages: 0,
             ragged: false,
         }

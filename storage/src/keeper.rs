@@ -1,19 +1,24 @@
-//! The background thread: seals frozen layers, flushes for computes that start, removes files.
+//! The background thread: seals and merges frozen layers, flushes for computes that start, removes
+//! files.
 //!
 //! It works one data file at a time, which paces it; whoever cannot wait does the rest at once
 //! (see [`Layer::make_durable`]). Nothing it does is needed for correctness: what it has not done
 //! when the store ends is done again after the next start.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::files::layer_dir;
+use crate::holdings::Holdings;
 use crate::id::LayerId;
-use crate::layer::{Layer, Media};
+use crate::layer::Layer;
 use crate::load;
+use crate::locks;
+use crate::merge::{self, Pair};
 
 /// How often data files without a name are looked for. They are no use to anybody, so the only
 /// cost of waiting is space, and each look may cost a journal sync.
@@ -28,33 +33,62 @@ pub(crate) enum Job {
     Remove(Vec<LayerId>),
     /// Look after this layer's data files without a name from now on.
     Tidy(Weak<Layer>),
+    /// Say when all jobs before are done and nothing is left to merge.
+    #[cfg(test)]
+    Report(Sender<()>),
     Stop,
 }
+
+/// Frozen layers that may wait to be sealed. A fork past that waits, so that forks in a loop on a
+/// slow disk cannot pile up layers; it holds up nobody else.
+const UNSEALED_MAX: usize = 32;
 
 /// A handle to the thread.
 pub(crate) struct Keeper {
     jobs: Sender<Job>,
+    backlog: Arc<Backlog>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    /// Starts the thread; without `background` it takes jobs and does none of them.
-    pub(crate) fn start(media: Arc<Media>, background: bool) -> io::Result<Self> {
+    /// Starts the thread; without `run_max` it takes jobs and does none of them. No more than that
+    /// many layers that could be merged lie on each other for long.
+    pub(crate) fn start(holdings: Arc<Holdings>, run_max: Option<usize>) -> io::Result<Self> {
         let (jobs, queue) = channel();
-        if !background {
+        let Some(run_max) = run_max else {
             let hold = move || while !matches!(queue.recv(), Ok(Job::Stop) | Err(_)) {};
             let thread = std::thread::Builder::new().spawn(hold)?;
-            return Ok(Self { jobs, thread: Mutex::new(Some(thread)) });
-        }
+            let backlog = Arc::new(Backlog { unsealed: Mutex::new(None), fewer: Condvar::new() });
+            return Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) });
+        };
+        let backlog = Arc::new(Backlog { unsealed: Mutex::new(Some(0)), fewer: Condvar::new() });
+        let mut worker = Worker {
+            holdings,
+            run_max,
+            backlog: backlog.clone(),
+            tops: Vec::new(),
+            unmerged: HashSet::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
-            .spawn(move || Worker { media, tops: Vec::new() }.run(&queue))?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+            .spawn(move || worker.run(&queue))?;
+        Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Waits until few layers wait to be sealed.
+    pub(crate) fn wait_for_room(&self) {
+        let full = |unsealed: &mut Option<usize>| unsealed.is_some_and(|n| n >= UNSEALED_MAX);
+        drop(self.backlog.fewer.wait_while(self.backlog.count(), full));
     }
 
     /// Puts a job at the end of the queue. The queue is as long as the forks, starts and deletions
     /// that the disk has not kept up with.
     pub(crate) fn push(&self, job: Job) {
+        if matches!(job, Job::Seal(_))
+            && let Some(unsealed) = &mut *self.backlog.count()
+        {
+            *unsealed += 1;
+        }
         if self.jobs.send(job).is_err() {
             tracing::error!("the keeper thread is gone; layers are no longer sealed");
         }
@@ -78,35 +112,84 @@ impl Drop for Keeper {
     }
 }
 
+/// Layers that wait to be sealed; none if no thread seals any.
+struct Backlog {
+    unsealed: Mutex<Option<usize>>,
+    fewer: Condvar,
+}
+
+impl Backlog {
+    /// A number cannot be left half changed.
+    fn count(&self) -> MutexGuard<'_, Option<usize>> {
+        self.unsealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Worker {
-    media: Arc<Media>,
+    backlog: Arc<Backlog>,
+    holdings: Arc<Holdings>,
+    run_max: usize,
     tops: Vec<Weak<Layer>>,
+    /// Upper layers of merges that could not be done; they are tried again at the next tidying.
+    unmerged: HashSet<LayerId>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Also after a panic: nobody must wait for a thread that is gone.
+        *self.backlog.count() = None;
+        self.backlog.fewer.notify_all();
+    }
 }
 
 impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
+        let mut tidy_at = Instant::now() + TIDY_INTERVAL;
         loop {
-            match queue.recv_timeout(TIDY_INTERVAL) {
+            match queue.recv_timeout(tidy_at.saturating_duration_since(Instant::now())) {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.tidy();
                     return;
                 }
-                Ok(Job::Seal(layer)) => self.seal(&layer),
+                Ok(Job::Seal(layer)) => {
+                    self.seal(&layer);
+                    self.merge_next();
+                    if let Some(unsealed) = &mut *self.backlog.count() {
+                        *unsealed = unsealed.saturating_sub(1);
+                    }
+                    self.backlog.fewer.notify_all();
+                }
                 Ok(Job::Flush(layer)) => {
                     // The layer remembers a failure; the next fsync reports it.
                     if let Err(error) = layer.sync_promised() {
                         tracing::warn!(layer = %layer.id, %error, "flush before a start");
                     }
                 }
-                Ok(Job::Remove(layers)) => layers.into_iter().for_each(|layer| self.remove(layer)),
+                Ok(Job::Remove(layers)) => {
+                    layers.into_iter().for_each(|layer| self.remove(layer));
+                    self.merge_next();
+                }
                 Ok(Job::Tidy(layer)) => self.tops.push(layer),
-                Err(RecvTimeoutError::Timeout) => self.tidy(),
+                #[cfg(test)]
+                Ok(Job::Report(done)) => {
+                    while self.merge_next() {}
+                    drop(done);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= tidy_at {
+                self.tidy();
+                self.unmerged.clear();
+                // One at a time, between jobs, so that nothing waits long.
+                let more = self.merge_next();
+                tidy_at = Instant::now() + if more { Duration::ZERO } else { TIDY_INTERVAL };
             }
         }
     }
 
     fn seal(&self, layer: &Arc<Layer>) {
-        let Some(tree) = layer.frozen().filter(|_| !layer.is_abandoned()) else { return };
+        let wanted = !layer.is_abandoned() && !layer.is_sealed();
+        let Some(tree) = layer.frozen().filter(|_| wanted) else { return };
         let sealed = flush_slowly(layer).and_then(|()| {
             layer.make_durable()?;
             layer.remove_retired()?;
@@ -114,8 +197,11 @@ impl Worker {
         });
         match sealed {
             Ok(bytes) => {
-                layer.forget_frozen();
-                layer.count_manifest(bytes);
+                layer.set_sealed(bytes);
+                // A merge asks the upper layer only, and the lowest is never that.
+                if self.is_lowest(layer.id) {
+                    layer.forget_frozen();
+                }
             }
             Err(_) if layer.is_abandoned() => {}
             Err(error) => tracing::warn!(layer = %layer.id, %error, "layer stays unsealed"),
@@ -132,13 +218,35 @@ impl Worker {
             {
                 tracing::warn!(layer = %layer.id, %error, "remove data files");
             }
-            layer.frozen().is_none()
+            !layer.is_sealed() && layer.frozen().is_none()
         });
     }
 
+    fn is_lowest(&self, layer: LayerId) -> bool {
+        locks::lock(&self.holdings.shape).is_ok_and(|shape| shape.graph.base(layer).is_none())
+    }
+
+    /// Merges two layers if there are any to merge. Whether there may be more.
+    fn merge_next(&mut self) -> bool {
+        let Some(pair) = merge::pick(&self.holdings, self.run_max, &self.unmerged) else {
+            return false;
+        };
+        if !self.merge(&pair) {
+            self.unmerged.insert(pair.upper.id);
+        }
+        true
+    }
+
+    fn merge(&self, pair: &Pair) -> bool {
+        merge::merge(&self.holdings, pair).unwrap_or_else(|error| {
+            tracing::warn!(layer = %pair.upper.id, %error, "layer stays unmerged");
+            false
+        })
+    }
+
     fn remove(&self, layer: LayerId) {
-        self.media.files.forget_layer(layer);
-        match self.media.disk.remove_dir_all(&layer_dir(layer)) {
+        self.holdings.media.files.forget_layer(layer);
+        match self.holdings.media.disk.remove_dir_all(&layer_dir(layer)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%layer, %error, "remove the directory of a layer");
             }

@@ -22,6 +22,8 @@ mod branch;
 mod manifest;
 mod graph;
 mod load;
+mod holdings;
+mod merge;
 mod keeper;
 mod store;
 mod mount;

@@ -15,16 +15,13 @@ use crate::files::layer_dir;
 use crate::filter::strip;
 use crate::graph::LayerNode;
 use crate::id::{DataName, LayerId};
-use crate::inode::nanoseconds;
+use crate::inode::{Names, nanoseconds};
 use crate::journal::{Edit, Entry, Log, LogKind};
 use crate::layer::{Layer, Media};
 use crate::locks;
-use crate::manifest::{DataPages, Manifest};
+use crate::manifest::{DataPages, JOURNAL, MANIFEST, Manifest, face_name, face_path};
 use crate::pages::{PAGE, page_of, pages_in};
 use crate::tree::Tree;
-
-/// Name of a layer's journal in its directory.
-pub(crate) const JOURNAL: &str = "journal";
 
 /// A layer and the namespace of a branch that stands on it.
 pub(crate) struct Loaded {
@@ -51,9 +48,15 @@ pub(crate) fn load(
     if node.filtered {
         strip(&mut tree, id);
     }
-    let manifest = if open { None } else { Manifest::read(&*media.disk, id).map_err(fault)? };
+    let manifest =
+        if open { None } else { Manifest::read(&*media.disk, id, node.face).map_err(fault)? };
+    if manifest.is_none() && node.face != id {
+        let detail = format!("it was merged with layer {} and has no manifest", node.face);
+        return Err(Error::Damaged { path: layer_dir(id), detail });
+    }
     let below = base.map(|base| base.layer.clone()).filter(|layer| !layer.is_durable());
-    let journal = open_journal(media, id, &mut tree, manifest.as_ref()).map_err(fault)?;
+    let journal =
+        open_journal(media, (id, node.face), &mut tree, manifest.as_ref()).map_err(fault)?;
     let layer = Arc::new(Layer::new(id, media.clone(), journal, 0, below));
     // The root of a first layer, what the filter hid, and what the journal changed.
     if node.base.is_none() || node.filtered || layer.journal.appended() > 0 {
@@ -63,7 +66,12 @@ pub(crate) fn load(
     match manifest {
         Some(manifest) => {
             restore_sealed(&layer, &mut tree, &manifest).map_err(fault)?;
+            sweep(&layer, &manifest, node.face).map_err(fault)?;
             layer.set_durable();
+            layer.set_sealed(manifest.encode().len() as u64);
+            if node.base.is_some() {
+                layer.freeze(tree.clone());
+            }
         }
         None => {
             restore_unsealed(&layer, &mut tree).map_err(fault)?;
@@ -83,11 +91,11 @@ pub(crate) fn prepare(media: &Media, id: LayerId) -> io::Result<Log> {
 
 fn open_journal(
     media: &Media,
-    id: LayerId,
+    (id, face): (LayerId, LayerId),
     tree: &mut Tree,
     manifest: Option<&Manifest>,
 ) -> io::Result<Log> {
-    let path = layer_dir(id).join(JOURNAL);
+    let path = face_path(id, face, JOURNAL);
     let kind = LogKind::Layer(id.get());
     let apply = |tree: &mut Tree, entry: Entry<'_>| {
         let edit = Edit::decode(&entry).ok();
@@ -106,7 +114,7 @@ fn open_journal(
         let text = format!("journal ends at record {last} of {}", manifest.last_record);
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    Log::open(&*media.disk, &path, kind, |entry| entry.sequence <= last)
+    Ok(Log::closed(last, bytes.len() as u64))
 }
 
 fn restore_sealed(layer: &Arc<Layer>, tree: &mut Tree, manifest: &Manifest) -> io::Result<()> {
@@ -116,9 +124,22 @@ fn restore_sealed(layer: &Arc<Layer>, tree: &mut Tree, manifest: &Manifest) -> i
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
     }
+    Ok(())
+}
+
+/// Removes what a sealed layer holds besides what its manifest names: data files that belong to
+/// nothing, and what a merge left or never finished.
+pub(crate) fn sweep(layer: &Layer, manifest: &Manifest, face: LayerId) -> io::Result<()> {
     for name in data_names(layer)? {
-        if manifest.files.binary_search_by_key(&name, |file| file.name).is_err() {
+        if !manifest.names(name) {
+            layer.media().files.forget(layer.id, name);
             layer.remove_data(name)?;
+        }
+    }
+    let kept = [JOURNAL, MANIFEST].map(|name| face_name(layer.id, face, name));
+    for name in layer.media().disk.list(&layer_dir(layer.id))? {
+        if !kept.contains(&name) && DataName::parse(&name).is_none() {
+            layer.media().disk.remove_file(&layer_dir(layer.id).join(name))?;
         }
     }
     Ok(())
@@ -172,7 +193,7 @@ fn restore_pages(layer: &Layer, tree: &mut Tree, file: &DataPages) -> io::Result
     let Some(body) = inode.file_mut().filter(|body| body.contents == file.name.contents) else {
         return Ok(false);
     };
-    body.has_data = true;
+    body.data = Some(Names::FIRST);
     let end = pages_in(body.size);
     for run in &file.runs {
         let run = run.start..run.end.min(end);
@@ -212,5 +233,5 @@ pub(crate) fn seal(layer: &Layer, tree: &Tree) -> io::Result<u64> {
         files.push(DataPages { name, modified: inode.modified, runs: own });
     }
     let last_record = layer.journal.appended();
-    Manifest { layer: layer.id, last_record, files }.publish(&*layer.media().disk)
+    Manifest { layer: layer.id, last_record, files }.publish(&*layer.media().disk, layer.id)
 }

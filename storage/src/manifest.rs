@@ -16,12 +16,17 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::disk::{Disk, Open, read_all, write_all};
 use crate::files::layer_dir;
 use crate::id::{DataName, LayerId};
 use crate::journal::{Malformed, Reader, Writer};
+
+/// Name of a layer's manifest in its directory.
+pub(crate) const MANIFEST: &str = "manifest";
+/// Name of a layer's journal in its directory.
+pub(crate) const JOURNAL: &str = "journal";
 
 const MAGIC: &[u8; 8] = b"ARDMANIF";
 const VERSION: u32 = 1;
@@ -42,6 +47,11 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
+    /// Whether it speaks of data file `name`.
+    pub(crate) fn names(&self, name: DataName) -> bool {
+        self.files.binary_search_by_key(&name, |file| file.name).is_ok()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.raw(MAGIC).u32(VERSION).u32(self.layer.get()).u64(self.last_record);
@@ -77,8 +87,8 @@ impl Manifest {
         Ok(Self { layer, last_record, files })
     }
 
-    /// Publishes the manifest. Returns its length.
-    pub(crate) fn publish(&self, disk: &dyn Disk) -> io::Result<u64> {
+    /// Publishes the manifest as that of `face`. Returns its length.
+    pub(crate) fn publish(&self, disk: &dyn Disk, face: LayerId) -> io::Result<u64> {
         let dir = layer_dir(self.layer);
         let temporary = dir.join("manifest.tmp");
         let bytes = self.encode();
@@ -86,14 +96,15 @@ impl Manifest {
         medium.set_len(0)?;
         write_all(&*medium, &bytes, 0)?;
         medium.sync()?;
-        disk.rename(&temporary, &path(self.layer))?;
+        disk.rename(&temporary, &face_path(self.layer, face, MANIFEST))?;
         disk.sync_dir(&dir)?;
         Ok(bytes.len() as u64)
     }
 
-    /// The manifest of `layer`, if it was sealed.
-    pub(crate) fn read(disk: &dyn Disk, layer: LayerId) -> io::Result<Option<Self>> {
-        let medium = match disk.open(&path(layer), Open::Existing) {
+    /// The manifest of `layer` as of `face`, if it was sealed.
+    pub(crate) fn read(disk: &dyn Disk, layer: LayerId, face: LayerId) -> io::Result<Option<Self>> {
+        let path = face_path(layer, face, MANIFEST);
+        let medium = match disk.open(&path, Open::Existing) {
             Ok(medium) => medium,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -106,9 +117,14 @@ impl Manifest {
     }
 }
 
-/// Where the manifest of `layer` is.
-pub(crate) fn path(layer: LayerId) -> std::path::PathBuf {
-    layer_dir(layer).join(Path::new("manifest"))
+/// Where the journal or the manifest of `layer` is since `face` was merged into it.
+pub(crate) fn face_path(layer: LayerId, face: LayerId, name: &str) -> PathBuf {
+    layer_dir(layer).join(face_name(layer, face, name))
+}
+
+/// The name of that file.
+pub(crate) fn face_name(layer: LayerId, face: LayerId, name: &str) -> String {
+    if face == layer { name.to_owned() } else { format!("{name}.{face}") }
 }
 
 fn decode_file(from: &mut Reader<'_>) -> Result<DataPages, Malformed> {

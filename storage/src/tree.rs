@@ -78,6 +78,11 @@ impl Tree {
         Some(id)
     }
 
+    /// Whether `inode` was there once and has no name any more.
+    fn is_gone(&self, inode: FileId) -> bool {
+        inode.get() < self.next && !self.inodes.contains_key(&inode)
+    }
+
     fn used(&mut self, id: FileId) {
         self.next = self.next.max(id.get() + 1);
     }
@@ -120,6 +125,12 @@ impl Tree {
                 self.mark(*inode, at(time), |inode| inode.links += 1)?;
                 self.enter((*parent, name), *inode, at(time))?;
             }
+            // A file that is open outlives its name, and what is done to it then is on record.
+            Edit::Attributes { inode, .. }
+            | Edit::Grow { inode, .. }
+            | Edit::Cut { inode, .. }
+            | Edit::Empty { inode, .. }
+                if self.is_gone(*inode) => {}
             Edit::Attributes { inode, mode, modified, changed } => {
                 self.mark(*inode, at(changed), |inode| {
                     inode.mode = *mode;

@@ -14,7 +14,7 @@ use super::{Branch, FILE_MAX, now};
 use crate::disk::{Open, read_padded};
 use crate::files::DataFile;
 use crate::id::{DataName, FileId, LayerId};
-use crate::inode::FileBody;
+use crate::inode::{FileBody, Names};
 use crate::journal::Edit;
 use crate::layer::Layer;
 use crate::locks::{self, FsResult, errno};
@@ -120,14 +120,14 @@ impl Branch {
         let (name, size, exists) = {
             let inode = locks::read(&change.cell.inode)?;
             let body = inode.file().ok_or(Errno::ISDIR)?;
-            (body.data_name(change.file), body.size, body.has_data)
+            (body.data_name(change.file), body.size, body.data.is_some())
         };
         if exists {
             return change.top.data(name).map_err(|error| errno(&error));
         }
-        let data = change.top.create_data(name, size).map_err(|error| errno(&error))?;
+        let (data, made) = change.top.create_data(name, size).map_err(|error| errno(&error))?;
         let mut inode = locks::write(&change.cell.inode)?;
-        inode.file_mut().ok_or(Errno::ISDIR)?.has_data = true;
+        inode.file_mut().ok_or(Errno::ISDIR)?.data = Some(made);
         Ok(data)
     }
 
@@ -161,7 +161,8 @@ impl Branch {
         }
         if end > size {
             change.top.sync_file(name, &data).map_err(|error| errno(&error))?;
-            change.top.sync_names().map_err(|error| errno(&error))?;
+            let made = locks::read(&change.cell.inode)?.file().and_then(|body| body.data);
+            change.top.sync_names(made.unwrap_or(Names::FIRST)).map_err(|error| errno(&error))?;
         }
         Ok((name, size))
     }

@@ -23,21 +23,22 @@ impl Branch {
     pub(crate) fn fsync(&self, file: FileId) -> FsResult<()> {
         let top = self.top_to_sync()?;
         let cell = self.find(file)?;
-        let (record, name) = {
+        let (record, data) = {
             let inode = locks::read(&cell.inode)?;
             let own = cell.layer == top.id;
-            let name = inode.file().filter(|body| own && body.has_data);
-            (if own { inode.record } else { 0 }, name.map(|body| body.data_name(file)))
+            let body = inode.file().filter(|_| own);
+            let data = body.and_then(|body| Some((body.data_name(file), body.data?)));
+            (if own { inode.record } else { 0 }, data)
         };
         let synced = top.sync_promised().and_then(|()| {
-            if let Some(name) = name {
+            if let Some((name, made)) = data {
                 match top.data(name) {
                     Ok(data) => top.sync_file(name, &data)?,
                     // Emptied and removed since we looked; the new contents are another sync's.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
-                top.sync_names()?;
+                top.sync_names(made)?;
             }
             top.sync_record(record)
         });

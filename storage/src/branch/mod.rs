@@ -179,6 +179,12 @@ impl Branch {
         locks::read(&self.gate)?.open().cloned()
     }
 
+    /// Whether any of `files` is open and has no name any more.
+    pub(crate) fn any_orphan(&self, files: &[FileId]) -> bool {
+        locks::lock(&self.orphans)
+            .map_or(true, |orphans| files.iter().any(|file| orphans.contains_key(file)))
+    }
+
     fn as_error(&self) -> Error {
         let reason = self.failure().unwrap_or("a request on it panicked").to_owned();
         Error::BranchFailed { branch: self.id.get(), reason }

@@ -253,7 +253,7 @@ pub(crate) enum Renaming {
 /// Gives the data of a file that is gone back to the layer.
 fn retire(file: FileId, cell: &Cell, top: &Layer) -> FsResult<()> {
     let inode = locks::read(&cell.inode)?;
-    if let Some(body) = inode.file().filter(|body| body.has_data && cell.layer == top.id) {
+    if let Some(body) = inode.file().filter(|body| body.data.is_some() && cell.layer == top.id) {
         top.retire(body.data_name(file), inode.record);
         top.count_pages(0, body.own_pages);
     }

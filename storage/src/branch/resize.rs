@@ -56,7 +56,7 @@ impl Branch {
         let (name, had_data, pages) = {
             let inode = locks::read(&change.cell.inode)?;
             let body = inode.file().ok_or(Errno::ISDIR)?;
-            (body.data_name(change.file), body.has_data, body.own_pages)
+            (body.data_name(change.file), body.data.is_some(), body.own_pages)
         };
         let edit = Edit::Empty { inode: change.file, contents, time: now() };
         self.resize_recorded(change, &edit)?;
@@ -73,7 +73,7 @@ impl Branch {
         let (name, holds) = {
             let inode = locks::read(&change.cell.inode)?;
             let body = inode.file().ok_or(Errno::ISDIR)?;
-            let holds = body.has_data && body.pages.holds_from(page_of(size), top.id);
+            let holds = body.data.is_some() && body.pages.holds_from(page_of(size), top.id);
             (body.data_name(change.file), holds)
         };
         let before = locks::read(&change.cell.inode)?.file().map_or(0, |body| body.own_pages);

@@ -7,6 +7,8 @@
 //!             filter version 1
 //! 3 delete    branch 4
 //! 4 owner     branch 4, uid 4, gid 4
+//! 5 merge     lower layer 4, upper layer 4: the lower one holds both from now on, as its files
+//!             with the upper one's number behind their name say; the upper one is no more
 //! ```
 
 use crate::id::{BranchId, LayerId};
@@ -24,6 +26,7 @@ pub(crate) enum BranchEdit {
     Fork { parent: BranchId, child: BranchId, owner: Owner, layers: ForkLayers },
     Delete { branch: BranchId },
     SetOwner { branch: BranchId, owner: Owner },
+    Merge { lower: LayerId, upper: LayerId },
 }
 
 /// The layers of a fork. Parent and child continue above `base`, each in a top of its own.
@@ -58,6 +61,10 @@ impl BranchEdit {
                 out.u32(branch.get()).u32(owner.uid).u32(owner.gid);
                 4
             }
+            Self::Merge { lower, upper } => {
+                out.u32(lower.get()).u32(upper.get());
+                5
+            }
         };
         (kind, out.into_bytes())
     }
@@ -85,6 +92,7 @@ impl BranchEdit {
             }
             3 => Self::Delete { branch: from.branch()? },
             4 => Self::SetOwner { branch: from.branch()?, owner: owner(&mut from)? },
+            5 => Self::Merge { lower: from.layer()?, upper: from.layer()? },
             _ => return Err(Malformed),
         };
         from.end()?;

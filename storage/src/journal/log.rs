@@ -20,11 +20,12 @@
 //! * Reading stops at the first record that is torn, damaged or out of sequence. Whatever follows
 //!   was never acknowledged as durable; opening for writing cuts it off.
 //! * After a failed sync the log is dead: every later append and sync fails.
+//! * The log of a sealed layer is closed: it holds no descriptor.
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::disk::{Disk, Medium, Open, read_all, write_all};
 use crate::journal::bytes::{Reader, Writer};
@@ -67,7 +68,8 @@ pub(crate) struct Entry<'a> {
 
 /// An open log.
 pub(crate) struct Log {
-    medium: Arc<dyn Medium>,
+    /// None once the log is closed.
+    medium: RwLock<Option<Arc<dyn Medium>>>,
     seed: u32,
     /// Serialises appends: file order is sequence order.
     tail: Mutex<Tail>,
@@ -114,7 +116,7 @@ impl Log {
             write_all(&*medium, &header, 0)?;
         }
         Ok(Self {
-            medium,
+            medium: RwLock::new(Some(medium)),
             seed,
             appended: AtomicU64::new(tail.sequence),
             tail: Mutex::new(tail),
@@ -122,6 +124,31 @@ impl Log {
             synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         })
+    }
+
+    /// A log that is durable up to record `last`, is `bytes` long, and gets no more records.
+    pub(crate) fn closed(last: u64, bytes: u64) -> Self {
+        Self {
+            medium: RwLock::new(None),
+            seed: 0,
+            appended: AtomicU64::new(last),
+            tail: Mutex::new(Tail { end: bytes, sequence: last }),
+            syncing: Mutex::new(()),
+            synced: AtomicU64::new(last),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets go of the file if every record is durable; there will be no more.
+    pub(crate) fn close(&self) {
+        if self.synced() == self.appended() {
+            *self.medium.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// The file of a closed log was replaced by one of `bytes`.
+    pub(crate) fn replaced(&self, bytes: u64) {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).end = bytes;
     }
 
     /// Shows every good record to `accept` without opening for writing. Returns the number of the
@@ -147,23 +174,45 @@ impl Log {
         last
     }
 
+    /// All good records.
+    pub(crate) fn entries(bytes: &[u8], kind: LogKind) -> Vec<Entry<'_>> {
+        let mut entries = Vec::new();
+        let header = kind.header();
+        let (seed, mut at) = (crc32c::crc32c(&header), HEADER);
+        if bytes.get(..HEADER) != Some(&header[..]) {
+            return entries;
+        }
+        while let Some((entry, end)) = decode(bytes, at, seed, entries.len() as u64 + 1) {
+            entries.push(entry);
+            at = end;
+        }
+        entries
+    }
+
+    /// The bytes of a whole log, and the number of its last record.
+    pub(crate) fn compose<'a>(
+        kind: LogKind,
+        records: impl Iterator<Item = (u8, &'a [u8])>,
+    ) -> io::Result<(Vec<u8>, u64)> {
+        let mut bytes = kind.header();
+        let seed = crc32c::crc32c(&bytes);
+        let mut last = 0;
+        for (kind, payload) in records {
+            last += 1;
+            bytes.extend_from_slice(&encode(seed, last, kind, payload)?);
+        }
+        Ok((bytes, last))
+    }
+
     /// Writes one record and returns its number. On an error the log is as before.
     pub(crate) fn append(&self, kind: u8, payload: &[u8]) -> io::Result<u64> {
-        let len = u32::try_from(payload.len())
-            .ok()
-            .filter(|_| payload.len() <= PAYLOAD_MAX)
-            .ok_or(io::ErrorKind::InvalidInput)?;
         let mut tail = self.tail.lock().map_err(|_| poisoned())?;
         self.check()?;
         let sequence = tail.sequence + 1;
-        let mut record = Writer::default();
-        record.u32(len).u64(sequence).u8(kind);
-        let mut record = record.into_bytes();
-        record.extend_from_slice(payload);
-        let crc = crc32c::crc32c_append(self.seed, &record);
-        record.extend_from_slice(&crc.to_le_bytes());
-        if let Err(error) = write_all(&*self.medium, &record, tail.end) {
-            if self.medium.set_len(tail.end).is_err() {
+        let record = encode(self.seed, sequence, kind, payload)?;
+        let medium = self.medium()?;
+        if let Err(error) = write_all(&*medium, &record, tail.end) {
+            if medium.set_len(tail.end).is_err() {
                 self.failed.store(true, Ordering::Release);
             }
             return Err(error);
@@ -199,12 +248,17 @@ impl Log {
             return Ok(());
         }
         let reached = self.appended();
-        if let Err(error) = self.medium.sync() {
+        if let Err(error) = self.medium()?.sync() {
             self.failed.store(true, Ordering::Release);
             return Err(error);
         }
         self.synced.store(reached, Ordering::Release);
         Ok(())
+    }
+
+    fn medium(&self) -> io::Result<Arc<dyn Medium>> {
+        let medium = self.medium.read().map_err(|_| poisoned())?;
+        medium.clone().ok_or_else(|| io::Error::other("the journal is closed"))
     }
 
     fn check(&self) -> io::Result<()> {
@@ -213,6 +267,19 @@ impl Log {
         }
         Ok(())
     }
+}
+
+fn encode(seed: u32, sequence: u64, kind: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let len = u32::try_from(payload.len())
+        .ok()
+        .filter(|_| payload.len() <= PAYLOAD_MAX)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let mut record = Writer::default();
+    record.u32(len).u64(sequence).u8(kind).raw(payload);
+    let mut record = record.into_bytes();
+    let crc = crc32c::crc32c_append(seed, &record);
+    record.extend_from_slice(&crc.to_le_bytes());
+    Ok(record)
 }
 
 /// The record at `at`, and where it ends.

@@ -261,7 +261,7 @@ impl Filesystem for Requests {
     }
 
     fn fsync(&self, _: &Request, node: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        empty(reply, self.on(node, Branch::fsync));
+        self.sync(node, Branch::fsync, |done| empty(reply, done));
     }
 
     fn readdir(
@@ -296,7 +296,7 @@ impl Filesystem for Requests {
         if node == INodeNo::ROOT {
             return reply.ok();
         }
-        empty(reply, self.on(node, |branch, _| branch.fsync_dir()));
+        self.sync(node, |branch, _| branch.fsync_dir(), |done| empty(reply, done));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -9,6 +9,7 @@
 
 mod answer;
 mod links;
+mod syncs;
 mod requests;
 mod filesystem;
 mod session;

@@ -1,6 +1,7 @@
 //! What requests mean to the store: finds the branch, asks it. Replies are `filesystem`'s.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 
 use super::answer::{file_attr, guarded};
 use super::links;
+use super::syncs::Syncs;
 use crate::branch::{Attributes, Branch, NewAttributes, Renaming, Sought};
 use crate::id::{BranchId, FileId, NodeId};
 use crate::inode::nanoseconds;
@@ -25,6 +27,7 @@ pub(super) type Replied<T> = Result<T, fuser::Errno>;
 pub(crate) struct Requests {
     store: Arc<Store>,
     mount: PathBuf,
+    syncs: Syncs,
 }
 
 /// What `setattr` asks for.
@@ -36,8 +39,20 @@ pub(super) struct Wanted {
 }
 
 impl Requests {
-    pub(super) fn new(store: Arc<Store>, mount: PathBuf) -> Self {
-        Self { store, mount }
+    pub(super) fn new(store: Arc<Store>, mount: PathBuf) -> io::Result<Self> {
+        Ok(Self { store, mount, syncs: Syncs::start()? })
+    }
+
+    /// Runs a sync on the branch and file that `node` stands for and passes on its outcome, on this
+    /// thread or another.
+    pub(super) fn sync(
+        &self,
+        node: INodeNo,
+        request: impl FnOnce(&Branch, FileId) -> FsResult<()> + Send + 'static,
+        reply: impl FnOnce(Replied<()>) + Send + 'static,
+    ) {
+        let store = self.store.clone();
+        self.syncs.run(move || reply(on(&store, node, request)));
     }
 
     /// Runs a request on the branch and file that `node` stands for. The root has none.
@@ -46,14 +61,7 @@ impl Requests {
         node: INodeNo,
         request: impl FnOnce(&Branch, FileId) -> FsResult<T>,
     ) -> Replied<T> {
-        guarded(|| {
-            if node == INodeNo::ROOT {
-                return Err(Errno::PERM);
-            }
-            let node = NodeId::parse(node.0).ok_or(Errno::NOENT)?;
-            let branch = self.store.branch(node.branch).map_err(|_| Errno::IO)?;
-            request(&branch, node.file)
-        })
+        on(&self.store, node, request)
     }
 
     /// The attributes of a branch's directory, by its name in the root.
@@ -225,6 +233,21 @@ impl Requests {
             Ok((space.total / 4096, space.available / 4096))
         })
     }
+}
+
+fn on<T>(
+    store: &Store,
+    node: INodeNo,
+    request: impl FnOnce(&Branch, FileId) -> FsResult<T>,
+) -> Replied<T> {
+    guarded(|| {
+        if node == INodeNo::ROOT {
+            return Err(Errno::PERM);
+        }
+        let node = NodeId::parse(node.0).ok_or(Errno::NOENT)?;
+        let branch = store.branch(node.branch).map_err(|_| Errno::IO)?;
+        request(&branch, node.file)
+    })
 }
 
 /// The file that `node` stands for, if it is one of `branch`.

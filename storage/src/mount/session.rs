@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::id::BranchId;
 use crate::store::Store;
 
-/// Threads that answer requests. An fsync holds one until the disk is done, so there are more of
-/// them than processors.
+/// Threads that answer requests. An fsync may hold one until the disk is done, so there are more of
+/// them than processors and than may run syncs; see `syncs.rs`.
 const THREADS: usize = 16;
 
 /// The mount, as long as it is there.
@@ -44,7 +44,8 @@ impl Mounted {
         let privileged = rustix::process::geteuid().is_root();
         config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let session = Session::new(Requests::new(store, dir.clone()), &dir, &config)
+        let session = Requests::new(store, dir.clone())
+            .and_then(|requests| Session::new(requests, &dir, &config))
             .and_then(Session::spawn)
             .map_err(fault)?;
         let notifier = session.notifier();

@@ -6,17 +6,16 @@
 //! <store>/branches.journal  the branch tree
 //! <store>/layers/<number>/  one directory for each layer
 //! ```
-//! Locks: a branch's gate, then `shape`, then `branches`. `branches.journal` has the order in which
-//! `shape` changed. A request that changed it is answered when its record is durable.
+//! A request that changed the shape of the store is answered when its record is durable.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, MutexGuard};
 
 use crate::branch::{Branch, Frozen, Parts};
 use crate::error::Error;
 use crate::filter::strip;
-use crate::graph::{Graph, Misfit};
+use crate::graph::Misfit;
+use crate::holdings::{Holdings, Shape};
 use crate::id::{BranchId, LayerId};
 use crate::journal::{BranchEdit, ForkLayers, Log};
 use crate::keeper::{Job, Keeper};
@@ -34,24 +33,17 @@ mod opening;
 pub(crate) use opening::Running;
 
 pub(crate) struct Store {
-    media: Arc<Media>,
-    shape: Mutex<Shape>,
-    branches: RwLock<HashMap<BranchId, Arc<Branch>>>,
+    holdings: Arc<Holdings>,
     keeper: Keeper,
-}
-
-struct Shape {
-    graph: Graph,
-    layers: HashMap<LayerId, Arc<Layer>>,
 }
 
 impl Store {
     pub(crate) fn media(&self) -> &Media {
-        &self.media
+        &self.holdings.media
     }
 
     pub(crate) fn branch(&self, branch: BranchId) -> Result<Arc<Branch>, Error> {
-        locks::read(&self.branches)
+        locks::read(&self.holdings.branches)
             .ok()
             .and_then(|branches| branches.get(&branch).cloned())
             .ok_or(Error::NoSuchBranch { branch: branch.get() })
@@ -63,10 +55,11 @@ impl Store {
             let id = shape.graph.allocate_layer().ok_or_else(used_up)?;
             let edit = BranchEdit::Create { branch, owner, top: id };
             shape.graph.check(&edit).map_err(misfit)?;
-            let journal =
-                load::prepare(&self.media, id).map_err(io_error("make a layer in", "."))?;
+            let journal = load::prepare(&self.holdings.media, id)
+                .map_err(io_error("make a layer in", "."))?;
             let record = self.record(&mut shape, &edit)?;
-            let layer = Arc::new(Layer::new(id, self.media.clone(), journal, record, None));
+            let layer =
+                Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
             layer.touch();
             shape.layers.insert(id, layer.clone());
             (layer, record)
@@ -83,6 +76,7 @@ impl Store {
         owner: Owner,
     ) -> Result<(), Error> {
         let source = self.branch(parent)?;
+        self.keeper.wait_for_room();
         let mut tops = [self.prepare()?, self.prepare()?].into_iter();
         let (Some(next), Some(child_top)) = (tops.next(), tops.next()) else {
             return Err(used_up());
@@ -127,7 +121,7 @@ impl Store {
             (unreachable, record)
         };
         ended.end();
-        if let Ok(mut branches) = locks::write(&self.branches) {
+        if let Ok(mut branches) = locks::write(&self.holdings.branches) {
             branches.remove(&branch);
         }
         self.sync(record)?;
@@ -171,7 +165,7 @@ impl Store {
     }
 
     pub(crate) fn list(&self) -> Result<Vec<BranchSummary>, Error> {
-        let mut list: Vec<_> = locks::read(&self.branches)
+        let mut list: Vec<_> = locks::read(&self.holdings.branches)
             .map_err(|_| broken())?
             .values()
             .map(|branch| BranchSummary {
@@ -185,10 +179,25 @@ impl Store {
         Ok(list)
     }
 
+    /// Waits until the keeper has done all it was told.
+    #[cfg(test)]
+    pub(crate) fn settle(&self) {
+        let (done, wait) = std::sync::mpsc::channel();
+        self.keeper.push(Job::Report(done));
+        // The other end is dropped, never used.
+        wait.recv().unwrap_err();
+    }
+
+    /// Layers below the top of a branch, that included.
+    #[cfg(test)]
+    pub(crate) fn depth(&self, branch: BranchId) -> usize {
+        self.holdings.shape.lock().unwrap().graph.chain(branch).count()
+    }
+
     /// Makes everything durable. The mount is gone already.
     pub(crate) fn close(&self) -> Result<(), Error> {
         self.keeper.stop();
-        let tops: Vec<_> = locks::read(&self.branches)
+        let tops: Vec<_> = locks::read(&self.holdings.branches)
             .map_err(|_| broken())?
             .values()
             .filter_map(|branch| branch.begin_compute().ok())
@@ -200,12 +209,13 @@ impl Store {
     }
 
     fn shape(&self) -> Result<MutexGuard<'_, Shape>, Error> {
-        self.shape.lock().map_err(|_| broken())
+        self.holdings.shape.lock().map_err(|_| broken())
     }
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
         let id = self.shape()?.graph.allocate_layer().ok_or_else(used_up)?;
-        let log = load::prepare(&self.media, id).map_err(io_error("make a layer in", "."))?;
+        let log =
+            load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
         Ok((id, log))
     }
 
@@ -229,7 +239,7 @@ impl Store {
         let record = self.record(&mut shape, &edit)?;
         let layer = |(id, journal): (LayerId, Log)| {
             let base = Some(base.clone()).filter(|base| !base.is_durable());
-            Arc::new(Layer::new(id, self.media.clone(), journal, record, base))
+            Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, base))
         };
         let child_top = layer(child_top);
         // By the filter.
@@ -252,7 +262,7 @@ impl Store {
     /// Puts a branch in service.
     fn serve(&self, parts: Parts) -> Result<(), Error> {
         self.keeper.push(Job::Tidy(Arc::downgrade(&parts.top)));
-        let mut branches = locks::write(&self.branches).map_err(|_| broken())?;
+        let mut branches = locks::write(&self.holdings.branches).map_err(|_| broken())?;
         branches.insert(parts.id, Arc::new(Branch::new(parts)));
         Ok(())
     }
@@ -267,11 +277,11 @@ impl Store {
 
     fn append(&self, edit: &BranchEdit) -> Result<u64, Error> {
         let (kind, payload) = edit.encode();
-        self.media.branches.append(kind, &payload).map_err(io_error("write", BRANCHES))
+        self.holdings.media.branches.append(kind, &payload).map_err(io_error("write", BRANCHES))
     }
 
     fn sync(&self, record: u64) -> Result<(), Error> {
-        self.media.branches.sync_to(record).map_err(io_error("sync", BRANCHES))
+        self.holdings.media.branches.sync_to(record).map_err(io_error("sync", BRANCHES))
     }
 }
 

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::{BRANCHES, Shape, Store, io_error};
+use super::{BRANCHES, Store, io_error};
 use crate::branch::{Branch, Parts};
 use crate::disk::{Disk, Open, read_all, write_all};
 use crate::error::Error;
 use crate::files::{Files, layer_dir};
 use crate::graph::Graph;
+use crate::holdings::{Holdings, Shape};
 use crate::id::LayerId;
 use crate::journal::{BranchEdit, Log, LogKind};
 use crate::keeper::{Job, Keeper};
@@ -27,8 +28,9 @@ const FORMAT: u32 = 1;
 pub(crate) struct Running {
     /// Data files to keep open though nobody uses them.
     pub(crate) open_files: usize,
-    /// Whether the keeper works. Without it nothing but requests touches the disk.
-    pub(crate) background: bool,
+    /// How many layers that could be merged may lie on each other; see [`Keeper::start`]. Without
+    /// it the keeper does not work: nothing but requests touches the disk.
+    pub(crate) run_max: Option<usize>,
 }
 
 impl Store {
@@ -47,8 +49,6 @@ impl Store {
         media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
-        let keeper = Keeper::start(media.clone(), running.background)
-            .map_err(io_error("start a thread in", "."))?;
         let loaded = load_layers(&media, &graph)?;
         let mut branches = HashMap::new();
         for (id, node) in graph.branches() {
@@ -62,17 +62,21 @@ impl Store {
                 logical_bytes: logical_bytes(&found.tree),
             };
             branches.insert(id, Arc::new(Branch::new(parts)));
-            keeper.push(Job::Tidy(Arc::downgrade(&found.layer)));
         }
         let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
         unsealed.sort_unstable_by_key(|found| found.layer.id);
-        for found in unsealed {
-            // The tops among them have no frozen namespace, so they are left alone.
-            keeper.push(Job::Seal(found.layer.clone()));
-        }
+        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
         let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
         let shape = Mutex::new(Shape { graph, layers });
-        Ok(Self { media, shape, branches: RwLock::new(branches), keeper })
+        let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches) });
+        let keeper = Keeper::start(holdings.clone(), running.run_max)
+            .map_err(io_error("start a thread in", "."))?;
+        for layer in unsealed {
+            // The tops among them have no frozen namespace, so they are not sealed but looked after.
+            keeper.push(Job::Tidy(Arc::downgrade(&layer)));
+            keeper.push(Job::Seal(layer));
+        }
+        Ok(Self { holdings, keeper })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::recording::{Crash, RecordingDisk, make_image};
+use super::recording::{Call, Crash, RecordingDisk, make_image};
 use super::{OWNER, TempDir, contents, id, open, open_on, resolve};
 use crate::branch::{Branch, Renaming};
 use crate::id::FileId;
@@ -21,6 +21,10 @@ enum Promise {
     Begins(u32, &'static str, Vec<u8>),
     /// From here on the file is one of these.
     OneOf(u32, &'static str, Vec<Vec<u8>>),
+    /// The file is this until it is changed again.
+    Is(u32, &'static str, Vec<u8>),
+    /// What was said of the file before does not hold from here on.
+    Changing(u32, &'static str),
 }
 
 struct Story {
@@ -111,8 +115,66 @@ fn tell(background: bool) -> (TempDir, Story) {
     story.store.delete(id(2)).unwrap();
     story.promise(Promise::Gone(2));
     story.append(3, 6);
+    for round in 0..7 {
+        fork_and_forget(&mut story, round);
+    }
+    story.store.delete(id(3)).unwrap();
+    story.promise(Promise::Gone(3));
+    story.append(1, 20);
+    story.store.settle();
+    if background {
+        assert_eq!(story.store.depth(id(1)), 2, "all frozen layers are one");
+    }
+    story.append(1, 21);
     story.store.close().unwrap();
     (dir, story)
+}
+
+/// Changes branch 1 in every way that a merge must keep, and lets a fork of it come and go, so that
+/// there is something to merge. Two files take turns: what one round leaves, ragged ends too, is
+/// merged before it changes again.
+fn fork_and_forget(story: &mut Story, round: u8) {
+    let (child, name) = (u32::from(round) + 10, ["even", "odd"][usize::from(round % 2)]);
+    story.promise(Promise::Changing(1, name));
+    let mut bytes = contents(&story.branch(1), name).unwrap_or_default();
+    let file = story.write(1, name, 4096, &filled(&[(round + 10, 2 * 4096)]));
+    bytes.resize(bytes.len().max(3 * 4096), 0);
+    bytes[4096..3 * 4096].fill(round + 10);
+    let branch = story.branch(1);
+    let mut set_size = |pages: usize, more: usize| {
+        branch.set_size(file, (pages * 4096 + more) as u64).unwrap();
+        bytes.resize(pages * 4096 + more, 0);
+    };
+    match round {
+        0 | 1 => {
+            story.write(1, name, 5 * 4096, &[round + 10; 100]);
+            bytes.resize(5 * 4096, 0);
+            bytes.resize(5 * 4096 + 100, round + 10);
+        }
+        2 => set_size(5, 50),
+        3 => {
+            set_size(5, 50);
+            set_size(7, 0);
+        }
+        4 => set_size(7, 0),
+        _ => set_size(1, 10),
+    }
+    branch.fsync(file).unwrap();
+    story.promise(Promise::Is(1, name, bytes.clone()));
+    story.write(1, "gone", 0, &filled(&[(round, 6000)]));
+    story.fork(1, child);
+    // The first thing a new layer holds is a name.
+    let (from, to) = ((FileId::ROOT, &b"gone"[..]), (FileId::ROOT, &b"kept"[..]));
+    story.branch(child).rename(from, to, Renaming::Replace).unwrap();
+    story.branch(child).fsync_dir().unwrap();
+    story.promise(Promise::Is(child, "kept", filled(&[(round, 6000)])));
+    story.append(child, round);
+    story.promise(Promise::Is(child, name, bytes));
+    story.append(1, round);
+    branch.remove(FileId::ROOT, b"gone", false).unwrap();
+    story.store.delete(id(child)).unwrap();
+    story.promise(Promise::Gone(child));
+    story.store.settle();
 }
 
 /// Replaces a file by renaming another over it.
@@ -170,6 +232,14 @@ fn check(store: &Store, promises: &[(usize, Promise)], calls: usize, context: &s
                 let found = contents(&store.branch(id(*number)).unwrap(), name).unwrap_or_default();
                 assert!(any.contains(&found), "{context}: {name} in {number}, promised at {at}");
             }
+            Promise::Is(number, name, bytes) if !is_gone(*number) => {
+                let changes = promises.iter().any(|(later, change)| {
+                    matches!(change, Promise::Changing(n, l) if n == number && l == name)
+                        && (*at..calls).contains(later)
+                });
+                let found = contents(&store.branch(id(*number)).unwrap(), name).unwrap_or_default();
+                assert!(changes || found == *bytes, "{context}: {name} in {number} at {at}");
+            }
             _ => {}
         }
     }
@@ -212,4 +282,23 @@ fn whatever_was_acknowledged_survives_a_crash_at_any_call() {
 #[test]
 fn whatever_was_acknowledged_survives_without_a_keeper() {
     crash_everywhere(false);
+}
+
+/// A commit is a write in place and its sync, whatever else happened in the branch since the last.
+#[test]
+fn a_commit_in_place_costs_one_sync() {
+    let dir = TempDir::new();
+    let disk = RecordingDisk::new(dir.path());
+    let store = open_on(Arc::new(disk.clone()), false);
+    let mut story = Story { disk, store, promises: Vec::new() };
+    story.create(1);
+    story.append(1, 1);
+    story.fork(1, 2);
+    story.append(1, 2);
+    let file = story.write(1, "log", 0, &[3; 1000]);
+    story.write(1, "another", 0, &[3; 1000]);
+    let before = story.disk.count();
+    story.branch(1).fsync(file).unwrap();
+    let calls = story.disk.calls().split_off(before);
+    assert!(matches!(calls[..], [Call::Sync { .. }]), "{calls:?}");
 }

@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, without a mount.
 
 mod crash;
+mod merge;
 mod model;
 mod recording;
 
@@ -52,7 +53,12 @@ pub(crate) fn open(dir: &Path) -> Store {
 
 pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     // Few files, so that descriptors are closed and opened again all the time.
-    Store::open(disk, Path::new("store"), Running { open_files: 16, background }).unwrap()
+    Store::open(
+        disk,
+        Path::new("store"),
+        Running { open_files: 16, run_max: background.then_some(1) },
+    )
+    .unwrap()
 }
 
 /// The file at `path` below `branch`.

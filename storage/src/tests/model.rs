@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::{OWNER, TempDir, contents, id, open, resolve};
-use crate::branch::{Branch, Renaming};
+use crate::branch::{Branch, NewAttributes, Renaming};
 use crate::id::{BranchId, FileId};
 use crate::journal::Making;
 use crate::store::Store;
@@ -300,4 +300,25 @@ fn branches_hold_what_an_oracle_holds() {
         run.reopen();
         run.check();
     }
+}
+
+/// What is done to a file without a name leaves records that a replay must pass over, for whatever
+/// follows them was acknowledged.
+#[test]
+fn a_file_that_lost_its_name_does_not_end_the_journal() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    let made = branch.create(FileId::ROOT, b"orphan", 0o600).unwrap().node.file;
+    branch.write(made, 0, &[1; 9000]).unwrap();
+    branch.remove(FileId::ROOT, b"orphan", false).unwrap();
+    branch.write(made, 9000, &[2; 9000]).unwrap();
+    branch.set_size(made, 100).unwrap();
+    branch.set_size(made, 0).unwrap();
+    branch.set_attributes(made, NewAttributes { mode: Some(0o400), modified: None }).unwrap();
+    branch.create(FileId::ROOT, b"later", 0o600).unwrap();
+    branch.fsync_dir().unwrap();
+    drop((branch, store));
+    assert!(resolve(&open(dir.path()).branch(id(1)).unwrap(), "later").is_some());
 }

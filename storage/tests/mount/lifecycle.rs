@@ -199,3 +199,61 @@ fn space_comes_back_when_branches_go() {
     served.stop();
     assert_eq!(fs::read_dir(served.dir.join("store/layers")).unwrap().count(), 0);
 }
+
+/// What the store process holds: open descriptors, resident KiB, layers on disk.
+fn holds(served: &Served) -> [usize; 3] {
+    let process = format!("/proc/{}", served.pid());
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    [
+        fs::read_dir(format!("{process}/fd")).unwrap().count(),
+        resident.trim().trim_end_matches(" kB").parse().unwrap(),
+        fs::read_dir(served.dir.join("store/layers")).unwrap().count(),
+    ]
+}
+
+/// What it holds once the keeper has caught up.
+fn settled(served: &Served) -> [usize; 3] {
+    let begin = std::time::Instant::now();
+    loop {
+        let now = holds(served);
+        if now[2] <= 12 {
+            return now;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "layers are not merged: {now:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// The trunk is busy all the time, and forks of it come and go. `ARDENT_CYCLES=n` for more of them.
+#[test]
+fn forks_that_come_and_go_leave_nothing_behind() {
+    let served = Served::new();
+    let mut client = served.client();
+    client.create(id(1), root()).unwrap();
+    let cycles = std::env::var("ARDENT_CYCLES").map_or(400, |cycles| cycles.parse().unwrap());
+    let files: Vec<_> = (0..20)
+        .map(|number| File::create(served.branch(1).join(format!("file-{number}"))).unwrap())
+        .collect();
+    let mut early = [0; 3];
+    for cycle in 0..cycles {
+        for (number, file) in files.iter().enumerate() {
+            let at = (cycle as usize * 7 + number) % 50 * 4096;
+            file.write_all_at(&[7; 5000], at as u64).unwrap();
+        }
+        files[0].sync_data().unwrap();
+        client.fork(id(1), id(cycle + 2), root()).unwrap();
+        fs::write(served.branch(cycle + 2).join("own"), b"own").unwrap();
+        client.delete(id(cycle + 2)).unwrap();
+        if cycle == 99 {
+            early = settled(&served);
+        }
+    }
+    println!("{:?} at the end", holds(&served));
+    let late = settled(&served);
+    println!("descriptors, resident KiB, layers: {early:?} after 100, {late:?} after {cycles}");
+    assert!(late[0] < early[0] + 100, "{early:?} {late:?}");
+    assert!(late[1] < early[1] + 4096, "{early:?} {late:?}");
+    let usage = client.usage(id(1)).unwrap();
+    assert!(usage.unique_bytes < 3 * usage.logical_bytes, "{usage:?}");
+}

@@ -185,3 +185,43 @@ fn commits_survive_a_killed_store() {
         cluster.stop("fast");
     }
 }
+
+/// Forks of a trunk under load come and go; its layers are merged under it all the time.
+#[test]
+fn a_busy_trunk_is_whole_after_its_layers_were_merged() {
+    let mut served = Served::new();
+    let mut client = served.client();
+    client.create(id(1), postgres()).unwrap();
+    run("initdb", &["-k", "-A", "trust", "-D", served.branch(1).to_str().unwrap()]);
+    let trunk = Cluster::start(&served, 1);
+    trunk.pgbench(&["-i", "-s", "1", "-q"]);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| trunk.pgbench(&["-n", "-c", "4", "-t", "400"]));
+        for number in 2.. {
+            client.fork(id(1), id(number), postgres()).unwrap();
+            if number % 20 == 0 {
+                let child = Cluster::start(&served, number);
+                child.check();
+                child.stop("immediate");
+            }
+            if number % 40 == 0 {
+                trunk.sql("vacuum full pgbench_tellers");
+            }
+            client.delete(id(number)).unwrap();
+            if load.is_finished() && number > 60 {
+                break;
+            }
+        }
+    });
+    trunk.check();
+    trunk.stop("fast");
+    served.kill();
+    served.start();
+    let trunk = Cluster::start(&served, 1);
+    trunk.check();
+    assert_eq!(trunk.sql("select count(*) from pgbench_history"), "1600");
+    trunk.stop("fast");
+    run("pg_checksums", &["--check", "-D", served.branch(1).to_str().unwrap()]);
+    let layers = fs::read_dir(served.dir.join("store/layers")).unwrap().count();
+    assert!(layers < 40, "{layers} layers");
+}

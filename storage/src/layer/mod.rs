@@ -13,15 +13,17 @@
 //!
 //! Locks, innermost of the store, in order: `flushing`, a file's `syncing`, `dirty`, `names`.
 
+mod durability;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::disk::{Disk, Open};
 use crate::files::{DataFile, Files, layer_dir};
 use crate::id::{DataName, LayerId};
+use crate::inode::Names;
 use crate::journal::{Edit, Log};
 use crate::locks::{FsResult, errno};
 use crate::pages::PAGE;
@@ -61,7 +63,9 @@ pub(crate) struct Layer {
     flushes_wanted: AtomicU64,
     flushes_done: AtomicU64,
     durable: AtomicBool,
-    /// The namespace at the freeze, until the manifest is written.
+    /// It is durable and its manifest is published.
+    sealed: AtomicBool,
+    /// The namespace at the freeze, as long as a seal or a merge may ask for it.
     frozen: Mutex<Option<Tree>>,
     manifest_bytes: AtomicU64,
     /// Nothing stands on it any more; its files may vanish.
@@ -96,6 +100,7 @@ impl Layer {
             flushes_wanted: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
             durable: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             frozen: Mutex::default(),
             manifest_bytes: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
@@ -132,11 +137,15 @@ impl Layer {
 
     /// Makes the data file of `name`, as long as the file is now. Writes inside that length cannot
     /// make the file system below preallocate, and so report as written, what was not.
-    pub(crate) fn create_data(&self, name: DataName, len: u64) -> io::Result<Arc<DataFile>> {
+    pub(crate) fn create_data(
+        &self,
+        name: DataName,
+        len: u64,
+    ) -> io::Result<(Arc<DataFile>, Names)> {
         let file = self.media.files.open(self.id, name, Open::OrCreate)?;
         file.medium.set_len(len)?;
-        self.created.fetch_add(1, Ordering::AcqRel);
-        Ok(file)
+        let before = self.created.fetch_add(1, Ordering::AcqRel);
+        Ok((file, Names(before + 1)))
     }
 
     /// To be called after a write to `file` and before the reply to it.
@@ -181,13 +190,31 @@ impl Layer {
 
     /// Bytes on disk: pages and metadata.
     pub(crate) fn bytes(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed) * PAGE
-            + self.journal.bytes()
-            + self.manifest_bytes.load(Ordering::Relaxed)
+        self.pages.load(Ordering::Relaxed) * PAGE + self.metadata_bytes()
     }
 
-    pub(crate) fn count_manifest(&self, bytes: u64) {
-        self.manifest_bytes.store(bytes, Ordering::Relaxed);
+    /// Bytes on disk that are not pages.
+    pub(crate) fn metadata_bytes(&self) -> u64 {
+        self.journal.bytes() + self.manifest_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its manifest of that length is published; the journal gets no more records.
+    pub(crate) fn set_sealed(&self, manifest_bytes: u64) {
+        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+        self.journal.close();
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// The layer above is part of this one now.
+    pub(crate) fn absorb(&self, upper: &Self, pages: u64, journal_bytes: u64, manifest_bytes: u64) {
+        self.pages.store(pages, Ordering::Relaxed);
+        self.journal.replaced(journal_bytes);
+        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+        *held(&self.frozen) = upper.frozen();
     }
 
     /// The data file `name` belongs to nothing since journal record `record`.
@@ -203,7 +230,7 @@ impl Layer {
 
     /// Removes data files that belong to nothing, durably so.
     pub(crate) fn remove_retired(&self) -> io::Result<()> {
-        self.journal.sync_to(self.journal.appended())?;
+        self.sync_record(self.journal.appended())?;
         let durable = self.journal.synced();
         let ready: Vec<_> = {
             let mut retired = held(&self.retired);
@@ -224,124 +251,6 @@ impl Layer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
-    }
-
-    // --- durability ---
-
-    /// Everything the layer holds now must be durable before [`Layer::sync_promised`] returns.
-    pub(crate) fn promise_flush(&self) {
-        self.flushes_wanted.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Data files an earlier process left, not known to be durable.
-    pub(crate) fn inherit(&self, names: Vec<DataName>) {
-        *held(&self.inherited) = names;
-    }
-
-    /// Makes durable what must be before any fsync above may return: this layer's being known, all
-    /// layers below, and what was promised.
-    pub(crate) fn sync_promised(&self) -> io::Result<()> {
-        self.media.branches.sync_to(self.birth)?;
-        self.sync_base()?;
-        if self.flushes_done.load(Ordering::Acquire) < self.flushes_wanted.load(Ordering::Acquire) {
-            self.flush()?;
-        }
-        self.check()
-    }
-
-    /// Makes the names of the data files durable.
-    pub(crate) fn sync_names(&self) -> io::Result<()> {
-        let created = self.created.load(Ordering::Acquire);
-        if self.created_durable.load(Ordering::Acquire) >= created {
-            return Ok(());
-        }
-        let _guard = held(&self.names);
-        let durable = self.created_durable.load(Ordering::Acquire);
-        if durable >= created {
-            return self.check();
-        }
-        let created = self.created.load(Ordering::Acquire);
-        let mut synced = self.media.disk.sync_dir(&layer_dir(self.id));
-        if durable == 0 {
-            synced = synced.and_then(|()| self.media.disk.sync_dir(Path::new("layers")));
-        }
-        synced.map_err(|error| self.fail("sync a layer directory", error))?;
-        self.created_durable.store(created, Ordering::Release);
-        Ok(())
-    }
-
-    /// Makes journal records up to `record` durable.
-    pub(crate) fn sync_record(&self, record: u64) -> io::Result<()> {
-        self.journal.sync_to(record).map_err(|error| self.fail("sync a layer journal", error))
-    }
-
-    /// Makes everything the layer holds at this moment durable.
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        let _guard = held(&self.flushing);
-        let wanted = self.flushes_wanted.load(Ordering::Acquire);
-        for (name, file) in self.dirty_files() {
-            self.sync_file(name, &file)?;
-        }
-        // The list is emptied last: a flush that fails must find it again.
-        let inherited = held(&self.inherited).clone();
-        for name in &inherited {
-            self.sync_inherited(*name)?;
-        }
-        held(&self.inherited).clear();
-        self.sync_names()?;
-        self.sync_record(self.journal.appended())?;
-        self.flushes_done.fetch_max(wanted, Ordering::AcqRel);
-        self.check()
-    }
-
-    /// Data files that need a sync now.
-    pub(crate) fn dirty_files(&self) -> Vec<(DataName, Arc<DataFile>)> {
-        held(&self.dirty).iter().map(|(name, file)| (*name, file.clone())).collect()
-    }
-
-    fn sync_inherited(&self, name: DataName) -> io::Result<()> {
-        match self.data(name) {
-            Ok(file) => file.medium.sync().map_err(|error| self.fail("sync a data file", error)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.fail("open a data file", error)),
-        }
-    }
-
-    pub(crate) fn is_durable(&self) -> bool {
-        self.durable.load(Ordering::Acquire)
-    }
-
-    /// The layer and all below are durable already: its manifest was found.
-    pub(crate) fn set_durable(&self) {
-        self.durable.store(true, Ordering::Release);
-        *held(&self.base) = None;
-    }
-
-    fn base(&self) -> Option<Arc<Self>> {
-        held(&self.base).clone()
-    }
-
-    fn sync_base(&self) -> io::Result<()> {
-        let Some(base) = self.base() else { return Ok(()) };
-        base.make_durable().map_err(|error| self.fail("sync a lower layer", error))?;
-        *held(&self.base) = None;
-        Ok(())
-    }
-
-    /// Makes this frozen layer and all below it durable, the lowest first.
-    pub(crate) fn make_durable(self: &Arc<Self>) -> io::Result<()> {
-        let mut chain = vec![self.clone()];
-        while let Some(below) = chain.last().and_then(|layer| layer.base()) {
-            chain.push(below);
-        }
-        while let Some(layer) = chain.pop() {
-            if !layer.is_durable() {
-                layer.media.branches.sync_to(layer.birth)?;
-                layer.flush()?;
-                layer.set_durable();
-            }
-        }
-        Ok(())
     }
 
     // --- freezing ---

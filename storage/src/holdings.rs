@@ -1,0 +1,34 @@
+//! What a store holds at present: its layers, how they lie, and the branches in service.
+//!
+//! Shared by the store, which answers requests, and the keeper, which works behind them. Locks: a
+//! branch's gate, then `shape`, then `branches`. `branches.journal` has the order in which `shape`
+//! changed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::branch::Branch;
+use crate::graph::Graph;
+use crate::id::{BranchId, FileId, LayerId};
+use crate::layer::{Layer, Media};
+use crate::locks;
+
+pub(crate) struct Holdings {
+    pub(crate) media: Arc<Media>,
+    pub(crate) shape: Mutex<Shape>,
+    pub(crate) branches: RwLock<HashMap<BranchId, Arc<Branch>>>,
+}
+
+pub(crate) struct Shape {
+    pub(crate) graph: Graph,
+    pub(crate) layers: HashMap<LayerId, Arc<Layer>>,
+}
+
+impl Holdings {
+    /// Whether any of `files` has no name in some branch but is open there.
+    pub(crate) fn any_orphan(&self, files: &[FileId]) -> bool {
+        // A panic in a request must not make the keeper remove what may be in use.
+        locks::read(&self.branches)
+            .map_or(true, |branches| branches.values().any(|branch| branch.any_orphan(files)))
+    }
+}

@@ -1,0 +1,100 @@
+//! What merged layers must still hold, beside what the model and the crash images look at.
+
+use super::{OWNER, TempDir, contents, id, open, resolve};
+use crate::branch::Branch;
+use crate::id::FileId;
+use crate::store::Store;
+
+fn make(branch: &Branch, name: &str, bytes: &[u8]) -> FileId {
+    let file = branch.create(FileId::ROOT, name.as_bytes(), 0o600).unwrap().node.file;
+    branch.write(file, 0, bytes).unwrap();
+    file
+}
+
+/// Freezes what branch 1 holds; nobody but it stands on that then.
+fn freeze(store: &Store, round: u32) {
+    store.fork(id(1), id(100 + round), OWNER).unwrap();
+    store.delete(id(100 + round)).unwrap();
+    store.settle();
+}
+
+/// The lower layer's page has old bytes behind the place where the upper one cut the file.
+#[test]
+fn old_bytes_behind_a_cut_do_not_come_back_after_a_merge() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    let file = make(&branch, "file", &[7; 9000]);
+    freeze(&store, 1);
+    branch.set_size(file, 5000).unwrap();
+    freeze(&store, 2);
+    assert_eq!(store.depth(id(1)), 2);
+    drop((branch, store));
+    let store = open(dir.path());
+    let branch = store.branch(id(1)).unwrap();
+    branch.set_size(file, 9000).unwrap();
+    let found = contents(&branch, "file").unwrap();
+    assert!(found[..5000] == [7; 5000] && found[5000..] == [0; 4000]);
+}
+
+#[test]
+fn a_file_without_a_name_is_there_until_it_is_closed() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    let read = |file| {
+        let mut bytes = Vec::new();
+        branch.read(file, 0, 20_000, &mut bytes).unwrap();
+        bytes
+    };
+    let early = make(&branch, "early", &[1; 6000]);
+    freeze(&store, 1);
+    let late = make(&branch, "late", &[2; 6000]);
+    branch.write(early, 4096, &[3; 100]).unwrap();
+    branch.remove(FileId::ROOT, b"early", false).unwrap();
+    freeze(&store, 2);
+    branch.remove(FileId::ROOT, b"late", false).unwrap();
+    branch.write(early, 0, &[4; 10]).unwrap();
+    for round in 3..6 {
+        freeze(&store, round);
+        assert_eq!(read(early)[..20], [[4; 10], [1; 10]].concat());
+        assert_eq!(read(early)[4096..4196], [3; 100]);
+        assert_eq!(read(late), [2; 6000]);
+    }
+    assert!(store.depth(id(1)) > 2, "merging waits");
+    branch.release(early).unwrap();
+    branch.release(late).unwrap();
+    // What could not be merged is tried again at the next tidying or start.
+    drop((branch, store));
+    let store = open(dir.path());
+    store.settle();
+    assert_eq!(store.depth(id(1)), 2);
+    assert_eq!(resolve(&store.branch(id(1)).unwrap(), "early"), None);
+}
+
+/// Layers between those that forks stand on are merged, and no fork sees a difference.
+#[test]
+fn forks_above_merged_layers_hold_what_they_held() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    let file = make(&branch, "file", &[0; 40_000]);
+    for round in 1..10u8 {
+        let at = usize::from(round) * 4096;
+        branch.write(file, at as u64, &[round; 100]).unwrap();
+        store.fork(id(1), id(u32::from(round) + 1), OWNER).unwrap();
+    }
+    let before: Vec<_> = (2..11).map(|n| contents(&store.branch(id(n)).unwrap(), "file")).collect();
+    for gone in [3, 4, 6, 7, 8] {
+        store.delete(id(gone)).unwrap();
+    }
+    store.settle();
+    for left in [2u32, 5, 9, 10] {
+        let found = contents(&store.branch(id(left)).unwrap(), "file");
+        assert_eq!(found, before[left as usize - 2]);
+    }
+    assert_eq!(store.depth(id(1)), 5);
+}
