@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -47,6 +48,7 @@ const UNSEALED_MAX: usize = 32;
 pub(crate) struct Keeper {
     jobs: Sender<Job>,
     backlog: Arc<Backlog>,
+    stopping: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -59,20 +61,23 @@ impl Keeper {
             let hold = move || while !matches!(queue.recv(), Ok(Job::Stop) | Err(_)) {};
             let thread = std::thread::Builder::new().spawn(hold)?;
             let backlog = Arc::new(Backlog { unsealed: Mutex::new(None), fewer: Condvar::new() });
-            return Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) });
+            let stopping = Arc::default();
+            return Ok(Self { jobs, backlog, stopping, thread: Mutex::new(Some(thread)) });
         };
+        let stopping = Arc::<AtomicBool>::default();
         let backlog = Arc::new(Backlog { unsealed: Mutex::new(Some(0)), fewer: Condvar::new() });
         let mut worker = Worker {
             holdings,
             run_max,
             backlog: backlog.clone(),
+            stopping: stopping.clone(),
             tops: Vec::new(),
             unmerged: HashSet::new(),
         };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs, backlog, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, backlog, stopping, thread: Mutex::new(Some(thread)) })
     }
 
     /// Waits until few layers wait to be sealed.
@@ -94,8 +99,10 @@ impl Keeper {
         }
     }
 
-    /// Ends the thread after the jobs that are queued now.
+    /// Ends the thread after the file it works on. Jobs that are queued are left to the next start,
+    /// which finds them by itself: a stop must not wait for the disk to catch up.
     pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             self.push(Job::Stop);
@@ -127,6 +134,7 @@ impl Backlog {
 
 struct Worker {
     backlog: Arc<Backlog>,
+    stopping: Arc<AtomicBool>,
     holdings: Arc<Holdings>,
     run_max: usize,
     tops: Vec<Weak<Layer>>,
@@ -151,6 +159,7 @@ impl Worker {
                     self.tidy();
                     return;
                 }
+                Ok(_) if self.is_stopping() => {}
                 Ok(Job::Seal(layer)) => {
                     self.seal(&layer);
                     self.merge_next();
@@ -190,7 +199,7 @@ impl Worker {
     fn seal(&self, layer: &Arc<Layer>) {
         let wanted = !layer.is_abandoned() && !layer.is_sealed();
         let Some(tree) = layer.frozen().filter(|_| wanted) else { return };
-        let sealed = flush_slowly(layer).and_then(|()| {
+        let sealed = self.flush_slowly(layer).and_then(|()| {
             layer.make_durable()?;
             layer.remove_retired()?;
             load::seal(layer, &tree)
@@ -203,9 +212,23 @@ impl Worker {
                     layer.forget_frozen();
                 }
             }
-            Err(_) if layer.is_abandoned() => {}
+            Err(_) if layer.is_abandoned() || self.is_stopping() => {}
             Err(error) => tracing::warn!(layer = %layer.id, %error, "layer stays unsealed"),
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn flush_slowly(&self, layer: &Layer) -> io::Result<()> {
+        for (name, file) in layer.dirty_files() {
+            if self.is_stopping() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            layer.sync_file(name, &file)?;
+        }
+        Ok(())
     }
 
     fn tidy(&mut self) {
@@ -253,11 +276,4 @@ impl Worker {
             _ => {}
         }
     }
-}
-
-fn flush_slowly(layer: &Layer) -> io::Result<()> {
-    for (name, file) in layer.dirty_files() {
-        layer.sync_file(name, &file)?;
-    }
-    Ok(())
 }

@@ -68,8 +68,12 @@ impl Mounted {
         match unmount(&self.dir, UnmountFlags::NOFOLLOW) {
             // Already gone, or not ours to unmount without fusermount3: the session sees to it.
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOENT) => {
-                if let Err(error) = session.umount_and_join() {
-                    tracing::warn!(%error, "end the mount");
+                match session.umount_and_join() {
+                    // It finds nothing mounted any more.
+                    Err(error) if error.raw_os_error() != Some(Errno::INVAL.raw_os_error()) => {
+                        tracing::warn!(%error, "end the mount");
+                    }
+                    Ok(()) | Err(_) => {}
                 }
             }
             Err(error) => {
