@@ -21,8 +21,6 @@ pub struct Config {
     pub compute: ComputeConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
-    /// Following the source.
-    pub replication: ReplicationConfig,
 }
 
 /// Section `[server]`.
@@ -83,14 +81,6 @@ pub struct BranchConfig {
     pub freshness_timeout_ms: u64,
     /// Most branches on the server.
     pub branches_max: usize,
-}
-
-/// Section `[replication]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplicationConfig {
-    /// Longest time between two status updates to the source, in seconds.
-    pub feedback_interval_s: u64,
 }
 
 /// Why the configuration cannot be used.

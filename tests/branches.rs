@@ -14,10 +14,13 @@ fn a_child_of_a_running_branch_holds_what_its_parent_held() {
     let server = Server::start();
     server.follow(&source);
     let parent = server.branch("parent");
-    psql(&parent, "insert into item values (2)").ok();
+    psql(&parent, "insert into item values (2); alter role branch_owner password 'own'").ok();
     let child = server.ardent(&["branch", "create", "child", "--from", "parent", "--print-url"]);
     let child = child.ok();
     assert_eq!(psql(&child, "select count(*) from item").ok(), "2", "the parent's commit");
+    let passwords = "select count(*) from pg_authid where rolpassword is not null";
+    assert_eq!(psql(&parent, passwords).ok(), "1");
+    assert_eq!(psql(&child, passwords).ok(), "0", "passwords of the parent's roles");
     psql(&child, "insert into item values (3)").ok();
     psql(&parent, "insert into item values (4), (5)").ok();
     assert_eq!(psql(&child, "select max(id) from item").ok(), "3");

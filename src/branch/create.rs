@@ -16,10 +16,10 @@ use super::credential::Credential;
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
 use crate::cause::Causes;
-use crate::compute::ComputeTarget;
+use crate::compute::{ComputeError, ComputeTarget};
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
-use crate::postgres::{self, OWNER_ROLE};
+use crate::postgres::{self, OWNER_ROLE, Session};
 
 /// What an operator asks for.
 #[derive(Clone)]
@@ -145,6 +145,9 @@ impl Branches {
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
         let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
+        if record.made.parent.is_some() {
+            forget_passwords(lease.compute().socket_dir()).await?;
+        }
         self.prove(&record, request, lease.compute().socket_dir()).await?;
         catalog.set_branch_state(record.number, BranchState::Active)?;
         tracing::info!(
@@ -175,7 +178,7 @@ impl Branches {
             return Ok(());
         }
         let role = record.made.role.clone();
-        postgres::Session::check_login(socket_dir, &role, request.connector.database())
+        Session::check_login(socket_dir, &role, request.connector.database())
             .await
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
     }
@@ -201,6 +204,12 @@ impl Branches {
             fork: begun.elapsed(),
         })
     }
+}
+
+/// A child has no password but its own fresh one, whatever its parent's roles had.
+async fn forget_passwords(socket_dir: &std::path::Path) -> Result<(), ComputeError> {
+    let session = Session::system(socket_dir).await.map_err(Arc::new)?;
+    Ok(postgres::forget_passwords(&session).await.map_err(Arc::new)?)
 }
 
 fn endpoint_candidates(branch: &Name, connector: &str) -> impl Iterator<Item = String> {

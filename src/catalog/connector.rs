@@ -4,9 +4,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension, Row, params};
-use storage::BranchId;
 
-use super::{Catalog, CatalogError, from_micros, stored_number, taken, to_micros};
+use super::{Catalog, CatalogError, from_micros, taken, to_micros};
 
 /// Number of a connector, never reused; names its slot on the source (`ardent_c7`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,8 +91,6 @@ pub struct ConnectorRecord {
     pub made: NewConnector,
     /// Where it stands.
     pub state: ConnectorState,
-    /// Its trunk, once there is one.
-    pub trunk: Option<BranchId>,
     /// Why it is not ready.
     pub message: Option<String>,
     /// Why deletion is refused, if it is; may be empty.
@@ -103,8 +100,7 @@ pub struct ConnectorRecord {
 }
 
 const COLUMNS: &str = "id, name, state, url, schemas, decisions, plugin, system_identifier, \
-                       database_oid, database, trunk, message, locked, \
-                       created_at";
+                       database_oid, database, message, locked, created_at";
 
 impl Catalog {
     /// Stores a new connector in state `Validating`.
@@ -185,17 +181,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// Records which branch of the store is the trunk.
-    pub fn set_connector_trunk(
-        &self,
-        id: ConnectorId,
-        trunk: Option<BranchId>,
-    ) -> Result<(), CatalogError> {
-        let sql = "UPDATE connector SET trunk = ?2 WHERE id = ?1";
-        self.lock().execute(sql, params![id.0, trunk.map(BranchId::get)])?;
-        Ok(())
-    }
-
     /// Refuses deletion with a reason, or allows it again.
     pub fn set_connector_lock(
         &self,
@@ -230,9 +215,8 @@ fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
             database_oid: row.get(8)?,
             database: row.get(9)?,
         },
-        trunk: row.get::<_, Option<u32>>(10)?.map(stored_number).transpose()?,
-        message: row.get(11)?,
-        locked: row.get(12)?,
-        created_at: from_micros(row.get(13)?),
+        message: row.get(10)?,
+        locked: row.get(11)?,
+        created_at: from_micros(row.get(12)?),
     })
 }

@@ -19,7 +19,6 @@ CREATE TABLE connector (
     system_identifier TEXT NOT NULL,
     database_oid      INTEGER NOT NULL,
     database          TEXT NOT NULL,
-    trunk             INTEGER,
     message           TEXT,
     locked            TEXT,
     created_at        INTEGER NOT NULL

@@ -242,11 +242,6 @@ impl Connector {
         self.view.borrow().clone()
     }
 
-    /// Sees every change.
-    pub fn watch(&self) -> watch::Receiver<ConnectorView> {
-        self.view.clone()
-    }
-
     /// Refuses unless branches can be cut.
     pub fn check_ready(&self) -> Result<(), CutError> {
         let view = self.view.borrow();

@@ -27,8 +27,8 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Returns the trunk once it is a copy of the source.
-    pub(super) async fn run(self) -> Result<BranchRecord, SetupError> {
+    /// Returns once the trunk is a copy of the source.
+    pub(super) async fn run(self) -> Result<(), SetupError> {
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
         let installation = self.services.computes.places().installation(major)?.clone();
@@ -55,7 +55,7 @@ impl Setup {
             view.setup = None;
             view.warnings = outcome.warnings;
         });
-        Ok(trunk)
+        Ok(())
     }
 
     async fn read_facts(&self) -> Result<Facts, SetupError> {
@@ -92,7 +92,6 @@ impl Setup {
         postgres::create_template(self.template(&trunk, facts)?).await?;
         catalog.set_branch_state(number, BranchState::Active)?;
         trunk.state = BranchState::Active;
-        catalog.set_connector_trunk(self.record.id, Some(number))?;
         Ok(trunk)
     }
 
@@ -131,7 +130,6 @@ pub(super) async fn remove_trunk(
 ) -> Result<(), SetupError> {
     let Some(trunk) = find_trunk(services, record)? else { return Ok(()) };
     let number: BranchId = trunk.number;
-    services.catalog.set_connector_trunk(record.id, None)?;
     services.computes.remove(number).await?;
     services.store.delete(number).await?;
     services.catalog.delete_branch(number)?;

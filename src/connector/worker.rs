@@ -108,10 +108,7 @@ impl Worker {
             tokio::select! {
                 () = self.stop.cancelled() => return Next::Stop,
                 result = &mut setup => return match result {
-                    Ok(trunk) => {
-                        self.record.trunk = Some(trunk.number);
-                        Next::State(ConnectorState::Ready, None)
-                    }
+                    Ok(()) => Next::State(ConnectorState::Ready, None),
                     Err(error) => {
                         let message = Causes(&error).to_string();
                         tracing::warn!(connector = %self.record.made.name, %message, "setup failed");
