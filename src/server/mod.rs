@@ -199,8 +199,10 @@ impl Parts {
         signals.stop_requested().await;
         tracing::info!("stopping");
         stop.cancel();
-        let _ = front_door.await;
+        // At the same time: an operator who waits for setup is told that it stopped, and does not
+        // keep the front door open until it is done.
         connectors.stop().await;
+        let _ = front_door.await;
         let _ = std::fs::remove_file(&admin_socket);
         Ok(())
     }
