@@ -199,7 +199,7 @@ impl Parts {
         signals.stop_requested().await;
         tracing::info!("stopping");
         stop.cancel();
-        // At the same time: an operator who waits for setup is told that it stopped, and does not
+        // While sessions end: an operator who waits for setup is told that it stopped, and does not
         // keep the front door open until it is done.
         connectors.stop().await;
         let _ = front_door.await;

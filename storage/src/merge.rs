@@ -7,9 +7,9 @@
 //!    overwritten or cut: only U stands on L, and shows none of it.
 //! 2. One journal and one manifest for both are written to L's directory under U's number, and
 //!    synced with the directory. Nothing reads them yet.
-//! 3. The merge is recorded in `branches.journal`: from here on L's files with U's number count, and
-//!    what stood on U stands on L. Before, both layers are what they were: L's old manifest does not
-//!    speak of what was added, and U's pages hide what was overwritten.
+//! 3. The merge is recorded in `branches.journal`: from here on L's files with U's number count,
+//!    and what stood on U stands on L. Before, both layers are what they were: L's old manifest
+//!    does not speak of what was added, and U's pages hide what was overwritten.
 //! 4. When the record is durable, U's directory and L's former journal and manifest are removed.
 //!
 //! Page maps in memory keep U's number; `files` knows that L has its pages. Data that only an open

@@ -72,7 +72,7 @@ impl Store {
         let keeper = Keeper::start(holdings.clone(), running.run_max)
             .map_err(io_error("start a thread in", "."))?;
         for layer in unsealed {
-            // The tops among them have no frozen namespace, so they are not sealed but looked after.
+            // The tops among them have no frozen namespace, so they are looked after, not sealed.
             keeper.push(Job::Tidy(Arc::downgrade(&layer)));
             keeper.push(Job::Seal(layer));
         }
