@@ -58,7 +58,8 @@ async fn a_recreated_or_missing_slot_stops_the_stream() {
     chain.catch_up().await;
     chain.replication.take().unwrap().stop().await;
     chain.on_source("INSERT INTO t VALUES (1)").await;
-    chain.on_source("SELECT pg_drop_replication_slot('ardent_c1')").await;
+    // The walsender of the stream may live a moment longer; this waits for it.
+    drop_source_objects(&chain.source.link().source, "c1").await.unwrap();
     chain.follow();
     let reason = chain.until_stopped().await;
     assert!(reason.contains("slot is gone"), "{reason}");
