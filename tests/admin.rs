@@ -119,3 +119,22 @@ fn setup_shows_its_progress_to_whoever_asks() {
     let status = server.ardent(&["connector", "status", "prod"]).ok();
     assert!(status.contains("Status:    Ready"), "{status}");
 }
+
+#[test]
+fn tables_without_identity_wait_for_a_decision_that_then_shows() {
+    let source = Source::start();
+    source.sql("create table kept (id bigint primary key); create table audit (note text)");
+    source.sql("insert into audit values ('not followed')");
+    let server = Server::start();
+    let create = ["connector", "create", "postgresql", &source.url(), "--name", "prod"];
+    let undecided = server.ardent(&create).failed(1);
+    assert!(undecided.contains("public.audit"), "{undecided}");
+    assert!(undecided.contains("--accept-replica-identity-defaults"), "{undecided}");
+    server.ardent(&["branch", "create", "early"]).failed(1);
+
+    server.ardent(&["connector", "retry-setup", "prod", "--accept-replica-identity-defaults"]).ok();
+    let status = server.ardent(&["connector", "status", "prod"]).ok();
+    assert!(status.contains("public.audit is excluded"), "{status}");
+    let url = server.branch("b1");
+    assert_eq!(psql(&url, "select count(*) from audit").ok(), "0", "excluded, so there but empty");
+}

@@ -71,6 +71,8 @@ pub struct Connector {
     record: ConnectorRecord,
     source: SourceUrl,
     locked: std::sync::RwLock<Option<String>>,
+    /// Replica identity decisions in force; RETRY SETUP replaces those the row was made with.
+    decisions: std::sync::RwLock<String>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
 }
@@ -148,6 +150,7 @@ impl Connectors {
             record: record.clone(),
             source: source.clone(),
             locked: std::sync::RwLock::new(record.locked.clone()),
+            decisions: std::sync::RwLock::new(record.made.decisions.clone()),
             commands,
             view,
         });
@@ -232,6 +235,11 @@ impl Connector {
         &self.source
     }
 
+    /// Replica identity decisions in force, a JSON object.
+    pub fn decisions(&self) -> String {
+        self.decisions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
     /// Why its deletion is refused, if it is; may be empty.
     pub fn locked(&self) -> Option<String> {
         self.locked.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -274,9 +282,13 @@ impl Connector {
     /// Begins setup again if it is not running or done; `decisions` replace the stored ones.
     pub async fn retry_setup(&self, decisions: Option<String>) -> Result<(), ConnectorError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Retry(decisions, reply);
+        let command = Command::Retry(decisions.clone(), reply);
         self.commands.send(command).await.map_err(|_| ConnectorError::Stopping)?;
-        answer.await.map_err(|_| ConnectorError::Stopping)?
+        answer.await.map_err(|_| ConnectorError::Stopping)??;
+        if let Some(decisions) = decisions {
+            *self.decisions.write().unwrap_or_else(std::sync::PoisonError::into_inner) = decisions;
+        }
+        Ok(())
     }
 
     /// Deletes the connector; its branches must be gone. `drain` is the longest wait for what

@@ -180,7 +180,7 @@ impl ControlPlane {
         decisions: &Decisions,
     ) -> Outcome<source::Settled> {
         let mut decisions = decisions.clone();
-        let stored = serde_json::from_str(&connector.made().decisions)
+        let stored = serde_json::from_str(&connector.decisions())
             .map_err(|error| refuse::internal(&error))?;
         for (table, decision) in rows::decisions(stored) {
             decisions.tables.entry(table).or_insert(decision);

@@ -139,7 +139,7 @@ pub(super) fn warnings(connector: &Connector) -> Vec<String> {
 
 fn excluded(connector: &Connector) -> Vec<String> {
     let decisions: BTreeMap<String, String> =
-        serde_json::from_str(&connector.made().decisions).unwrap_or_default();
+        serde_json::from_str(&connector.decisions()).unwrap_or_default();
     decisions.into_iter().filter(|(_, word)| word == EXCLUDE).map(|(table, _)| table).collect()
 }
 
