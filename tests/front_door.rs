@@ -98,7 +98,8 @@ fn garbage_and_half_open_clients_are_ended_and_wake_nothing() {
     for bytes in garbage {
         let mut stream = connect(&server);
         stream.write_all(bytes).expect("send garbage");
-        stream.shutdown(std::net::Shutdown::Write).expect("end our side");
+        // Whoever was refused before this line finds the connection gone already.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         let ended = stream.read_to_end(&mut answer);
         assert!(!matches!(&ended, Err(error) if is_timeout(error)), "{bytes:?} was left open");
