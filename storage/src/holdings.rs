@@ -11,6 +11,7 @@ use crate::branch::Branch;
 use crate::graph::Graph;
 use crate::id::{BranchId, FileId, LayerId};
 use crate::layer::{Layer, Media};
+use crate::ledger::Ledger;
 use crate::locks;
 
 pub(crate) struct Holdings {
@@ -22,6 +23,28 @@ pub(crate) struct Holdings {
 pub(crate) struct Shape {
     pub(crate) graph: Graph,
     pub(crate) layers: HashMap<LayerId, Arc<Layer>>,
+    pub(crate) ledger: Ledger,
+}
+
+impl Shape {
+    pub(crate) fn new(graph: Graph, layers: HashMap<LayerId, Arc<Layer>>) -> Self {
+        let ledger = Ledger::count(&graph, bytes_of(&layers));
+        Self { graph, layers, ledger }
+    }
+
+    /// `branch` is gone from the graph, `below` the highest layer of its chain that is left.
+    pub(crate) fn deleted(&mut self, branch: BranchId, below: Option<LayerId>) {
+        self.ledger.deleted(&self.graph, (branch, below), bytes_of(&self.layers));
+    }
+
+    /// The frozen layer holds other bytes than `before`.
+    pub(crate) fn resized(&mut self, layer: &Layer, before: u64) {
+        self.ledger.resized(&self.graph, layer.id, (before, layer.bytes()));
+    }
+}
+
+fn bytes_of(layers: &HashMap<LayerId, Arc<Layer>>) -> impl Fn(LayerId) -> u64 + '_ {
+    |layer| layers.get(&layer).map_or(0, |layer| layer.bytes())
 }
 
 impl Holdings {

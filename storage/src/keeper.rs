@@ -206,7 +206,7 @@ impl Worker {
         });
         match sealed {
             Ok(bytes) => {
-                layer.set_sealed(bytes);
+                self.account_seal(layer, bytes);
                 // A merge asks the upper layer only, and the lowest is never that.
                 if self.is_lowest(layer.id) {
                     layer.forget_frozen();
@@ -214,6 +214,15 @@ impl Worker {
             }
             Err(_) if layer.is_abandoned() || self.is_stopping() => {}
             Err(error) => tracing::warn!(layer = %layer.id, %error, "layer stays unsealed"),
+        }
+    }
+
+    fn account_seal(&self, layer: &Layer, manifest_bytes: u64) {
+        let mut shape = locks::lock(&self.holdings.shape);
+        let before = layer.bytes();
+        layer.set_sealed(manifest_bytes);
+        if let Ok(shape) = &mut shape {
+            shape.resized(layer, before);
         }
     }
 

@@ -21,6 +21,7 @@ mod layer;
 mod branch;
 mod manifest;
 mod graph;
+mod ledger;
 mod load;
 mod holdings;
 mod merge;

@@ -34,7 +34,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(
     media: &Arc<Media>,
     id: LayerId,
-    node: LayerNode,
+    node: &LayerNode,
     base: Option<&Loaded>,
     open: bool,
 ) -> Result<Loaded, Error> {

@@ -266,7 +266,9 @@ fn commit(
     shape.graph.apply(&edit).map_err(|_| io::Error::other("a merge that was checked"))?;
     let pages = manifest.files.iter().flat_map(|file| &file.runs);
     let pages = pages.map(|run| run.end - run.start).sum();
+    let before = pair.lower.bytes() + pair.upper.bytes();
     pair.lower.absorb(&pair.upper, pages, journal_bytes, manifest_bytes);
+    shape.resized(&pair.lower, before);
     if shape.graph.base(lower).is_none() {
         pair.lower.forget_frozen();
     }

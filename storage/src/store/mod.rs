@@ -62,6 +62,7 @@ impl Store {
                 Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
             layer.touch();
             shape.layers.insert(id, layer.clone());
+            shape.ledger.created(branch);
             (layer, record)
         };
         let tree = Tree::new(top.id, 0);
@@ -113,11 +114,13 @@ impl Store {
             let mut shape = self.shape()?;
             let edit = BranchEdit::Delete { branch };
             shape.graph.check(&edit).map_err(misfit)?;
+            let left = shape.graph.chain(branch).find(|(_, alone)| !alone).map(|(layer, _)| layer);
             let record = self.append(&edit)?;
             let unreachable = shape.graph.apply(&edit).map_err(misfit)?;
             for layer in unreachable.iter().filter_map(|layer| shape.layers.remove(layer)) {
                 layer.abandon();
             }
+            shape.deleted(branch, left);
             (unreachable, record)
         };
         ended.end();
@@ -146,18 +149,16 @@ impl Store {
         Ok(())
     }
 
-    /// What a branch costs: the layers of its chain, and which of them it alone stands on.
+    /// What a branch costs.
     pub(crate) fn usage(&self, branch: BranchId) -> Result<Usage, Error> {
         let served = self.branch(branch)?;
         let shape = self.shape()?;
-        let (mut unique, mut shared) = (0, 0);
-        for (layer, alone) in shape.graph.chain(branch) {
-            let bytes = shape.layers.get(&layer).map_or(0, |layer| layer.bytes());
-            if alone { unique += bytes } else { shared += bytes }
-        }
+        let account = shape.ledger.account(branch);
+        let top = shape.graph.branch(branch).and_then(|node| shape.layers.get(&node.top));
+        let unique = account.unique + top.map_or(0, |top| top.bytes());
         Ok(Usage {
             unique_bytes: unique,
-            shared_bytes: shared,
+            shared_bytes: account.shared,
             reclaimable_bytes: unique,
             logical_bytes: served.logical_bytes(),
             failed: served.failure().map(str::to_owned),
@@ -192,6 +193,19 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn depth(&self, branch: BranchId) -> usize {
         self.holdings.shape.lock().unwrap().graph.chain(branch).count()
+    }
+
+    /// Unique and shared bytes of a branch by the ledger, and by walking its chain.
+    #[cfg(test)]
+    pub(crate) fn both_counts(&self, branch: BranchId) -> [(u64, u64); 2] {
+        let shape = self.holdings.shape.lock().unwrap();
+        let account = shape.ledger.account(branch);
+        let top = shape.layers[&shape.graph.branch(branch).unwrap().top].bytes();
+        let of = |wanted: bool| {
+            let layers = shape.graph.chain(branch).filter(|(_, alone)| *alone == wanted);
+            layers.map(|(layer, _)| shape.layers[&layer].bytes()).sum()
+        };
+        [(account.unique + top, account.shared), (of(true), of(false))]
     }
 
     /// Makes everything durable. The mount is gone already.
@@ -246,6 +260,7 @@ impl Store {
         child_top.touch();
         shape.layers.insert(child_top.id, child_top.clone());
         if below.is_some() {
+            shape.ledger.forked(parent, child, 0);
             let parent_top = top.clone();
             let forked =
                 Forked { held, child_top, parent_top: parent_top.clone(), frozen: None, record };
@@ -254,6 +269,7 @@ impl Store {
         let parent_top = layer(next);
         shape.layers.insert(parent_top.id, parent_top.clone());
         top.freeze(held.tree.clone());
+        shape.ledger.forked(parent, child, top.bytes());
         let frozen = Some(top.clone());
         let forked = Forked { held, child_top, parent_top: parent_top.clone(), frozen, record };
         Ok((parent_top, forked))

@@ -67,7 +67,7 @@ impl Store {
         unsealed.sort_unstable_by_key(|found| found.layer.id);
         let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
         let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
-        let shape = Mutex::new(Shape { graph, layers });
+        let shape = Mutex::new(Shape::new(graph, layers));
         let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches) });
         let keeper = Keeper::start(holdings.clone(), running.run_max)
             .map_err(io_error("start a thread in", "."))?;

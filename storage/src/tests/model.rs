@@ -20,6 +20,18 @@ struct Oracle {
     next: u64,
 }
 
+impl Oracle {
+    /// Bytes of all files that have a name, each once.
+    fn bytes(&self) -> u64 {
+        let named: std::collections::BTreeSet<_> = self
+            .names
+            .values()
+            .filter_map(|node| if let Node::File(number) = node { Some(number) } else { None })
+            .collect();
+        named.into_iter().map(|number| self.files[number].len() as u64).sum()
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Node {
     Directory,
@@ -158,6 +170,10 @@ impl Run {
 
     fn check(&self) {
         for (at, oracle) in &self.oracles {
+            let usage = self.store.usage(*at).unwrap();
+            let [kept, walked] = self.store.both_counts(*at);
+            assert_eq!(kept, walked, "cost of {at}");
+            assert_eq!(usage.logical_bytes, oracle.bytes(), "size of {at}");
             let branch = self.store.branch(*at).unwrap();
             let mut expected = BTreeMap::new();
             for (path, node) in &oracle.names {
@@ -294,6 +310,10 @@ fn branches_hold_what_an_oracle_holds() {
             run.step();
             if step % 50 == 49 {
                 println!("seed {seed} step {step}");
+                if step % 100 == 99 {
+                    // The keeper may work on while the others are checked.
+                    run.store.settle();
+                }
                 run.check();
             }
         }
