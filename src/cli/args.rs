@@ -55,13 +55,30 @@ pub enum Format {
 }
 
 /// The verbs, and the processes of the server.
+/// Verbs on the page store that need no server.
+#[derive(Debug, Subcommand)]
+pub enum StoreVerb {
+    /// Prove all that the store holds against each other, in service or not; changes nothing.
+    ///
+    /// Prints one line for each thing that is not as it must be. Exits with 0 if there is none, 1 if
+    /// there are some, 2 if the store cannot be checked.
+    Check {
+        /// The server's data directory; --data-dir means the same.
+        #[arg(value_name = "DATA-DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server in the foreground
     Serve(Serve),
-    /// Run the page store; started by the server
-    #[command(hide = true)]
-    Store,
+    /// Check the page store; without a verb, be it (the server starts that itself)
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: Option<StoreVerb>,
+    },
     /// Follow Postgres sources
     #[command(subcommand)]
     Connector(Connector),

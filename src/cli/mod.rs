@@ -78,7 +78,9 @@ fn statement_of(command: &Command) -> Result<Statement, Failure> {
         Command::Role(verb) => statement::role(verb),
         Command::Show { what } => Ok(statement::show(*what)),
         Command::Sql { text } => Ok(Statement::verbatim(text)),
-        Command::Serve(_) | Command::Store => Err(Failure::usage("not a verb of the client")),
+        Command::Serve(_) | Command::Store { .. } => {
+            Err(Failure::usage("not a verb of the client"))
+        }
     }
 }
 

@@ -1,19 +1,19 @@
 //! The body of the `ardent store` process: opens the store, mounts it, answers the control socket,
 //! and takes everything down again in the reverse order.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::claim::Claim;
 use crate::control::Control;
 use crate::disk::RealDisk;
 use crate::error::Error;
@@ -49,7 +49,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
     protect();
     fs::create_dir_all(&store_dir).map_err(io("make", &store_dir))?;
-    let lock = lock(&store_dir)?;
+    let claim = Claim::take(&store_dir, true)?;
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
     let running = Running { open_files: raise_open_files(), run_max: Some(RUN_MAX) };
@@ -69,7 +69,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     fs::remove_file(&socket).map_err(io("remove", &socket))?;
     mounted.unmount();
     store.close()?;
-    drop(lock);
+    drop(claim);
     Ok(())
 }
 
@@ -108,23 +108,7 @@ fn raise_open_files() -> usize {
     usize::try_from((current / 4).min(65_536)).unwrap_or(256)
 }
 
-/// Held until the process ends, however it ends.
-fn lock(store_dir: &Path) -> Result<File, Error> {
-    let path = store_dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| Error::Io { doing: "open", path, source })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Error::InUse { dir: store_dir.to_path_buf() }),
-    }
-}
-
-/// The lock on the store directory says that no live process has the socket.
+/// The claim on the store directory says that no live process has the socket.
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -16,7 +16,7 @@ pub(crate) enum User {
     Branch(BranchId),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LayerNode {
     pub(crate) base: Option<LayerId>,
     /// Its namespace begins as the base's less what the identity filter hides.
@@ -26,7 +26,7 @@ pub(crate) struct LayerNode {
     users: BTreeSet<User>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BranchNode {
     pub(crate) parent: Option<BranchId>,
     pub(crate) owner: Owner,
@@ -41,13 +41,20 @@ pub(crate) enum Misfit {
     Layers,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Graph {
     layers: BTreeMap<LayerId, LayerNode>,
     branches: HashMap<BranchId, BranchNode>,
     /// Every branch number ever used.
     used: HashSet<BranchId>,
     next_layer: Option<LayerId>,
+}
+
+/// Numbers that were given out and not used yet make no difference.
+impl PartialEq for Graph {
+    fn eq(&self, other: &Self) -> bool {
+        self.layers == other.layers && self.branches == other.branches && self.used == other.used
+    }
 }
 
 impl Graph {
@@ -215,6 +222,27 @@ impl Graph {
 
     pub(crate) fn face(&self, layer: LayerId) -> Option<LayerId> {
         Some(self.layers.get(&layer)?.face)
+    }
+
+    /// What does not fit in it, if anything: who stands on a layer must be just those whose base or
+    /// top it is, and a base has a smaller number.
+    pub(crate) fn flaw(&self) -> Option<String> {
+        let mut users: BTreeMap<LayerId, BTreeSet<User>> = BTreeMap::new();
+        for (layer, node) in &self.layers {
+            if let Some(base) = node.base {
+                if base >= *layer || !self.layers.contains_key(&base) {
+                    return Some(format!("layer {layer} lies on layer {base}, which cannot be"));
+                }
+                users.entry(base).or_default().insert(User::Layer(*layer));
+            }
+        }
+        for (branch, node) in &self.branches {
+            users.entry(node.top).or_default().insert(User::Branch(*branch));
+        }
+        let mut wrong =
+            self.layers.iter().filter(|(layer, node)| users.get(layer) != Some(&node.users));
+        let (layer, _) = wrong.next()?;
+        Some(format!("layer {layer} does not know what stands on it"))
     }
 
     /// What stood on `upper` stands on `lower` now.

@@ -4,7 +4,7 @@
 //! branch's gate, then `shape`, then `branches`. `branches.journal` has the order in which `shape`
 //! changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::branch::Branch;
@@ -18,18 +18,30 @@ pub(crate) struct Holdings {
     pub(crate) media: Arc<Media>,
     pub(crate) shape: Mutex<Shape>,
     pub(crate) branches: RwLock<HashMap<BranchId, Arc<Branch>>>,
+    /// Layers that could not be loaded, or lie on one, and why. What stands on them is not served;
+    /// everything else is.
+    pub(crate) lost: BTreeMap<LayerId, String>,
 }
 
 pub(crate) struct Shape {
     pub(crate) graph: Graph,
     pub(crate) layers: HashMap<LayerId, Arc<Layer>>,
     pub(crate) ledger: Ledger,
+    /// Layers that are being made or removed: they have a directory and are not in the graph.
+    pub(crate) pending: BTreeSet<LayerId>,
 }
 
 impl Shape {
     pub(crate) fn new(graph: Graph, layers: HashMap<LayerId, Arc<Layer>>) -> Self {
         let ledger = Ledger::count(&graph, bytes_of(&layers));
-        Self { graph, layers, ledger }
+        Self { graph, layers, ledger, pending: BTreeSet::new() }
+    }
+
+    /// A number for a layer that is about to be made.
+    pub(crate) fn allocate_layer(&mut self) -> Option<LayerId> {
+        let layer = self.graph.allocate_layer()?;
+        self.pending.insert(layer);
+        Some(layer)
     }
 
     /// `branch` is gone from the graph, `below` the highest layer of its chain that is left.

@@ -10,6 +10,7 @@ mod error;
 mod id;
 pub mod wire;
 mod locks;
+mod ranges;
 mod pages;
 mod disk;
 mod journal;
@@ -26,11 +27,14 @@ mod load;
 mod holdings;
 mod merge;
 mod keeper;
+mod check;
 mod store;
+mod claim;
 mod mount;
 mod control;
 pub mod client;
 pub mod daemon;
+pub mod offline;
 
 #[cfg(test)]
 mod tests;
@@ -39,4 +43,4 @@ pub use client::StoreClient;
 pub use daemon::StoreConfig;
 pub use error::{Advice, Error, RefusalCode};
 pub use id::BranchId;
-pub use wire::{BranchSummary, Owner, Usage};
+pub use wire::{BranchSummary, Finding, Owner, Usage};

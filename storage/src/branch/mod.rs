@@ -13,6 +13,7 @@
 //! So a slow disk holds up only those who need the same file, and a freeze waits only for changes
 //! that are running.
 
+mod audit;
 mod contents;
 mod durability;
 mod names;
@@ -33,6 +34,7 @@ use crate::locks::{self, FsResult};
 use crate::tree::{Cell, Tree, copy_up};
 use crate::wire::Owner;
 
+pub(crate) use audit::Tally;
 pub(crate) use names::{NewAttributes, Renaming};
 pub(crate) use resize::Sought;
 

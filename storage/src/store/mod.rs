@@ -28,6 +28,7 @@ use crate::wire::{BranchSummary, Owner, Usage};
 /// Name of the journal of the branch tree.
 const BRANCHES: &str = "branches.journal";
 
+mod checking;
 mod opening;
 
 pub(crate) use opening::Running;
@@ -43,16 +44,28 @@ impl Store {
     }
 
     pub(crate) fn branch(&self, branch: BranchId) -> Result<Arc<Branch>, Error> {
-        locks::read(&self.holdings.branches)
+        let served = locks::read(&self.holdings.branches)
             .ok()
-            .and_then(|branches| branches.get(&branch).cloned())
-            .ok_or(Error::NoSuchBranch { branch: branch.get() })
+            .and_then(|branches| branches.get(&branch).cloned());
+        served.ok_or_else(|| match self.why_lost(branch) {
+            Some(reason) => Error::BranchLost { branch: branch.get(), reason },
+            None => Error::NoSuchBranch { branch: branch.get() },
+        })
+    }
+
+    /// Why a branch that exists is not served.
+    fn why_lost(&self, branch: BranchId) -> Option<String> {
+        if self.holdings.lost.is_empty() {
+            return None;
+        }
+        let node = self.shape().ok()?.graph.branch(branch)?;
+        self.holdings.lost.get(&node.top).cloned()
     }
 
     pub(crate) fn create(&self, branch: BranchId, owner: Owner) -> Result<(), Error> {
         let (top, record) = {
             let mut shape = self.shape()?;
-            let id = shape.graph.allocate_layer().ok_or_else(used_up)?;
+            let id = shape.allocate_layer().ok_or_else(used_up)?;
             let edit = BranchEdit::Create { branch, owner, top: id };
             shape.graph.check(&edit).map_err(misfit)?;
             let journal = load::prepare(&self.holdings.media, id)
@@ -109,7 +122,11 @@ impl Store {
     }
 
     pub(crate) fn delete(&self, branch: BranchId) -> Result<(), Error> {
-        let ended = self.branch(branch)?;
+        let ended = match self.branch(branch) {
+            // It can be deleted all the same.
+            Err(Error::BranchLost { .. }) => None,
+            served => Some(served?),
+        };
         let (unreachable, record) = {
             let mut shape = self.shape()?;
             let edit = BranchEdit::Delete { branch };
@@ -121,9 +138,12 @@ impl Store {
                 layer.abandon();
             }
             shape.deleted(branch, left);
+            shape.pending.extend(&unreachable);
             (unreachable, record)
         };
-        ended.end();
+        if let Some(ended) = ended {
+            ended.end();
+        }
         if let Ok(mut branches) = locks::write(&self.holdings.branches) {
             branches.remove(&branch);
         }
@@ -176,6 +196,14 @@ impl Store {
                 failed: branch.failure().map(str::to_owned),
             })
             .collect();
+        let lost = &self.holdings.lost;
+        if !lost.is_empty() {
+            let shape = self.shape()?;
+            list.extend(shape.graph.branches().filter_map(|(branch, node)| {
+                let failed = Some(lost.get(&node.top)?.clone());
+                Some(BranchSummary { branch, parent: node.parent, owner: node.owner, failed })
+            }));
+        }
         list.sort_unstable_by_key(|summary| summary.branch);
         Ok(list)
     }
@@ -227,7 +255,7 @@ impl Store {
     }
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
-        let id = self.shape()?.graph.allocate_layer().ok_or_else(used_up)?;
+        let id = self.shape()?.allocate_layer().ok_or_else(used_up)?;
         let log =
             load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
         Ok((id, log))
@@ -268,7 +296,7 @@ impl Store {
         }
         let parent_top = layer(next);
         shape.layers.insert(parent_top.id, parent_top.clone());
-        top.freeze(held.tree.clone());
+        top.freeze(held.tree.clone(), record);
         shape.ledger.forked(parent, child, top.bytes());
         let frozen = Some(top.clone());
         let forked = Forked { held, child_top, parent_top: parent_top.clone(), frozen, record };
@@ -288,6 +316,14 @@ impl Store {
         shape.graph.check(edit).map_err(misfit)?;
         let record = self.append(edit)?;
         shape.graph.apply(edit).map_err(misfit)?;
+        match edit {
+            BranchEdit::Create { top, .. } => drop(shape.pending.remove(top)),
+            BranchEdit::Fork { layers, .. } => {
+                shape.pending.remove(&layers.parent_top);
+                shape.pending.remove(&layers.child_top);
+            }
+            _ => {}
+        }
         Ok(record)
     }
 

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::{OWNER, TempDir, contents, id, open, resolve};
+use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, resolve};
 use crate::branch::{Branch, NewAttributes, Renaming};
 use crate::id::{BranchId, FileId};
 use crate::journal::Making;
@@ -103,6 +103,7 @@ impl Run {
     fn reopen(&mut self) {
         let empty = TempDir::new();
         drop(std::mem::replace(&mut self.store, open(empty.path())));
+        assert_sound(self.dir.path(), "between two stores");
         let store = open(self.dir.path());
         drop(std::mem::replace(&mut self.store, store));
     }
@@ -169,6 +170,7 @@ impl Run {
     }
 
     fn check(&self) {
+        assert_sane(&self.store, "in service");
         for (at, oracle) in &self.oracles {
             let usage = self.store.usage(*at).unwrap();
             let [kept, walked] = self.store.both_counts(*at);

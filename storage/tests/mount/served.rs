@@ -94,6 +94,16 @@ impl Served {
         assert!(self.child.take().unwrap().wait().unwrap().success());
     }
 
+    /// The store proves itself, in service or not.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let findings = match &self.child {
+            Some(_) => self.client().check().unwrap(),
+            None => storage::offline::check(&config(&self.dir).store_dir).unwrap(),
+        };
+        assert!(findings.is_empty(), "{findings:#?}");
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
