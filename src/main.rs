@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use ardent::cause::Causes;
 use ardent::cli::{
     self,
-    args::{Cli, Command, StoreVerb},
+    args::{Cli, Command},
+    processes::StoreVerb,
 };
 use ardent::data_dir::DataDir;
 use ardent::logging;

@@ -8,6 +8,7 @@ mod answer;
 pub mod args;
 mod connection;
 mod failure;
+pub mod processes;
 mod progress;
 pub mod report;
 mod row;

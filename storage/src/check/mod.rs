@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `shape.rs` | `branches.journal`, who stands on which layer, the ledger, the layers' directories |
+//! | `shape.rs` | `branches.journal`, what stands on each layer, the ledger, the directories |
 //! | `layer.rs` | a layer's journal, manifest and data files, page by page |
 //! | `namespace.rs` | names, links, sizes and page maps of a branch |
 //!
