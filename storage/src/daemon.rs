@@ -33,6 +33,8 @@ pub struct StoreConfig {
     pub mount_dir: PathBuf,
     /// Unix control socket.
     pub socket: PathBuf,
+    /// Bytes of the disk that new branches and growing files leave alone.
+    pub reserve_bytes: u64,
 }
 
 /// Serves the store until a `shutdown` request, SIGTERM or SIGINT.
@@ -43,7 +45,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
-    let StoreConfig { store_dir, mount_dir, socket } = config;
+    let StoreConfig { store_dir, mount_dir, socket, reserve_bytes } = config;
     let (stop, stopped) = sync_channel(1);
     // Before any other thread, so that all of them leave signals to this one.
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
@@ -52,7 +54,8 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let claim = Claim::take(&store_dir, true)?;
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
-    let running = Running { open_files: raise_open_files(), run_max: Some(RUN_MAX) };
+    let (open_files, run_max) = (raise_open_files(), Some(RUN_MAX));
+    let running = Running { open_files, run_max, reserve: reserve_bytes };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;

@@ -67,6 +67,17 @@ pub enum Error {
         /// What happened to it.
         reason: String,
     },
+    /// The disk has no more than the reserve left.
+    #[error(
+        "{available} bytes are left on the disk under the store, of which {reserve} are kept for \
+         branches that exist; delete branches or make room"
+    )]
+    NoRoom {
+        /// Bytes that are left.
+        available: u64,
+        /// Bytes that are kept.
+        reserve: u64,
+    },
     /// The files of a layer that the branch stands on are damaged.
     #[error("branch {branch} cannot be served: {reason}; `ardent store check` tells what is left")]
     BranchLost {
@@ -191,6 +202,7 @@ impl Error {
             Self::BranchNumber { .. } | Self::NoSuchBranch { .. } | Self::BranchExists { .. } => {
                 Advice::Refuse
             }
+            Self::NoRoom { .. } => Advice::Refuse,
             Self::Refused { code, .. } => code.advice(),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Advice::Refuse
@@ -220,6 +232,7 @@ impl Error {
             Self::BranchFailed { .. } | Self::BranchLost { .. } => RefusalCode::Failed,
             Self::Protocol { .. } => RefusalCode::Version,
             Self::Stopping => RefusalCode::Stopping,
+            Self::NoRoom { .. } => RefusalCode::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 RefusalCode::NoSpace
             }

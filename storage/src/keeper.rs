@@ -80,6 +80,7 @@ impl Keeper {
             backlog: backlog.clone(),
             stopping: stopping.clone(),
             tops: Vec::new(),
+            postponed: Vec::new(),
             unmerged: HashSet::new(),
         };
         let thread = std::thread::Builder::new()
@@ -160,6 +161,8 @@ struct Worker {
     holdings: Arc<Holdings>,
     run_max: usize,
     tops: Vec<Weak<Layer>>,
+    /// Layers whose manifest could not be written; tried again at the next tidying.
+    postponed: Vec<Weak<Layer>>,
     /// Upper layers of merges that could not be done; they are tried again at the next tidying.
     unmerged: HashSet<LayerId>,
 }
@@ -204,6 +207,7 @@ impl Worker {
                 Ok(Job::Pause(job)) => job(),
                 #[cfg(test)]
                 Ok(Job::Report(done)) => {
+                    self.seal_postponed();
                     while self.merge_next() {}
                     self.tidy();
                     drop(done);
@@ -212,6 +216,8 @@ impl Worker {
             }
             if Instant::now() >= tidy_at {
                 self.tidy();
+                self.holdings.media.room.ask();
+                self.seal_postponed();
                 self.unmerged.clear();
                 // One at a time, between jobs, so that nothing waits long.
                 let more = self.merge_next();
@@ -220,7 +226,15 @@ impl Worker {
         }
     }
 
-    fn seal(&self, layer: &Arc<Layer>) {
+    fn seal_postponed(&mut self) {
+        for layer in std::mem::take(&mut self.postponed) {
+            if let Some(layer) = layer.upgrade() {
+                self.seal(&layer);
+            }
+        }
+    }
+
+    fn seal(&mut self, layer: &Arc<Layer>) {
         let wanted = !layer.is_abandoned() && !layer.is_sealed();
         let Some(tree) = layer.frozen().filter(|_| wanted) else { return };
         let sealed = self.flush_slowly(layer).and_then(|()| {
@@ -238,7 +252,13 @@ impl Worker {
                 }
             }
             Err(_) if layer.is_abandoned() || self.is_stopping() => {}
-            Err(error) => tracing::warn!(layer = %layer.id, %error, "layer stays unsealed"),
+            Err(error) => {
+                tracing::warn!(layer = %layer.id, %error, "layer stays unsealed");
+                // A failed sync is never tried again.
+                if layer.failure().is_none() {
+                    self.postponed.push(Arc::downgrade(layer));
+                }
+            }
         }
     }
 

@@ -18,6 +18,7 @@ mod inode;
 mod tree;
 mod filter;
 mod files;
+mod room;
 mod layer;
 mod branch;
 mod manifest;

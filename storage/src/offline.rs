@@ -19,7 +19,7 @@ const OPEN_FILES: usize = 256;
 pub fn check(store_dir: &Path) -> Result<Vec<Finding>, Error> {
     let claim = Claim::take(store_dir, false)?;
     let disk = Arc::new(Rehearsal::new(Arc::new(RealDisk::new(store_dir))));
-    let running = Running { open_files: OPEN_FILES, run_max: None };
+    let running = Running { open_files: OPEN_FILES, run_max: None, reserve: 0 };
     let findings = Store::open(disk, store_dir, running)?.check();
     drop(claim);
     findings

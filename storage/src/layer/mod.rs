@@ -27,6 +27,7 @@ use crate::inode::Names;
 use crate::journal::{Edit, Log};
 use crate::locks::{FsResult, errno};
 use crate::pages::PAGE;
+use crate::room::Room;
 use crate::tree::Tree;
 
 /// Files of one layer that may be dirty, and thus open, at a time. Past it a writer syncs one.
@@ -36,6 +37,7 @@ const DIRTY_MAX: usize = 4096;
 pub(crate) struct Media {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Files,
+    pub(crate) room: Room,
     /// `branches.journal`.
     pub(crate) branches: Log,
 }
@@ -196,6 +198,9 @@ impl Layer {
     pub(crate) fn count_pages(&self, gained: u64, lost: u64) {
         self.pages.fetch_add(gained, Ordering::Relaxed);
         self.pages.fetch_sub(lost, Ordering::Relaxed);
+        if gained > 0 {
+            self.media.room.used(gained * PAGE);
+        }
     }
 
     /// Pages in the data files.
@@ -307,9 +312,14 @@ impl Layer {
         self.abandoned.load(Ordering::Acquire)
     }
 
+    /// Why nothing of the layer is known to be durable any more, if so.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
     fn check(&self) -> io::Result<()> {
-        match self.failed.get() {
-            Some(reason) => Err(io::Error::other(reason.clone())),
+        match self.failure() {
+            Some(reason) => Err(io::Error::other(reason.to_owned())),
             None => Ok(()),
         }
     }

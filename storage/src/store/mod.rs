@@ -63,14 +63,12 @@ impl Store {
     }
 
     pub(crate) fn create(&self, branch: BranchId, owner: Owner) -> Result<(), Error> {
+        self.holdings.media.room.check()?;
+        let (id, journal) = self.prepare()?;
         let (top, record) = {
             let mut shape = self.shape()?;
-            let id = shape.allocate_layer().ok_or_else(used_up)?;
             let edit = BranchEdit::Create { branch, owner, top: id };
-            shape.graph.check(&edit).map_err(misfit)?;
-            let journal = load::prepare(&self.holdings.media, id)
-                .map_err(io_error("make a layer in", "."))?;
-            let record = self.record(&mut shape, &edit)?;
+            let record = self.record(&mut shape, &edit).inspect_err(|_| self.discard(&[id]))?;
             let layer =
                 Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
             layer.touch();
@@ -90,28 +88,21 @@ impl Store {
         owner: Owner,
     ) -> Result<(), Error> {
         let source = self.branch(parent)?;
+        self.holdings.media.room.check()?;
         self.keeper.wait_for_room();
-        let mut tops = [self.prepare()?, self.prepare()?].into_iter();
-        let (Some(next), Some(child_top)) = (tops.next(), tops.next()) else {
-            return Err(used_up());
-        };
-        let child_id = child_top.0;
+        let next = self.prepare()?;
         let spare = next.0;
+        let child_top = self.prepare().inspect_err(|_| self.discard(&[spare]))?;
+        let child_id = child_top.0;
         let result = source.freeze(|top, frozen| {
             self.split(top, frozen, Split { parent, child, owner, next, child_top })
         });
-        let forked = match result {
-            Ok(forked) => forked,
-            Err(error) => {
-                self.keeper.push(Job::Remove(vec![spare, child_id]));
-                return Err(error);
-            }
-        };
+        let forked = result.inspect_err(|_| self.discard(&[spare, child_id]))?;
         if let Some(frozen) = &forked.frozen {
             self.keeper.push(Job::Seal(frozen.clone()));
             self.keeper.push(Job::Tidy(Arc::downgrade(&forked.parent_top)));
         } else {
-            self.keeper.push(Job::Remove(vec![spare]));
+            self.discard(&[spare]);
         }
         let mut tree = forked.held.tree;
         let gone = strip(&mut tree, child_id);
@@ -256,9 +247,15 @@ impl Store {
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
         let id = self.shape()?.allocate_layer().ok_or_else(used_up)?;
-        let log =
-            load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
+        let log = load::prepare(&self.holdings.media, id)
+            .map_err(io_error("make a layer in", "."))
+            .inspect_err(|_| self.discard(&[id]))?;
         Ok((id, log))
+    }
+
+    /// Removes layers that were prepared and are not needed.
+    fn discard(&self, layers: &[LayerId]) {
+        self.keeper.push(Job::Remove(layers.to_vec()));
     }
 
     /// The part of a fork for which changes of the parent wait.

@@ -18,6 +18,7 @@ use crate::keeper::{Job, Keeper};
 use crate::layer::Media;
 use crate::load::{self, Loaded};
 use crate::locks;
+use crate::room::Room;
 use crate::tree::Tree;
 
 /// Version of everything in the store directory.
@@ -31,6 +32,8 @@ pub(crate) struct Running {
     /// How many layers that could be merged may lie on each other; see [`Keeper::start`]. Without
     /// it the keeper does not work: nothing but requests touches the disk.
     pub(crate) run_max: Option<usize>,
+    /// Bytes of the disk that are kept for branches that exist; see `room.rs`.
+    pub(crate) reserve: u64,
 }
 
 impl Store {
@@ -43,8 +46,12 @@ impl Store {
             edit.is_some_and(|edit| graph.apply(&edit).is_ok())
         })
         .map_err(io_error("open", BRANCHES))?;
-        let media =
-            Arc::new(Media { files: Files::new(disk.clone(), running.open_files), disk, branches });
+        let media = Arc::new(Media {
+            files: Files::new(disk.clone(), running.open_files),
+            room: Room::new(disk.clone(), running.reserve),
+            disk,
+            branches,
+        });
         // What is read from it now must not be lost by a power cut after we acted on it.
         media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;

@@ -2,6 +2,8 @@
 
 mod check;
 mod crash;
+mod faults;
+mod faulty;
 mod merge;
 mod model;
 mod recording;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::branch::Branch;
 use crate::disk::{Disk, RealDisk};
+use crate::error::Error;
 use crate::id::{BranchId, FileId};
 use crate::store::{Running, Store};
 use crate::wire::{Finding, Owner};
@@ -52,12 +55,17 @@ pub(crate) fn open(dir: &Path) -> Store {
     open_on(Arc::new(RealDisk::new(dir)), true)
 }
 
+pub(crate) fn try_open(disk: Arc<dyn Disk>) -> Result<Store, Error> {
+    let running = Running { open_files: 16, run_max: Some(1), reserve: 0 };
+    Store::open(disk, Path::new("store"), running)
+}
+
 pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     // Few files, so that descriptors are closed and opened again all the time.
     Store::open(
         disk,
         Path::new("store"),
-        Running { open_files: 16, run_max: background.then_some(1) },
+        Running { open_files: 16, run_max: background.then_some(1), reserve: 0 },
     )
     .unwrap()
 }
