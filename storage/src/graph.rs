@@ -31,6 +31,8 @@ pub(crate) struct BranchNode {
     pub(crate) parent: Option<BranchId>,
     pub(crate) owner: Owner,
     pub(crate) top: LayerId,
+    /// The most it may come to hold of its own.
+    pub(crate) max_bytes: Option<u64>,
 }
 
 /// An edit does not fit the shape.
@@ -111,7 +113,9 @@ impl Graph {
                     Err(Misfit::Layers)
                 }
             }
-            BranchEdit::Delete { branch } | BranchEdit::SetOwner { branch, .. } => {
+            BranchEdit::Delete { branch }
+            | BranchEdit::SetOwner { branch, .. }
+            | BranchEdit::Limit { branch, .. } => {
                 self.branch(*branch).map(|_| ()).ok_or(Misfit::NoSuchBranch(*branch))
             }
         }
@@ -123,13 +127,13 @@ impl Graph {
         match edit {
             BranchEdit::Create { branch, owner, top } => {
                 self.add_layer(*top, None, *branch);
-                let node = BranchNode { parent: None, owner: *owner, top: *top };
+                let node = BranchNode { parent: None, owner: *owner, top: *top, max_bytes: None };
                 self.add_branch(*branch, node);
             }
             BranchEdit::Fork { parent, child, owner, layers } => {
                 self.fork(*parent, *child, layers);
-                let node =
-                    BranchNode { parent: Some(*parent), owner: *owner, top: layers.child_top };
+                let (parent, owner, top) = (Some(*parent), *owner, layers.child_top);
+                let node = BranchNode { parent, owner, top, max_bytes: None };
                 self.add_branch(*child, node);
             }
             BranchEdit::Delete { branch } => {
@@ -139,6 +143,10 @@ impl Graph {
             BranchEdit::Merge { lower, upper } => self.merge(*lower, *upper),
             BranchEdit::SetOwner { branch, owner } => {
                 self.branches.get_mut(branch).ok_or(Misfit::NoSuchBranch(*branch))?.owner = *owner;
+            }
+            BranchEdit::Limit { branch, max_bytes } => {
+                let node = self.branches.get_mut(branch).ok_or(Misfit::NoSuchBranch(*branch))?;
+                node.max_bytes = *max_bytes;
             }
         }
         Ok(Vec::new())

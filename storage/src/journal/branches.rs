@@ -9,6 +9,7 @@
 //! 4 owner     branch 4, uid 4, gid 4
 //! 5 merge     lower layer 4, upper layer 4: the lower one holds both from now on, as its files
 //!             with the upper one's number behind their name say; the upper one is no more
+//! 6 limit     branch 4, most bytes of its own 8; all bits set if there is no limit
 //! ```
 
 use crate::id::{BranchId, LayerId};
@@ -27,6 +28,7 @@ pub(crate) enum BranchEdit {
     Delete { branch: BranchId },
     SetOwner { branch: BranchId, owner: Owner },
     Merge { lower: LayerId, upper: LayerId },
+    Limit { branch: BranchId, max_bytes: Option<u64> },
 }
 
 /// The layers of a fork. Parent and child continue above `base`, each in a top of its own.
@@ -65,6 +67,10 @@ impl BranchEdit {
                 out.u32(lower.get()).u32(upper.get());
                 5
             }
+            Self::Limit { branch, max_bytes } => {
+                out.u32(branch.get()).u64(max_bytes.unwrap_or(u64::MAX));
+                6
+            }
         };
         (kind, out.into_bytes())
     }
@@ -93,6 +99,10 @@ impl BranchEdit {
             3 => Self::Delete { branch: from.branch()? },
             4 => Self::SetOwner { branch: from.branch()?, owner: owner(&mut from)? },
             5 => Self::Merge { lower: from.layer()?, upper: from.layer()? },
+            6 => Self::Limit {
+                branch: from.branch()?,
+                max_bytes: Some(from.u64()?).filter(|max| *max != u64::MAX),
+            },
             _ => return Err(Malformed),
         };
         from.end()?;

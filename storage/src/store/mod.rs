@@ -77,7 +77,20 @@ impl Store {
             (layer, record)
         };
         let tree = Tree::new(top.id, 0);
-        self.serve(Parts { id: branch, parent: None, owner, tree, top, logical_bytes: 0 })?;
+        let account = self.shape()?.ledger.account(branch);
+        let max_bytes = None;
+        let logical_bytes = 0;
+        let id = branch;
+        self.serve(Parts {
+            id,
+            parent: None,
+            owner,
+            tree,
+            top,
+            logical_bytes,
+            account,
+            max_bytes,
+        })?;
         self.sync(record)
     }
 
@@ -107,8 +120,16 @@ impl Store {
         let mut tree = forked.held.tree;
         let gone = strip(&mut tree, child_id);
         let logical_bytes = forked.held.logical_bytes.saturating_sub(gone);
-        let top = forked.child_top;
-        self.serve(Parts { id: child, parent: Some(parent), owner, tree, top, logical_bytes })?;
+        self.serve(Parts {
+            id: child,
+            parent: Some(parent),
+            owner,
+            tree,
+            top: forked.child_top,
+            logical_bytes,
+            account: self.shape()?.ledger.account(child),
+            max_bytes: None,
+        })?;
         self.sync(forked.record)
     }
 
@@ -163,17 +184,23 @@ impl Store {
     /// What a branch costs.
     pub(crate) fn usage(&self, branch: BranchId) -> Result<Usage, Error> {
         let served = self.branch(branch)?;
-        let shape = self.shape()?;
-        let account = shape.ledger.account(branch);
-        let top = shape.graph.branch(branch).and_then(|node| shape.layers.get(&node.top));
-        let unique = account.unique + top.map_or(0, |top| top.bytes());
+        let unique = served.unique_bytes();
         Ok(Usage {
             unique_bytes: unique,
-            shared_bytes: account.shared,
+            shared_bytes: served.account.shared(),
             reclaimable_bytes: unique,
             logical_bytes: served.logical_bytes(),
+            max_bytes: served.max_bytes(),
             failed: served.failure().map(str::to_owned),
         })
+    }
+
+    /// Sets or takes away the most that a branch may come to hold of its own.
+    pub(crate) fn limit(&self, branch: BranchId, max_bytes: Option<u64>) -> Result<(), Error> {
+        let served = self.branch(branch)?;
+        let record = self.record(&mut *self.shape()?, &BranchEdit::Limit { branch, max_bytes })?;
+        served.set_max_bytes(max_bytes);
+        self.sync(record)
     }
 
     pub(crate) fn list(&self) -> Result<Vec<BranchSummary>, Error> {
@@ -224,7 +251,7 @@ impl Store {
             let layers = shape.graph.chain(branch).filter(|(_, alone)| *alone == wanted);
             layers.map(|(layer, _)| shape.layers[&layer].bytes()).sum()
         };
-        [(account.unique + top, account.shared), (of(true), of(false))]
+        [(account.unique() + top, account.shared()), (of(true), of(false))]
     }
 
     /// Makes everything durable. The mount is gone already.

@@ -21,8 +21,11 @@ use crate::locks;
 use crate::room::Room;
 use crate::tree::Tree;
 
-/// Version of everything in the store directory.
-const FORMAT: u32 = 1;
+/// Version of everything in the store directory. 2 added records of merges and limits to
+/// `branches.journal`, which a program of format 1 would take for the torn end of it.
+const FORMAT: u32 = 2;
+/// What this program reads as well, and makes the present one before it writes anything else.
+const FORMAT_BEFORE: u32 = 1;
 
 /// How a store is run.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +60,13 @@ impl Store {
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
         let (loaded, lost) = load_layers(&media, &graph);
+        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
+        unsealed.sort_unstable_by_key(|found| found.layer.id);
+        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
+        let layers = loaded.iter().map(|(id, found)| (*id, found.layer.clone())).collect();
+        let shape = Shape::new(graph, layers);
         let mut branches = HashMap::new();
-        for (id, node) in graph.branches() {
+        for (id, node) in shape.graph.branches() {
             let Some(found) = loaded.get(&node.top) else { continue };
             let parts = Parts {
                 id,
@@ -67,14 +75,13 @@ impl Store {
                 tree: found.tree.clone(),
                 top: found.layer.clone(),
                 logical_bytes: logical_bytes(&found.tree),
+                account: shape.ledger.account(id),
+                max_bytes: node.max_bytes,
             };
             branches.insert(id, Arc::new(Branch::new(parts)));
         }
-        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
-        unsealed.sort_unstable_by_key(|found| found.layer.id);
-        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
-        let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
-        let shape = Mutex::new(Shape::new(graph, layers));
+        drop(loaded);
+        let shape = Mutex::new(shape);
         let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches), lost });
         let keeper = Keeper::start(holdings.clone(), running.run_max)
             .map_err(io_error("start a thread in", "."))?;
@@ -95,6 +102,13 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
     let found = String::from_utf8_lossy(&text).trim().to_owned();
     if found == FORMAT.to_string() {
         return Ok(());
+    }
+    if found == FORMAT_BEFORE.to_string() {
+        let raise = || {
+            write_all(&*medium, format!("{FORMAT}\n").as_bytes(), 0)?;
+            medium.sync()
+        };
+        return raise().map_err(io_error("raise", "format"));
     }
     let entries = disk.list(Path::new(".")).map_err(io_error("list", "."))?;
     if !found.is_empty() || entries.iter().any(|name| name == BRANCHES) {
