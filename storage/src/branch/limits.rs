@@ -1,9 +1,10 @@
 //! How far a branch may grow: the reserve of the disk, and its own quota.
 //!
 //! Both bind growing files only, and of those neither small ones nor the ones without which a
-//! Postgres is down (WAL, states of transactions). Pages that are copied because they change are never refused: a
-//! checkpoint that cannot write them could not end, and WAL would pile up until the branch dies. So
-//! a branch may come to hold its quota, what it changes of the pages it shares, and its WAL.
+//! Postgres is down (WAL, states of transactions). Pages that are copied because they change are
+//! never refused: a checkpoint that cannot write them could not end, and WAL would pile up until
+//! the branch dies. So a branch may come to hold its quota, what it changes of the pages it shares,
+//! and its WAL, which `max_wal_size` bounds.
 
 use std::sync::atomic::Ordering;
 
