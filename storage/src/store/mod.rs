@@ -32,8 +32,6 @@ mod checking;
 mod opening;
 mod report;
 
-pub(crate) use opening::Running;
-
 pub(crate) struct Store {
     holdings: Arc<Holdings>,
     keeper: Keeper,
