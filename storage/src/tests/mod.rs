@@ -2,8 +2,10 @@
 
 mod check;
 mod crash;
+mod decoding;
 mod faults;
 mod faulty;
+mod marks;
 mod merge;
 mod model;
 mod recording;
