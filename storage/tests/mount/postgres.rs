@@ -180,14 +180,8 @@ fn kill(pid: i32) {
     // It may have ended by itself: its files are gone.
     let target = rustix::process::Pid::from_raw(pid).unwrap();
     let _ = rustix::process::kill_process(target, rustix::process::Signal::KILL);
-    // Whoever inherited it may take its time to bury it; it does nothing any more.
-    let is_alive = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| !matches!(rest.trim().get(..1), Some("Z") | None))
-    };
-    crate::served::eventually(|| !is_alive());
+    // A postmaster that is dead but not buried keeps the next one from starting.
+    crate::served::eventually(|| rustix::process::test_kill_process(target).is_err());
 }
 
 fn children_of(pid: i32) -> Vec<i32> {
