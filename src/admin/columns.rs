@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, PreflightKind, PreflightRow, PreflightStatus,
-    RoleRecord, SessionRow, SwitchRow,
+    RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -80,6 +80,15 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         optional(row.bytes_total, Value::Int8),
         text(SERVICE),
         optional(row.error, Value::Text),
+    ]
+}
+
+pub(super) fn verify(row: VerifyRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.object),
+        Value::Text(row.kind),
+        text(row.verdict),
+        optional(row.detail, Value::Text),
     ]
 }
 

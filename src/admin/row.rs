@@ -146,6 +146,19 @@ pub struct ConnectorStatusRow {
     pub error: Option<String>,
 }
 
+/// One row of `ARDENT CONNECTOR VERIFY`. The first is the database and sums up the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRow {
+    /// Name of the object.
+    pub object: String,
+    /// `table`, `index`, `function`, ...
+    pub kind: String,
+    /// `carried`, `rebuilt`, `not carried`, `not compared` or `different`.
+    pub verdict: &'static str,
+    /// What was compared, or what differs.
+    pub detail: Option<String>,
+}
+
 /// The answer to `CONNECTOR SWITCH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchRow {

@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ControlPlane, refuse, rows, source};
-use crate::admin::request::{CreateConnectorRequest, Decisions};
+use crate::admin::request::{CreateConnectorRequest, Decisions, VerifyRequest};
 use crate::admin::row::{
     ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, RetrySetupOutcome, SwitchRow,
+    VerifyRow,
 };
 use crate::admin::{Caller, OperationError, Outcome, Progress, sqlstate};
 use crate::catalog::{ConnectorState, NewConnector, Selection};
 use crate::connector::{Connector, ConnectorView};
 use crate::name::Name;
+use crate::replication::Scope;
 use crate::source::{Identity, SourceUrl};
 
 /// How often progress is told.
@@ -144,6 +146,24 @@ impl ControlPlane {
         let selection = Selection { connector: Some(name.to_string()), branch: None };
         self.select(caller, &selection)?;
         Ok(SwitchRow { previous, name, url: None })
+    }
+
+    pub(super) async fn do_verify_connector(
+        &self,
+        caller: &Caller,
+        request: VerifyRequest,
+    ) -> Outcome<Vec<VerifyRow>> {
+        let connector = match &request.name {
+            Some(name) => self.connector(name.as_str())?,
+            None => self.current_connector(caller)?,
+        };
+        let scope = Scope {
+            tables: request.tables,
+            sample: request.sample,
+            limit: Duration::from_secs(self.0.config.replication.verify_timeout_s),
+        };
+        let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
+        Ok(findings.into_iter().map(rows::finding).collect())
     }
 
     pub(super) async fn do_retry_setup(

@@ -7,14 +7,14 @@ use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
     ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, PreflightKind,
-    PreflightRow, PreflightStatus, RoleRecord, SessionRow,
+    PreflightRow, PreflightStatus, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
 use crate::connector::{Connector, ConnectorView, EXCLUDE};
 use crate::lsn::Lsn;
 use crate::name::Name;
-use crate::replication::Phase;
+use crate::replication::{Finding, Phase};
 use crate::secret::Secret;
 use crate::source::{Report, RowKind, RowStatus};
 
@@ -141,6 +141,15 @@ fn excluded(connector: &Connector) -> Vec<String> {
     let decisions: BTreeMap<String, String> =
         serde_json::from_str(&connector.decisions()).unwrap_or_default();
     decisions.into_iter().filter(|(_, word)| word == EXCLUDE).map(|(table, _)| table).collect()
+}
+
+pub(super) fn finding(finding: Finding) -> VerifyRow {
+    VerifyRow {
+        object: finding.object,
+        kind: finding.kind,
+        verdict: finding.verdict.as_str(),
+        detail: finding.detail,
+    }
 }
 
 /// Stored decisions as given ones.

@@ -14,6 +14,7 @@ mod schema;
 mod snapshot;
 
 pub(super) use database::maintenance_database;
+pub(super) use snapshot::Snapshot;
 
 use std::path::Path;
 
@@ -104,7 +105,7 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    let snapshot = snapshot::Snapshot::take(link).await?;
+    let snapshot = Snapshot::take(link).await?;
     let outcome = Setup { link, trunk, bin_dir, snapshot: &snapshot, report }.run(&mut state).await;
     snapshot.release().await;
     if outcome.is_err() {
@@ -119,7 +120,7 @@ struct Setup<'a> {
     link: &'a Link,
     trunk: &'a TrunkAccess,
     bin_dir: &'a Path,
-    snapshot: &'a snapshot::Snapshot,
+    snapshot: &'a Snapshot,
     report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
 }
 

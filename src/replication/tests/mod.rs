@@ -7,3 +7,4 @@ mod faults;
 mod kinds;
 mod preflight;
 mod schema;
+mod verify;
