@@ -77,6 +77,8 @@ pub struct ComputeConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicationConfig {
+    /// Sessions that copy at once.
+    pub copy_jobs: usize,
     /// Longest CONNECTOR VERIFY, in seconds.
     pub verify_timeout_s: u64,
 }

@@ -108,6 +108,9 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
             && row.text("state") == "validating"
         {
             push_line!(out, "Copied:    {} of {}", bytes(done), bytes(total));
+            for line in row.text("copying").lines() {
+                push_line!(out, "  {line}");
+            }
         }
         if let Some(lag) = row.integer("lag_bytes") {
             push_line!(out, "Lag:       {}", bytes(lag));

@@ -278,9 +278,10 @@ async fn follow_setup(connector: &Connector, progress: &Progress) {
 fn progress_line(view: &ConnectorView) -> String {
     let Some(setup) = &view.setup else { return "preparing trunk".to_owned() };
     let stage = setup.stage.as_str();
-    match &setup.table {
-        Some(table) => format!(
-            "{stage} {table}: {} of {} ({} of {} tables)",
+    match setup.copying.first() {
+        Some(first) => format!(
+            "{stage} {}: {} of {} ({} of {} tables)",
+            first.table,
             rows::bytes(setup.bytes_done),
             rows::bytes(setup.bytes_total),
             setup.tables_done,

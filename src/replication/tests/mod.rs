@@ -3,6 +3,7 @@
 mod support;
 
 mod chain;
+mod copy;
 mod faults;
 mod kinds;
 mod preflight;

@@ -121,6 +121,8 @@ mod tests {
             bytes: 28_000,
             columns: vec!["id".into(), "v".into()],
             has_identity: true,
+            is_heap: true,
+            is_portable: true,
         };
         let sql = sum_sql(&table, &["id".into()], Some(10));
         assert!(
