@@ -1,6 +1,6 @@
 //! What following a source costs, beside what Postgres brings itself: the first copy beside the
-//! table sync of `CREATE SUBSCRIPTION` and beside `pg_dump` with `pg_restore`, the stream beside the
-//! subscription's apply worker.
+//! table sync of `CREATE SUBSCRIPTION` and beside `pg_dump` with `pg_restore`, the stream beside
+//! the subscription's apply worker.
 //!
 //! Both sides follow one source in one run, one after the other, the order changing each round, so
 //! that the ratios mean something whatever the machine. Names of parts and `quick` may be given.
