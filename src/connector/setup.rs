@@ -15,8 +15,10 @@ use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::compute::ComputeTarget;
 use crate::postgres::{self, ComputeKind, Installation, LocaleProvider, TemplateSpec};
-use crate::replication::{self, Link, SetupProgress, TrunkAccess};
+use crate::replication::{self, Link, SetupProgress, SlotWal, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
+
+const MIB: u64 = 1 << 20;
 
 /// What setup works on.
 pub(super) struct Setup {
@@ -69,7 +71,7 @@ impl Setup {
             socket_dir: lease.compute().socket_dir().to_owned(),
             database: self.record.made.database.clone(),
         };
-        let link = link(&self.record, &self.source)?;
+        let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| view.setup = Some(progress.clone()));
         };
@@ -158,7 +160,12 @@ pub(super) async fn remove_trunk(
 }
 
 /// The two ends of a connector, as replication sees them.
-pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link, SetupError> {
+pub(super) fn link(
+    services: &ConnectorServices,
+    record: &ConnectorRecord,
+    source: &SourceUrl,
+) -> Result<Link, SetupError> {
+    let limits = &services.config.replication;
     let decisions: std::collections::BTreeMap<String, String> =
         serde_json::from_str(&record.made.decisions)
             .map_err(|_| crate::catalog::CatalogError::Damaged("replica identity decisions"))?;
@@ -177,6 +184,10 @@ pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link,
         excluded,
         plugin: source::Plugin::named(&record.made.plugin)
             .ok_or(crate::catalog::CatalogError::Damaged("plugin"))?,
+        slot_wal: SlotWal {
+            alarm_bytes: limits.slot_wal_alarm_mb.saturating_mul(MIB),
+            drop_bytes: limits.slot_wal_drop_mb.saturating_mul(MIB),
+        },
     })
 }
 
