@@ -81,7 +81,9 @@ pub(super) fn branch(error: BranchError) -> OperationError {
             OperationError::new(sqlstate::CONNECTION_FAILURE, error.chain())
                 .with_hint("Nothing was changed; try again.")
         }
-        BranchError::Store(_) | BranchError::Secret(_) => internal(&error),
+        BranchError::Triggers(_) | BranchError::Store(_) | BranchError::Secret(_) => {
+            internal(&error)
+        }
     }
 }
 

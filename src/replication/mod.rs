@@ -41,6 +41,7 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod triggers;
 mod truncate;
 mod verify;
 mod wal2json;
@@ -50,6 +51,7 @@ pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects};
 pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use triggers::enable_triggers;
 pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub struct Status {
     pub oldest_transaction: Option<OpenTransaction>,
     /// When the last applied transaction committed on the source.
     pub commit_time: Option<SystemTime>,
+    /// The trunk has switched triggers off that a branch has to switch on.
+    pub has_disabled_triggers: bool,
     /// Transactions applied since the stream started.
     pub transactions: u64,
     /// What an operator should know, each once.
