@@ -53,6 +53,7 @@ impl Branches {
             role: OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            max_size_bytes: None,
         })?)
     }
 

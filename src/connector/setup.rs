@@ -110,6 +110,7 @@ impl Setup {
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            max_size_bytes: None,
         })?;
         let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
         let create = move |client: &mut StoreClient| client.create(number, owner);
