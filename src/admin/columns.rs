@@ -64,6 +64,7 @@ pub(super) fn connector(row: ConnectorRow) -> Vec<Value> {
 pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
     let lsn = |lsn: Option<Lsn>| optional(lsn, text);
     let copy = row.copy;
+    let (holder, age) = row.oldest_transaction.unzip();
     let of_copy = |value: &dyn Fn(&CopyRow) -> Value| copy.as_ref().map_or(Value::Null, value);
     vec![
         text(row.name),
@@ -88,6 +89,8 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         of_copy(&|copy| Value::Int8(copy.bytes_per_second)),
         of_copy(&|copy| optional(copy.remaining, seconds)),
         of_copy(&|copy| lines(&copy.tables)),
+        optional(holder, Value::Text),
+        optional(age, seconds),
     ]
 }
 

@@ -144,6 +144,8 @@ pub struct ConnectorStatusRow {
     pub bytes_total: Option<i64>,
     /// Why it is broken or was retried last.
     pub error: Option<String>,
+    /// Whose transaction has been open longest on the source, and for how long.
+    pub oldest_transaction: Option<(String, Duration)>,
     /// How the first copy goes, while it is made.
     pub copy: Option<CopyRow>,
 }

@@ -47,7 +47,7 @@ impl Worker {
     async fn begin_following(&mut self) -> Result<Followed, SetupError> {
         let trunk = setup::find_trunk(&self.services, &self.record)?.ok_or(SetupError::NoTrunk)?;
         let target = ComputeTarget::of(&trunk);
-        let link = setup::link(&self.record, &self.source)?;
+        let link = setup::link(&self.services, &self.record, &self.source)?;
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));

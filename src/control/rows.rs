@@ -92,6 +92,10 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
         bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
         error: view.message.clone(),
+        oldest_transaction: status
+            .oldest_transaction
+            .as_ref()
+            .map(|open| (open.holder.clone(), open.age)),
         copy: setup.map(copy),
     })
 }

@@ -4,6 +4,7 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use proxy::client::Session;
 use tokio::sync::Mutex;
@@ -16,6 +17,7 @@ use super::link::Link;
 use super::message::{Body, MessageKey};
 use super::publication;
 use super::sequences;
+use super::status::OpenTransaction;
 use super::wal2json::MESSAGE_PREFIXES;
 
 const SESSION_OPTIONS: &str =
@@ -98,6 +100,20 @@ impl Emitter {
         sequences::read(session, &self.link.schemas).await.map_err(at_source)
     }
 
+    /// The transaction that keeps log on the source for longest, whoever's it is. Ours hold none.
+    pub(super) async fn oldest_transaction(&self) -> Result<Option<OpenTransaction>, Error> {
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        let Some(row) = session.query_opt(OLDEST_SQL, &[]).await.map_err(at_source)? else {
+            return Ok(None);
+        };
+        let seconds: i64 = row.try_get(1).map_err(at_source)?;
+        Ok(Some(OpenTransaction {
+            holder: row.try_get(0).map_err(at_source)?,
+            age: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+        }))
+    }
+
     /// Tables of the source that the plugin does not show us.
     pub(super) async fn unseen_tables(&self) -> Result<Vec<TableName>, Error> {
         if self.link.plugin == Plugin::Wal2json {
@@ -150,6 +166,19 @@ fn id(sequence: &Sequence) -> (String, String) {
 fn state(sequence: &Sequence) -> (i64, bool) {
     (sequence.last_value, sequence.is_called)
 }
+
+// Others' sessions show their transactions to everybody, their queries only to some.
+const OLDEST_SQL: &str = "\
+SELECT holder, extract(epoch FROM pg_catalog.now() - since)::bigint
+  FROM (SELECT pg_catalog.format('process %s of role %s', pid, usename) AS holder,
+               xact_start AS since
+          FROM pg_catalog.pg_stat_activity
+         WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL
+           AND pid <> pg_catalog.pg_backend_pid()
+        UNION ALL
+        SELECT pg_catalog.format('prepared transaction %s', gid), prepared
+          FROM pg_catalog.pg_prepared_xacts) AS open
+ ORDER BY since LIMIT 1";
 
 const SLOT_SQL: &str = "\
 SELECT pg_catalog.pg_current_wal_lsn()::text,

@@ -30,6 +30,18 @@ pub struct Link {
     pub excluded: Vec<TableName>,
     /// What decodes the source's log.
     pub plugin: Plugin,
+    /// How much log the source may be made to keep.
+    pub slot_wal: SlotWal,
+}
+
+/// Limits of the log that the source keeps for our slot; zero is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotWal {
+    /// Beyond this, status says so.
+    pub alarm_bytes: u64,
+    /// Beyond this, our slot is dropped: production's disk goes before our stream, which has to be
+    /// set up again then.
+    pub drop_bytes: u64,
 }
 
 /// A running trunk: a socket directory that trusts us, and the database in it.
@@ -91,9 +103,14 @@ fn publication_names(connector: &str) -> [String; 2] {
 const DROP_ATTEMPTS: u32 = 50;
 const DROP_PAUSE: Duration = Duration::from_millis(200);
 
-/// Drops everything a connector has on its source. Done already is done well. A stream of ours that
-/// still holds the slot is ended.
+/// Drops everything a connector has on its source. Done already is done well.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
+    drop_slot(source, connector).await?;
+    publication::drop_all(source, &publication_names(connector)).await
+}
+
+/// Drops the slot; a stream of ours that still holds it is ended.
+pub(super) async fn drop_slot(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     let slot = slot_name(connector);
     let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
     let mut attempt = 0;
@@ -119,6 +136,5 @@ pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<
         tokio::time::sleep(DROP_PAUSE).await;
     };
     connection.close().await;
-    outcome?;
-    publication::drop_all(source, &publication_names(connector)).await
+    outcome
 }

@@ -41,15 +41,17 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod triggers;
 mod truncate;
 mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
-pub use link::{Link, TrunkAccess, drop_source_objects};
+pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects};
 pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
-pub use status::{Phase, Position, Quarantined, Status};
+pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use triggers::enable_triggers;
 pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]

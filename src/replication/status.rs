@@ -1,6 +1,6 @@
 //! What the stream says about itself.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
@@ -24,14 +24,27 @@ pub struct Status {
     pub lag_bytes: u64,
     /// Log the source keeps for our slot, as of the last look.
     pub retained_wal_bytes: u64,
+    /// The transaction that has been open longest on the source and keeps log there.
+    pub oldest_transaction: Option<OpenTransaction>,
     /// When the last applied transaction committed on the source.
     pub commit_time: Option<SystemTime>,
+    /// The trunk has switched triggers off that a branch has to switch on.
+    pub has_disabled_triggers: bool,
     /// Transactions applied since the stream started.
     pub transactions: u64,
     /// What an operator should know, each once.
     pub warnings: Vec<String>,
     /// Tables that are no longer followed, by name, with the reason.
     pub quarantined: Vec<Quarantined>,
+}
+
+/// A transaction that is open on the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Who: a session's process and role, or the name of a prepared transaction.
+    pub holder: String,
+    /// For how long, as of the last look.
+    pub age: Duration,
 }
 
 /// What a stream is doing.

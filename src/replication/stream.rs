@@ -31,6 +31,7 @@ use super::setup::Snapshot;
 use super::shared::Shared;
 use super::start;
 use super::status::{Phase, Position, Status};
+use super::triggers;
 use super::verify::Reference;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -346,6 +347,8 @@ impl Stream {
         answer: Answer,
     ) -> Result<Option<Applier>, Error> {
         applier.commit_all().await?;
+        let is_any = triggers::are_disabled(&applier.session).await?;
+        self.shared.update(|status| status.has_disabled_triggers = is_any);
         let position = applier.position();
         self.position = Some(position);
         applier.close().await;

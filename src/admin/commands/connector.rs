@@ -168,6 +168,8 @@ pub(super) const COMMANDS: &[Command] = &[
             ("bytes_per_second", Int8),
             ("remaining_s", Int8),
             ("copying", Text),
+            ("oldest_transaction", Text),
+            ("oldest_transaction_s", Int8),
         ],
         summary: "how far setup is, and how far behind the source",
         build: |arguments| Ok(Statement::ConnectorStatus(arguments.optional_name("name"))),

@@ -137,6 +137,7 @@ impl Operations for Fake {
             bytes_done: None,
             bytes_total: None,
             error: None,
+            oldest_transaction: None,
             copy: None,
         }])
     }

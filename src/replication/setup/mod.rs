@@ -151,6 +151,14 @@ pub async fn setup(
     outcome
 }
 
+/// No log carries large objects, so none are copied either.
+async fn large_objects(source: &Session) -> Result<Option<String>, Error> {
+    let sql = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
+    let row = source.query_one(sql, &[]).await.map_err(at_source)?;
+    let count: i64 = row.try_get(0).map_err(at_source)?;
+    Ok((count > 0).then(|| format!("{count} large objects are not carried over")))
+}
+
 struct Setup<'a> {
     link: &'a Link,
     trunk: &'a TrunkAccess,
@@ -185,6 +193,7 @@ impl Setup<'_> {
         warnings.extend(dump.restore_rest(self).await?);
         warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
+        warnings.extend(large_objects(source).await?);
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
         self.set_sequences(source).await?;

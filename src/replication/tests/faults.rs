@@ -1,6 +1,6 @@
 //! Faults: whatever ends, nothing is lost, doubled or skipped.
 
-use crate::replication::{Phase, drop_source_objects, setup};
+use crate::replication::{Link, Phase, Replication, SlotWal, drop_source_objects, setup};
 
 use crate::source::Plugin;
 
@@ -173,4 +173,36 @@ async fn deletion_drops_the_publications() {
         drop_source_objects(&chain.link().source, "c1").await.unwrap();
         assert_eq!(chain.source.value("app", left).await, "0 0");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_holds_too_much_goes_before_the_source_does() {
+    let mut chain =
+        Chain::prepare("CREATE TABLE t (id int PRIMARY KEY); SELECT lo_create(0)").await;
+    chain.copy().await;
+    assert_eq!(chain.warnings, ["1 large objects are not carried over"]);
+    let limits = SlotWal { alarm_bytes: 1 << 20, drop_bytes: 0 };
+    let link = Link { slot_wal: limits, ..chain.link() };
+    let open = chain.source.session("app").await;
+    open.batch_execute("BEGIN; INSERT INTO public.t VALUES (1)").await.unwrap();
+    let noise = "CREATE TABLE noise AS SELECT repeat('x', 500) FROM generate_series(1, 10000)";
+    chain.source.run(noise).await;
+    chain.replication = Some(Replication::start(link.clone(), chain.trunk.access()));
+    chain
+        .until("alarmed", |status| {
+            status.warnings.iter().any(|text| text.contains("more than 1048576 bytes"))
+                && status
+                    .oldest_transaction
+                    .as_ref()
+                    .is_some_and(|open| open.holder.contains("postgres"))
+        })
+        .await;
+    chain.replication.take().unwrap().stop().await;
+    let limits = SlotWal { drop_bytes: 1 << 20, ..limits };
+    let link = Link { slot_wal: limits, ..link };
+    chain.replication = Some(Replication::start(link, chain.trunk.access()));
+    let reason = chain.until_stopped().await;
+    assert!(reason.contains("slot is gone"), "{reason}");
+    let left = "SELECT count(*)::text FROM pg_replication_slots";
+    assert_eq!(chain.source.value("app", left).await, "0");
 }

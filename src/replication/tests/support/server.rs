@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proxy::client::{Session, Target};
 
-use crate::replication::{Link, TrunkAccess};
+use crate::replication::{Link, SlotWal, TrunkAccess};
 use crate::source::{Plugin, SourceUrl};
 
 /// A server that ends with its value.
@@ -189,6 +189,7 @@ impl Server {
             schemas: Vec::new(),
             excluded: Vec::new(),
             plugin: Plugin::default(),
+            slot_wal: SlotWal::default(),
         }
     }
 
