@@ -24,13 +24,15 @@ use crate::source::{Sequence, TableName};
 use super::cache::{Cache, Known};
 use super::catalog::Mapping;
 use super::change::{Change, Commit, Event, Tuple};
+use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
-use super::link::TrunkAccess;
+use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
 use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
 use super::round::{Failure, Round};
 use super::shared::{Shared, position};
+use super::resync::Resyncs;
 use super::status::{Position, Quarantined};
 use super::{quarantine, sequences};
 
@@ -46,13 +48,16 @@ const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 /// tables look like to the planner while they are loaded would mislead it.
 const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off \
     -c enable_mergejoin=off -c enable_seqscan=off -c jit=off -c synchronous_commit=on \
-    -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+    -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    -c check_function_bodies=off";
+/// Why rows of an unknown table are not followed.
+pub(super) const MISSING: &str = "the trunk lacks the table";
 /// Any number will do as long as nothing else in a trunk uses it: "ardent" in ASCII.
 const APPLIER_LOCK: i64 = 0x6172_6465_6e74;
 
 pub(super) struct Applier {
     pub(super) session: Session,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     key: MessageKey,
     durable: watch::Sender<Lsn>,
     pub(super) cache: Cache,
@@ -74,12 +79,23 @@ pub(super) struct Applier {
     /// Changes of a source transaction whose commit has not come yet.
     is_inside: bool,
     progress: Progress,
+    pub(super) replay: Replay,
+    pub(super) held: Held,
+    pub(super) resyncs: Resyncs,
+}
+
+/// What an applier works for.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub(super) link: &'a Link,
+    pub(super) trunk: &'a TrunkAccess,
+    pub(super) capture: &'a Capture,
 }
 
 impl Applier {
     /// Connects, takes the applier's lock and reads where the trunk stands.
     pub(super) async fn open(
-        trunk: &TrunkAccess,
+        Ends { link, trunk, capture }: Ends<'_>,
         shared: &Arc<Shared>,
         key: &MessageKey,
         durable: &watch::Sender<Lsn>,
@@ -100,6 +116,8 @@ impl Applier {
             status.commit_time = position(progress.lsn, progress.commit_time_us).commit_time;
             status.quarantined.clone_from(&quarantined);
         });
+        let mut resyncs = Resyncs::default();
+        quarantined.iter().filter(|e| e.is_resync_due).for_each(|e| resyncs.add(&e.table));
         let now = Instant::now();
         Ok(Self {
             session,
@@ -120,6 +138,9 @@ impl Applier {
             written_at: now,
             is_inside: false,
             progress,
+            replay: Replay::new(link, trunk, capture),
+            held: Held::default(),
+            resyncs,
         })
     }
 
@@ -152,15 +173,23 @@ impl Applier {
                     self.group_since = Instant::now();
                 }
                 self.is_inside = false;
+                self.give_up_held();
                 self.pending = Some(commit);
                 self.transactions += 1;
-                if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
+                self.resyncs.commit(commit);
+                if std::mem::take(&mut self.replay.has_replayed) {
+                    self.commit_all().await?;
+                } else if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
                     self.commit().await?;
+                }
+                if self.resyncs.is_busy() {
+                    self.tend_resyncs(commit.end).await?;
                 }
             }
             Event::Idle(lsn) => {
                 self.commit_all().await?;
                 self.write_idle(lsn).await?;
+                self.tend_resyncs(lsn).await?;
             }
         }
         Ok(())
@@ -206,6 +235,15 @@ impl Applier {
         Ok(())
     }
 
+    /// Commits what was done between two source transactions; the position stays.
+    pub(super) async fn commit_aside(&mut self) -> Result<(), Error> {
+        self.run_round().await?;
+        if std::mem::take(&mut self.is_open) {
+            self.session.batch_execute("COMMIT").await.map_err(at_trunk)?;
+        }
+        Ok(())
+    }
+
     /// From here on the commit is durable, and may be told.
     fn committed(&mut self, commit: Commit) {
         self.pending = None;
@@ -241,16 +279,10 @@ impl Applier {
         Ok(())
     }
 
-    async fn take_change(&mut self, change: Change) -> Result<(), Error> {
+    pub(super) async fn take_change(&mut self, change: Change) -> Result<(), Error> {
+        let Some(change) = self.resyncs.spool(change) else { return Ok(()) };
         match change {
-            Change::Insert { new } => {
-                let Some(mapping) = self.mapping(&new).await? else { return Ok(()) };
-                if !mapping.is_complete {
-                    self.discover(&mapping.table.name, "a column of it is gone from the source");
-                    return Ok(());
-                }
-                self.plan.add(Mapped { new: Some((mapping, new)), old: None });
-            }
+            Change::Insert { new } => self.insert(new).await?,
             Change::Update { new, old } => {
                 let Some(mapping) = self.mapping(&new).await? else { return Ok(()) };
                 // A plugin that leaves the old row out says that its key did not change.
@@ -267,10 +299,26 @@ impl Applier {
                 self.plan.add(Mapped { new: None, old: Some((mapping, old)) });
             }
             Change::Truncate { tables } => self.truncate(&tables).await?,
+            Change::Message { content, .. } if Replay::is_addressed(&content) => {
+                self.take_schema_change(&content).await?;
+            }
             Change::Message { content, .. } => self.take_message(&content),
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
             Change::Lost { table: None, said } => self.shared.warn(said),
         }
+        Ok(())
+    }
+
+    pub(super) async fn insert(&mut self, new: Tuple) -> Result<(), Error> {
+        let Some(mapping) = self.mapping(&new).await? else {
+            self.held.hold(new);
+            return Ok(());
+        };
+        if !mapping.is_complete {
+            self.discover(&mapping.table.name, "a column of it is gone from the source");
+            return Ok(());
+        }
+        self.plan.add(Mapped { new: Some((mapping, new)), old: None });
         Ok(())
     }
 
@@ -295,6 +343,14 @@ impl Applier {
         match self.cache.mapping(&self.session, &tuple.shape).await? {
             Known::Yes(mapping) => Ok(Some(mapping)),
             Known::Derived => Ok(None),
+            Known::Missing if self.replay.is_capturing() => {
+                self.held.expect(table);
+                Ok(None)
+            }
+            Known::Missing => {
+                self.divert(table, MISSING, true);
+                Ok(None)
+            }
             Known::No(reason) => {
                 self.discover(table, &reason);
                 Ok(None)
@@ -304,11 +360,49 @@ impl Applier {
 
     /// Quarantines a table from the last commit on.
     pub(super) fn discover(&mut self, table: &TableName, reason: &str) {
+        self.divert(table, reason, false);
+    }
+
+    /// Quarantines a table, perhaps only until it is copied again.
+    pub(super) fn divert(&mut self, table: &TableName, reason: &str, is_resync_due: bool) {
         if self.quarantined.insert(table.clone()) {
             let lsn = self.progress.lsn;
             let reason = reason.to_owned();
-            self.discovered.push(Quarantined { table: table.clone(), reason, lsn });
+            self.discovered.push(Quarantined { table: table.clone(), reason, lsn, is_resync_due });
+            if is_resync_due {
+                self.resyncs.add(table);
+            }
         }
+    }
+
+    /// Takes a table out of quarantine.
+    pub(super) async fn pardon(&mut self, table: &TableName) -> Result<(), Error> {
+        self.discovered.retain(|entry| entry.table != *table);
+        self.resyncs.forget(table);
+        if self.quarantined.remove(table) {
+            self.begin().await?;
+            quarantine::remove(&self.session, table).await.map_err(at_trunk)?;
+            self.shared.pardon(table);
+        }
+        Ok(())
+    }
+
+    /// Keeps a table in quarantine under its new name.
+    pub(super) async fn requarantine(
+        &mut self,
+        from: &TableName,
+        to: &TableName,
+    ) -> Result<(), Error> {
+        let status = self.shared.status();
+        let mut found = status.quarantined.into_iter().chain(self.discovered.iter().cloned());
+        let Some(entry) = found.find(|entry| entry.table == *from) else { return Ok(()) };
+        self.pardon(from).await?;
+        self.divert(to, &entry.reason, entry.is_resync_due);
+        Ok(())
+    }
+
+    pub(super) fn warn(&self, text: String) {
+        self.shared.warn(text);
     }
 
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
@@ -334,7 +428,7 @@ impl Applier {
         }
         for entry in std::mem::take(&mut self.discovered) {
             self.begin().await?;
-            quarantine::add(&self.session, &entry.table, &entry.reason, entry.lsn)
+            quarantine::add(&self.session, &entry)
                 .await
                 .map_err(at_trunk)?;
             self.shared.quarantine(entry);

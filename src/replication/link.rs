@@ -7,6 +7,7 @@ use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
 use crate::source::{PINNED_OPTIONS, SourceUrl, TableName};
 
+use super::ddl;
 use super::error::{Error, at_source};
 
 /// The superuser of a trunk, used for a closed list of things only.
@@ -82,6 +83,11 @@ const DROP_PAUSE: Duration = Duration::from_millis(200);
 /// Drops everything a connector has on its source. Done already is done well. A stream of ours that
 /// still holds the slot is ended.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
+    drop_slot(source, connector).await?;
+    ddl::drop_capture(source).await
+}
+
+async fn drop_slot(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     let slot = slot_name(connector);
     let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
     let mut attempt = 0;

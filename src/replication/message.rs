@@ -26,6 +26,11 @@ impl MessageKey {
         Self(rand::random())
     }
 
+    /// The key that the source's event triggers sign with.
+    pub(super) fn from_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
     pub(super) fn seal(&self, body: &Body) -> Result<String, serde_json::Error> {
         let body = serde_json::to_string(body)?;
         Ok(format!("{} {body}", self.tag(&body)))
@@ -33,11 +38,13 @@ impl MessageKey {
 
     /// The body, if this process made the message.
     pub(super) fn open(&self, content: &str) -> Option<Body> {
+        serde_json::from_str(self.verified(content)?).ok()
+    }
+
+    /// What follows the tag, if this key made the tag.
+    pub(super) fn verified<'a>(&self, content: &'a str) -> Option<&'a str> {
         let (tag, body) = content.split_once(' ')?;
-        if !equal(tag.as_bytes(), self.tag(body).as_bytes()) {
-            return None;
-        }
-        serde_json::from_str(body).ok()
+        equal(tag.as_bytes(), self.tag(body).as_bytes()).then_some(body)
     }
 
     /// The key on both ends of two hashes, so that a tag cannot be extended (as in HMAC, RFC 2104).

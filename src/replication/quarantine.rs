@@ -3,7 +3,6 @@
 use proxy::client::Session;
 use tokio_postgres::error::SqlState;
 
-use crate::lsn::Lsn;
 use crate::source::TableName;
 
 use super::status::Quarantined;
@@ -11,17 +10,37 @@ use super::status::Quarantined;
 /// Notes a table. The first reason stays: later ones are its consequences.
 pub(super) async fn add(
     session: &Session,
-    table: &TableName,
-    reason: &str,
-    lsn: Lsn,
+    entry: &Quarantined,
 ) -> Result<(), tokio_postgres::Error> {
+    let Quarantined { table, reason, lsn, is_resync_due } = entry;
     session
         .execute(
-            "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn)
-             VALUES ($1, $2, $3, $4::text::pg_lsn) ON CONFLICT DO NOTHING",
-            &[&table.schema, &table.name, &reason, &lsn.to_string()],
+            "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn, is_resync_due)
+             VALUES ($1, $2, $3, $4::text::pg_lsn, $5) ON CONFLICT DO NOTHING",
+            &[&table.schema, &table.name, reason, &lsn.to_string(), is_resync_due],
         )
         .await?;
+    Ok(())
+}
+
+/// Notes that a table is to be copied again.
+pub(super) async fn schedule(
+    session: &Session,
+    table: &TableName,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "UPDATE ardent.quarantine SET is_resync_due = true
+                WHERE schema_name = $1 AND table_name = $2";
+    session.execute(sql, &[&table.schema, &table.name]).await?;
+    Ok(())
+}
+
+/// Takes a table out.
+pub(super) async fn remove(
+    session: &Session,
+    table: &TableName,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "DELETE FROM ardent.quarantine WHERE schema_name = $1 AND table_name = $2";
+    session.execute(sql, &[&table.schema, &table.name]).await?;
     Ok(())
 }
 
@@ -29,7 +48,7 @@ pub(super) async fn add(
 pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_postgres::Error> {
     let rows = session
         .query(
-            "SELECT schema_name, table_name, reason, lsn::text FROM ardent.quarantine
+            "SELECT schema_name, table_name, reason, lsn::text, is_resync_due FROM ardent.quarantine
               ORDER BY 1, 2",
             &[],
         )
@@ -41,6 +60,7 @@ pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_po
                 table: TableName { schema: row.try_get(0)?, name: row.try_get(1)? },
                 reason: row.try_get(2)?,
                 lsn: lsn.parse().unwrap_or_default(),
+                is_resync_due: row.try_get(4)?,
             })
         })
         .collect()

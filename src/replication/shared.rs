@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::lsn::Lsn;
+use crate::source::TableName;
 
 use super::status::{Phase, Position, Quarantined, Status};
 
@@ -62,6 +63,16 @@ impl Shared {
             tracing::warn!(table = %table.table, reason = table.reason, "table quarantined");
             status.quarantined.push(table);
         }
+    }
+
+    pub(super) fn schedule_resync(&self, table: &TableName) {
+        for entry in &mut lock(&self.status).quarantined {
+            entry.is_resync_due |= entry.table == *table;
+        }
+    }
+
+    pub(super) fn pardon(&self, table: &TableName) {
+        lock(&self.status).quarantined.retain(|entry| entry.table != *table);
     }
 
     pub(super) fn expect_barrier(&self, token: String) -> oneshot::Receiver<Position> {

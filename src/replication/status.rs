@@ -12,6 +12,8 @@ pub struct Status {
     pub phase: Phase,
     /// The output plugin in use.
     pub plugin: &'static str,
+    /// How schema changes are learnt of: `capture`, `polling` or `none`.
+    pub ddl_mode: &'static str,
     /// The slot on the source.
     pub slot: String,
     /// Everything before this has arrived here.
@@ -74,4 +76,6 @@ pub struct Quarantined {
     pub reason: String,
     /// The source position from which its rows are not to be trusted.
     pub lsn: Lsn,
+    /// It is to be copied again by itself, and followed then.
+    pub is_resync_due: bool,
 }

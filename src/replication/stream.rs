@@ -17,8 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::lsn::Lsn;
+use crate::source::TableName;
 
-use super::applier::Applier;
+use super::applier::{Applier, Ends};
+use super::ddl::{self, Capture};
 use super::emitter::{Emitter, HEARTBEAT_INTERVAL};
 use super::error::{Action, Error};
 use super::link::{Link, TrunkAccess};
@@ -48,6 +50,7 @@ pub struct Replication {
 enum Control {
     Pause(oneshot::Sender<Result<Position, Error>>),
     Resume(TrunkAccess, oneshot::Sender<()>),
+    Release(TableName, oneshot::Sender<Result<bool, Error>>),
     Stop,
 }
 
@@ -69,6 +72,7 @@ impl Replication {
             shared: Arc::clone(&shared),
             durable: watch::channel(Lsn::default()).0,
             controls: receiver,
+            capture: Capture::Unavailable("not asked yet".to_owned()),
             position: None,
         };
         let heartbeat = heartbeat(Arc::clone(&emitter), Arc::clone(&shared));
@@ -109,6 +113,14 @@ impl Replication {
         reached.await.map_err(|_| Error::NotRunning("stopped before the barrier".to_owned()))
     }
 
+    /// Copies a table that is in quarantine again, and follows it then. Returns once that is
+    /// certain to happen; false if the table is in no quarantine.
+    pub async fn release(&self, table: TableName) -> Result<bool, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Release(table, answer)).await?;
+        answered.await.map_err(|_| Error::NotRunning("stopped while releasing".to_owned()))?
+    }
+
     /// What the stream says about itself.
     pub fn status(&self) -> Status {
         self.shared.status()
@@ -144,6 +156,8 @@ struct Stream {
     shared: Arc<Shared>,
     durable: watch::Sender<Lsn>,
     controls: mpsc::Receiver<Control>,
+    /// How schema changes are learnt of in this session.
+    capture: Capture,
     /// Where the trunk stood when last seen.
     position: Option<Position>,
 }
@@ -218,6 +232,9 @@ impl Stream {
                     let _told = answer.send(());
                     return Ok(());
                 }
+                Some(Control::Release(_, answer)) => {
+                    let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
+                }
                 Some(Control::Stop) | None => return Err(StopRequested),
             }
         }
@@ -225,6 +242,11 @@ impl Stream {
 
     /// One life of the two connections. The flag of a failure says whether it came to streaming.
     async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
+        self.capture = ddl::install(&self.link).await.map_err(|error| (error, false))?;
+        self.shared.update(|status| status.ddl_mode = self.capture.mode());
+        if let Capture::Unavailable(reason) = &self.capture {
+            self.shared.warn(format!("schema changes are not captured: {reason}"));
+        }
         let applier = self.open_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
         let connection =
@@ -251,7 +273,8 @@ impl Stream {
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {
-        let applier = Applier::open(&self.trunk, &self.shared, &self.key, &self.durable).await?;
+        let ends = Ends { link: &self.link, trunk: &self.trunk, capture: &self.capture };
+        let applier = Applier::open(ends, &self.shared, &self.key, &self.durable).await?;
         self.position = Some(applier.position());
         Ok(applier)
     }
@@ -298,6 +321,9 @@ impl Stream {
             match control {
                 None => {}
                 Some(Control::Pause(answer)) => pausing = Some(answer),
+                Some(Control::Release(table, answer)) => {
+                    let _told = answer.send(applier.release(&table).await);
+                }
                 // While streaming, this only tells where the trunk will be found next time.
                 Some(Control::Resume(trunk, answer)) => {
                     self.trunk = trunk;

@@ -9,6 +9,7 @@ use crate::source::{Table, TableName};
 
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::quarantine;
+use super::super::status::Quarantined;
 use super::{Setup, SetupProgress};
 
 /// Rows are sent on in pieces of this size; one message per row would cost more than the row.
@@ -32,9 +33,13 @@ pub(super) async fn copy_tables(
         if let Err(failure) = copy_table(setup, (&source, &trunk), table, state).await {
             let reason = failure.into_reason()?;
             trunk.batch_execute("ROLLBACK").await.map_err(at_trunk)?;
-            quarantine::add(&trunk, &table.name, &reason, setup.snapshot.lsn)
-                .await
-                .map_err(at_trunk)?;
+            let entry = Quarantined {
+                table: table.name.clone(),
+                reason: reason.clone(),
+                lsn: setup.snapshot.lsn,
+                is_resync_due: false,
+            };
+            quarantine::add(&trunk, &entry).await.map_err(at_trunk)?;
             warnings.push(format!("{} is not followed: {reason}", table.name));
         }
         state.bytes_done = before + table.bytes;

@@ -14,6 +14,9 @@ mod schema;
 mod snapshot;
 
 pub(super) use database::maintenance_database;
+pub(super) use extensions::is_extension_allowed;
+pub(super) use roles::mirror_again as mirror_roles;
+pub(super) use snapshot::Snapshot;
 
 use std::path::Path;
 
@@ -22,6 +25,7 @@ use proxy::client::Session;
 use crate::lsn::Lsn;
 use crate::source::{self, Table, TableName};
 
+use super::ddl;
 use super::error::{Error, at_source, at_trunk};
 use super::link::{Link, TrunkAccess};
 use super::progress;
@@ -104,11 +108,19 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    let snapshot = snapshot::Snapshot::take(link).await?;
-    let outcome = Setup { link, trunk, bin_dir, snapshot: &snapshot, report }.run(&mut state).await;
-    snapshot.release().await;
+    // Before the slot, so that no schema change falls between the snapshot and the first message.
+    ddl::install(link).await?;
+    let outcome = match Snapshot::take(link).await {
+        Ok(snapshot) => {
+            let setup = Setup { link, trunk, bin_dir, snapshot: &snapshot, report };
+            let outcome = setup.run(&mut state).await;
+            snapshot.release().await;
+            outcome
+        }
+        Err(error) => Err(error),
+    };
     if outcome.is_err() {
-        // The slot would hold log on the source for nobody. If this fails too, the next attempt or
+        // A slot would hold log on the source for nobody. If this fails too, the next attempt or
         // the deletion of the connector drops it.
         drop(super::drop_source_objects(&link.source, &link.connector).await);
     }
@@ -119,7 +131,7 @@ struct Setup<'a> {
     link: &'a Link,
     trunk: &'a TrunkAccess,
     bin_dir: &'a Path,
-    snapshot: &'a snapshot::Snapshot,
+    snapshot: &'a Snapshot,
     report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
 }
 
@@ -149,6 +161,7 @@ impl Setup<'_> {
         roles::end_restore(&system, &facts).await?;
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
+        ddl::remember_all(source, &system, &self.link.schemas).await?;
         self.set_sequences(source).await?;
         progress::begin(&system, self.link, &self.snapshot.identity, self.snapshot.lsn).await?;
         system.close().await;

@@ -23,24 +23,37 @@ const HOLDER_OPTIONS: &str = "-c statement_timeout=0 -c idle_in_transaction_sess
 /// One LOCK TABLE names this many tables.
 const LOCK_TABLES_MAX: usize = 200;
 
-pub(super) struct Snapshot {
+pub(in super::super) struct Snapshot {
     /// In a transaction that sees the snapshot and keeps it importable.
-    pub(super) session: Session,
+    pub(in super::super) session: Session,
     /// The name others import it by.
     pub(super) name: String,
     /// The slot's consistent point: the stream begins with the first commit after it.
-    pub(super) lsn: Lsn,
+    pub(in super::super) lsn: Lsn,
     /// The database the slot is on.
     pub(super) identity: Identity,
 }
 
 impl Snapshot {
     pub(super) async fn take(link: &Link) -> Result<Self, Error> {
+        // The form without parentheses is understood by every major.
+        let slot = quote_identifier(&link.slot());
+        Self::take_with(link, &format!("{slot} LOGICAL wal2json")).await
+    }
+
+    /// A moment of its own for copying a table later. Its slot is gone when this returns; any
+    /// plugin will do, as nothing is read from it.
+    pub(in super::super) async fn take_temporary(link: &Link) -> Result<Self, Error> {
+        let slot = quote_identifier(&format!("{}_copy", link.slot()));
+        Self::take_with(link, &format!("{slot} TEMPORARY LOGICAL pgoutput")).await
+    }
+
+    async fn take_with(link: &Link, slot: &str) -> Result<Self, Error> {
         let mut walsender = ReplicationConnection::open(&link.source_target(SLOT_OPTIONS))
             .await
             .map_err(at_source)?;
         let identity = source::identity(&mut walsender).await?;
-        let (lsn, exported) = create_slot(&mut walsender, &link.slot()).await?;
+        let (lsn, exported) = create_slot(&mut walsender, slot).await?;
         let session =
             Session::open(&link.source_target(HOLDER_OPTIONS)).await.map_err(at_source)?;
         // Limits that exist in newer majors only, where they are set.
@@ -56,7 +69,7 @@ impl Snapshot {
 
     /// Keeps the tables from being rewritten or truncated before they are copied: after either, a
     /// COPY at this snapshot would silently see no rows (replication notes, section 6.2).
-    pub(super) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
+    pub(in super::super) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
         for chunk in tables.chunks(LOCK_TABLES_MAX) {
             let names: Vec<String> =
                 chunk.iter().map(|table| format!("ONLY {}", table.name.quoted())).collect();
@@ -75,7 +88,7 @@ impl Snapshot {
         Ok(session)
     }
 
-    pub(super) async fn release(self) {
+    pub(in super::super) async fn release(self) {
         self.session.close().await;
     }
 }
@@ -91,11 +104,7 @@ async fn create_slot(
     walsender: &mut ReplicationConnection,
     slot: &str,
 ) -> Result<(Lsn, String), Error> {
-    // The form without parentheses is understood by every major.
-    let command = format!(
-        "CREATE_REPLICATION_SLOT {} LOGICAL wal2json EXPORT_SNAPSHOT",
-        quote_identifier(slot)
-    );
+    let command = format!("CREATE_REPLICATION_SLOT {slot} EXPORT_SNAPSHOT");
     let mut attempt = 0;
     let rows = loop {
         attempt += 1;

@@ -3,6 +3,7 @@
 mod support;
 
 mod chain;
+mod ddl;
 mod faults;
 mod kinds;
 mod preflight;

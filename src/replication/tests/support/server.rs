@@ -221,6 +221,27 @@ impl Server {
         row.get::<_, Option<String>>(0).unwrap_or_default()
     }
 
+    /// The schema as `pg_dump` prints it, without what differs from run to run or is ours.
+    pub(in super::super) fn schema(&self, database: &str) -> Vec<String> {
+        let output = command("pg_dump")
+            .args(["-h", self.directory.to_str().unwrap(), "-p", &self.port.to_string()])
+            .args(["-U", self.superuser, "--schema-only", "--exclude-schema=ardent"])
+            .args(["--no-publications", "--no-subscriptions", "--no-tablespaces", database])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let is_ours = |line: &&str| {
+            !["--", "\\restrict", "\\unrestrict", "CREATE EVENT TRIGGER ardent", "SET "]
+                .iter()
+                .any(|start| line.starts_with(start))
+                && !line.contains("EVENT TRIGGER ardent")
+                && !line.contains("ardent.capture()")
+                && !line.trim().is_empty()
+        };
+        text.lines().filter(is_ours).map(str::to_owned).collect()
+    }
+
     pub(in super::super) fn pgbench(&self, database: &str, arguments: &[&str]) -> Child {
         command("pgbench")
             .args(["-h", self.directory.to_str().unwrap(), "-p", &self.port.to_string()])
