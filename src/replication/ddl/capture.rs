@@ -28,7 +28,7 @@ impl Capture {
     pub(in super::super) fn mode(&self) -> &'static str {
         match self {
             Self::Triggers(_) => "capture",
-            Self::Unavailable(_) => "none",
+            Self::Unavailable(_) => "polling",
         }
     }
 }

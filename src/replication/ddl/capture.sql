@@ -72,10 +72,10 @@ BEGIN
     -- These name no object. A row of the catalog that this transaction or a later one wrote is
     -- one of theirs; too many do no harm.
     UNION SELECT c.oid FROM pg_catalog.pg_class c
-     WHERE tag IN ('GRANT', 'REVOKE', 'REASSIGN OWNED', 'DROP OWNED')
+     WHERE tag IN ('GRANT', 'REVOKE', 'DROP OWNED')
        AND pg_catalog.age(c.xmin) <= pg_catalog.age(mine)
     UNION SELECT a.attrelid FROM pg_catalog.pg_attribute a
-     WHERE tag IN ('GRANT', 'REVOKE') AND a.attacl IS NOT NULL
+     WHERE tag IN ('GRANT', 'REVOKE') AND a.attrelid >= 16384
        AND pg_catalog.age(a.xmin) <= pg_catalog.age(mine)
   ), family AS (
     WITH RECURSIVE child AS (
@@ -93,20 +93,20 @@ BEGIN
               JOIN pg_catalog.pg_constraint k ON k.oid = c.objid
              WHERE c.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.contypid <> 0
             UNION SELECT t.oid FROM pg_catalog.pg_type t
-             WHERE tag IN ('GRANT', 'REVOKE', 'REASSIGN OWNED', 'DROP OWNED')
+             WHERE tag IN ('GRANT', 'REVOKE', 'DROP OWNED')
                AND pg_catalog.age(t.xmin) <= pg_catalog.age(mine)) x),
          (SELECT pg_catalog.array_agg(x.oid) FROM (
             SELECT c.objid AS oid FROM command c
              WHERE c.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND NOT c.in_extension
             UNION SELECT p.oid FROM pg_catalog.pg_proc p
-             WHERE tag IN ('GRANT', 'REVOKE', 'REASSIGN OWNED', 'DROP OWNED')
+             WHERE tag IN ('GRANT', 'REVOKE', 'DROP OWNED')
                AND pg_catalog.age(p.xmin) <= pg_catalog.age(mine)) x),
          (SELECT pg_catalog.array_agg(x.oid) FROM (
             SELECT c.objid AS oid FROM command c
              WHERE c.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
                AND NOT c.in_extension
             UNION SELECT n.oid FROM pg_catalog.pg_namespace n
-             WHERE tag IN ('GRANT', 'REVOKE', 'REASSIGN OWNED', 'DROP OWNED')
+             WHERE tag IN ('GRANT', 'REVOKE', 'DROP OWNED')
                AND pg_catalog.age(n.xmin) <= pg_catalog.age(mine)
                AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')) x),
          (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(

@@ -18,13 +18,20 @@ WITH relation AS (
      AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'c')
 ), attribute AS (
   SELECT r.oid, r.kind, r.q, a.attnum, a.attname, a.attnotnull, a.attidentity, a.attgenerated,
-         a.attacl, a.atttypid, r.relispartition,
+         a.attacl, a.attislocal, r.relispartition,
          pg_catalog.format('%I', a.attname) AS i,
          pg_catalog.format_type(a.atttypid, a.atttypmod)
            || CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
               THEN pg_catalog.format(' COLLATE %I.%I', cn.nspname, co.collname) ELSE '' END AS type,
          pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
-         CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END AS missing,
+         -- What rows have that are older than the column. A partitioned table has no rows; what its
+         -- partitions have is what passing the column on to them has to give.
+         CASE WHEN r.kind = 'p' THEN (
+                SELECT (b.attmissingval::text::text[])[1]
+                  FROM pg_catalog.pg_partition_tree(r.oid) l
+                  JOIN pg_catalog.pg_attribute b ON b.attrelid = l.relid AND b.attname = a.attname
+                 WHERE b.atthasmissing LIMIT 1)
+              WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END AS missing,
          a.attstorage, t.typstorage
     FROM relation r
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -162,11 +169,11 @@ WITH relation AS (
   -- Relations: that they exist.
   SELECT 'relation', r.oid, CASE WHEN r.relispartition THEN 11 ELSE 10 END, 'exists',
          r.word || coalesce(' PARTITION BY ' || pg_catalog.pg_get_partkeydef(r.oid), ''),
-         CASE WHEN r.kind = 'c' THEN pg_catalog.format('CREATE TYPE %s AS (%s)', r.q, l.columns)
+         CASE WHEN r.kind = 'c' THEN pg_catalog.format('CREATE TYPE %s AS (%s)', r.q, coalesce(l.columns, ''))
               WHEN p.q IS NOT NULL THEN
                 pg_catalog.format('CREATE %sTABLE %s PARTITION OF %s %s', u.word, r.q, p.q, p.bound)
                 || k.by
-              ELSE pg_catalog.format('CREATE %sTABLE %s (%s)', u.word, r.q, l.columns)
+              ELSE pg_catalog.format('CREATE %sTABLE %s (%s)', u.word, r.q, coalesce(l.columns, ''))
                 || CASE WHEN r.relispartition OR h.parents IS NULL THEN ''
                         ELSE pg_catalog.format(' INHERITS (%s)', h.parents) END || k.by END,
          NULL, pg_catalog.format('DROP %s %s CASCADE', r.word, r.q), NULL, NULL, NULL
@@ -175,7 +182,7 @@ WITH relation AS (
      SELECT pg_catalog.string_agg(a.i || ' ' || a.type || CASE a.attgenerated WHEN 's'
               THEN ' GENERATED ALWAYS AS (' || a.expression || ') STORED' ELSE '' END,
               ', ' ORDER BY a.attnum) AS columns
-       FROM attribute a WHERE a.oid = r.oid) l
+       FROM attribute a WHERE a.oid = r.oid AND (a.attislocal OR r.relispartition)) l
    CROSS JOIN LATERAL (SELECT coalesce(' PARTITION BY ' || pg_catalog.pg_get_partkeydef(r.oid), '')
                            AS by) k
    CROSS JOIN LATERAL (SELECT CASE r.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END AS word) u
@@ -214,7 +221,12 @@ WITH relation AS (
     FROM relation r JOIN pg_catalog.pg_sequence s ON s.seqrelid = r.oid
   UNION ALL
   SELECT 'relation', r.oid, 65, 'owned', pg_catalog.format('ALTER SEQUENCE %s OWNED BY %s', r.q,
-           coalesce(o.by, 'NONE')), NULL, NULL, NULL, NULL, NULL, NULL
+           coalesce(o.by, 'NONE')), NULL,
+         -- It must have its table's owner before it can belong to the table.
+         CASE WHEN o.by IS NOT NULL THEN
+           pg_catalog.format('GRANT CREATE ON SCHEMA %1$I TO %2$I; ALTER SEQUENCE %3$s OWNER TO %2$I; '
+             'REVOKE CREATE ON SCHEMA %1$I FROM %2$I; ALTER SEQUENCE %3$s OWNED BY %4$s', r.schema,
+             pg_catalog.pg_get_userbyid(r.relowner), r.q, o.by) END, NULL, NULL, NULL, NULL
     FROM relation r LEFT JOIN owned o ON o.oid = r.oid
    WHERE r.kind = 'S' AND o.deptype IS DISTINCT FROM 'i'
   UNION ALL
@@ -226,6 +238,16 @@ WITH relation AS (
          ELSE pg_catalog.format('ALTER TABLE %s DETACH PARTITION %s', p.q, r.q) END,
          NULL, NULL, NULL
     FROM relation r JOIN parent p ON p.oid = r.oid
+  UNION ALL
+  SELECT 'relation', r.oid, 42, 'partition/' || x.q, 'partition',
+         pg_catalog.format('ALTER TABLE %s ATTACH PARTITION %s %s', r.q, x.q,
+                           pg_catalog.pg_get_expr(c.relpartbound, c.oid)), NULL,
+         pg_catalog.format('ALTER TABLE %s DETACH PARTITION %s', r.q, x.q), NULL, NULL, NULL
+    FROM relation r JOIN pg_catalog.pg_inherits i ON i.inhparent = r.oid
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   CROSS JOIN LATERAL (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS q) x
+   WHERE r.kind = 'p'
   -- Columns.
   UNION ALL
   SELECT 'relation', a.oid, 20, 'column/' || a.attname,
@@ -321,10 +343,14 @@ WITH relation AS (
     JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
   UNION ALL
   SELECT 'relation', r.oid, 90, 'statistics/' || n.nspname || '.' || s.stxname || '/owner',
-         pg_catalog.format('ALTER STATISTICS %I.%I OWNER TO %I', n.nspname, s.stxname,
-                           pg_catalog.pg_get_userbyid(s.stxowner)), NULL, NULL, NULL, NULL, NULL, NULL
+         pg_catalog.format('ALTER STATISTICS %s OWNER TO %I', x.q, x.role), NULL,
+         pg_catalog.format('GRANT CREATE ON SCHEMA %1$I TO %2$I; ALTER STATISTICS %3$s OWNER TO %2$I; '
+           'REVOKE CREATE ON SCHEMA %1$I FROM %2$I', n.nspname, x.role, x.q),
+         NULL, NULL, NULL, NULL
     FROM relation r JOIN pg_catalog.pg_statistic_ext s ON s.stxrelid = r.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+   CROSS JOIN LATERAL (SELECT pg_catalog.format('%I.%I', n.nspname, s.stxname) AS q,
+                              pg_catalog.pg_get_userbyid(s.stxowner) AS role) x
   -- Triggers, rules, policies.
   UNION ALL
   SELECT 'relation', r.oid, 78, 'trigger/' || t.tgname, pg_catalog.pg_get_triggerdef(t.oid), NULL,

@@ -25,7 +25,7 @@ pub(super) fn steps(source: &Object, trunk: Option<&Object>) -> Vec<Step> {
     let mut missing: Vec<&Fact> = lacking(source, trunk);
     let mut extra: Vec<&Fact> = lacking(trunk, source);
     rename(&mut missing, &mut extra, &mut steps);
-    let owner_differs = differing(source, trunk).any(|(fact, _)| fact.key == "owner");
+    let owner_differs = differing(source, trunk).any(|(fact, _)| matches!(fact.key.as_str(), "owner" | "owned"));
     for (fact, present) in differing(source, trunk) {
         steps.extend(change(fact, present));
     }

@@ -1,6 +1,9 @@
 //! Schema changes: whatever the source does, the trunk's schema and rows are the source's.
 
+use crate::replication::drop_source_objects;
+
 use super::support::Chain;
+use super::support::server::{PASSWORD, Server};
 
 /// Each line is run on the source by itself; after each case both sides are compared.
 const CASES: &[(&str, &[&str])] = &[
@@ -89,7 +92,7 @@ const CASES: &[(&str, &[&str])] = &[
         "REVOKE UPDATE (w) ON a FROM app CASCADE; GRANT EXECUTE ON FUNCTION tf() TO app; REVOKE ALL ON FUNCTION tf() FROM PUBLIC",
         "GRANT ALL ON ALL TABLES IN SCHEMA ow TO app; GRANT USAGE ON SEQUENCE ow.t_id_seq TO app; GRANT USAGE ON TYPE temper TO app",
         "ALTER DEFAULT PRIVILEGES IN SCHEMA ow GRANT SELECT ON TABLES TO other", "CREATE TABLE ow.late (id int PRIMARY KEY)",
-        "ALTER SCHEMA ow OWNER TO other; REASSIGN OWNED BY other TO app",
+        "ALTER SCHEMA ow OWNER TO other; ALTER SCHEMA ow OWNER TO app; ALTER TABLE ow.t OWNER TO app",
         "SET ROLE app; CREATE TABLE ow.mine (id int PRIMARY KEY); CREATE FUNCTION ow.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     ]),
     ("sequences and identity", &[
@@ -116,8 +119,8 @@ const CASES: &[(&str, &[&str])] = &[
     ("DDL in functions and blocks", &[
         "DO $$ BEGIN FOR i IN 1..3 LOOP EXECUTE format('CREATE TABLE loop_%s (id int PRIMARY KEY)', i); \
          EXECUTE format('INSERT INTO loop_%s VALUES (%s)', i, i); END LOOP; END $$",
-        "CREATE FUNCTION mk() RETURNS void LANGUAGE sql AS 'CREATE TABLE by_sql (id int PRIMARY KEY); INSERT INTO by_sql VALUES (1)'",
-        "SET check_function_bodies = off; SELECT mk()",
+        "SET check_function_bodies = off; CREATE FUNCTION mk() RETURNS void LANGUAGE sql AS 'CREATE TABLE by_sql (id int PRIMARY KEY)'",
+        "SELECT mk()",
         "DO $$ BEGIN BEGIN CREATE TABLE never (a int); RAISE 'no'; EXCEPTION WHEN OTHERS THEN CREATE TABLE yes (id int PRIMARY KEY); END; END $$",
         "CREATE TABLE IF NOT EXISTS yes (a int); DROP TABLE IF EXISTS nope; CREATE TEMP TABLE tmp (a int); DROP TABLE tmp",
     ]),
@@ -162,4 +165,168 @@ async fn the_trunk_follows_every_schema_change() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     chain.assert_equal().await;
+}
+
+/// Rewrites, and changes that cannot be told from the text: the table is copied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn rewritten_tables_are_copied_again_while_the_rest_goes_on() {
+    let chain = Chain::start(
+        "CREATE TABLE big (id int PRIMARY KEY, v text); CREATE TABLE o (id int PRIMARY KEY);
+         CREATE TABLE ref (id int PRIMARY KEY, b int REFERENCES big);
+         INSERT INTO big SELECT g, g::text FROM generate_series(1, 20000) g;
+         INSERT INTO ref SELECT g, g FROM generate_series(1, 100) g;
+         CREATE UNLOGGED TABLE un (id int PRIMARY KEY); INSERT INTO un VALUES (1)",
+    )
+    .await;
+    for change in [
+        "ALTER TABLE big ADD COLUMN r float8 DEFAULT random() NOT NULL",
+        "ALTER TABLE big ADD COLUMN s serial, ADD COLUMN u uuid DEFAULT gen_random_uuid()",
+        "ALTER TABLE big ALTER COLUMN v TYPE int USING v::int * 2",
+        "BEGIN; ALTER TABLE big ADD COLUMN w float8 DEFAULT random(); INSERT INTO big DEFAULT VALUES; \
+         ROLLBACK",
+        "ALTER TABLE un SET LOGGED; ALTER TABLE big ADD i int GENERATED ALWAYS AS IDENTITY",
+        "ALTER TABLE big ALTER id TYPE bigint; ALTER TABLE big ADD g2 int GENERATED ALWAYS AS (s + 1) STORED",
+    ] {
+        let session = chain.source.session("app").await;
+        session.batch_execute("SET search_path = public").await.unwrap();
+        // The statement that fails on purpose ends its transaction.
+        drop(session.batch_execute(change).await);
+        session.close().await;
+        for round in 0..20 {
+            chain
+                .on_source(&format!(
+                    "INSERT INTO o SELECT coalesce(max(id), 0) + 1 FROM o;
+                     UPDATE big SET v = v WHERE id % 50 = {round};
+                     DELETE FROM big WHERE id = (SELECT max(id) FROM big);
+                     INSERT INTO big (id) SELECT max(id) + 1 FROM big"
+                ))
+                .await;
+        }
+        chain.catch_up().await;
+        chain.settle().await;
+        chain.assert_equal().await;
+    }
+    assert_eq!(chain.schema_difference(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_message_does_nothing_but_raise_an_alarm() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.on_source("CREATE ROLE low LOGIN").await;
+    chain
+        .on_source(
+            r#"SET ROLE low;
+               SELECT pg_logical_emit_message(true, 'ardent.ddl', 'ddl ' || repeat('0', 64) ||
+                 ' {"tag": "DROP TABLE", "dropped": [{"kind": "table", "oid": 1, "schema": "public",
+                    "name": "t", "identity": "public.t", "original": true}]}')"#,
+        )
+        .await;
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    chain.assert_equal().await;
+    let warnings = chain.stream().status().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("not signed"), "{warnings:?}");
+    for sql in ["SELECT * FROM ardent.key", "SELECT ardent.emit('x')", "SELECT ardent.capture()"] {
+        let session = chain.source.session("app").await;
+        session.batch_execute("SET ROLE low").await.unwrap();
+        let refused = session.batch_execute(sql).await.unwrap_err();
+        assert_eq!(refused.code().map(|code| code.code()), Some("42501"), "{sql}");
+        session.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_of_the_customer_goes_on() {
+    let mut chain = Chain::prepare("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let (source, other) = (&chain.source, Server::source(&[]).await);
+    other.run("CREATE DATABASE app").await;
+    other.run_in("app", "CREATE TABLE t (id int PRIMARY KEY)").await;
+    source.run_in("app", "CREATE PUBLICATION p FOR ALL TABLES").await;
+    let url = format!("host=127.0.0.1 port={} user=postgres dbname=app", source.port());
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION s CONNECTION '{url} password=''{}''' PUBLICATION p",
+        PASSWORD.replace('\'', "''''")
+    );
+    other.run_in("app", &subscribe).await;
+    chain.copy().await;
+    chain.follow();
+    chain.on_source("ALTER TABLE t ADD COLUMN v int; ALTER TABLE t DROP COLUMN v").await;
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    chain.assert_equal().await;
+    other.until("app", "SELECT count(*)::text FROM public.t", "1").await;
+    other.run_in("app", "ALTER SUBSCRIPTION s REFRESH PUBLICATION").await;
+    chain.on_source("INSERT INTO t VALUES (2)").await;
+    other.until("app", "SELECT count(*)::text FROM public.t", "2").await;
+    other.run_in("app", "DROP SUBSCRIPTION s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_leaves_nothing_on_the_source() {
+    let before = "CREATE TABLE t (id int PRIMARY KEY)";
+    let mut chain = Chain::prepare(before).await;
+    let objects = "SELECT (SELECT count(*) FROM pg_event_trigger) || ' '
+        || (SELECT count(*) FROM pg_namespace WHERE nspname = 'ardent') || ' '
+        || (SELECT count(*) FROM pg_proc WHERE oid >= 16384) || ' '
+        || (SELECT count(*) FROM pg_replication_slots)";
+    chain.copy().await;
+    assert_eq!(chain.source.value("app", objects).await, "3 1 4 1");
+    let link = chain.source.link();
+    drop_source_objects(&link.source, "c1").await.unwrap();
+    assert_eq!(chain.source.value("app", objects).await, "0 0 0 0");
+    // A schema of that name which is not ours stays, and captures nothing.
+    chain.on_source("CREATE SCHEMA ardent; CREATE TABLE ardent.mine (id int)").await;
+    drop_source_objects(&link.source, "c1").await.unwrap();
+    chain.trunk.run("DROP DATABASE app").await;
+    chain.copy().await;
+    chain.follow();
+    chain.catch_up().await;
+    let status = chain.stream().status();
+    assert_eq!(status.ddl_mode, "polling", "{status:?}");
+    chain.replication.take().unwrap().stop().await;
+    drop_source_objects(&link.source, "c1").await.unwrap();
+    assert_eq!(chain.source.value("app", objects).await, "0 1 0 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replayed_code_gains_nothing() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain
+        .on_source(
+            "CREATE FUNCTION evil(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $f$
+             BEGIN
+               BEGIN RESET ROLE; RESET SESSION AUTHORIZATION; EXCEPTION WHEN OTHERS THEN END;
+               BEGIN EXECUTE 'ALTER ROLE low SUPERUSER'; EXCEPTION WHEN OTHERS THEN END;
+               BEGIN EXECUTE 'SET ROLE ardent_system'; EXCEPTION WHEN OTHERS THEN END;
+               BEGIN EXECUTE 'GRANT pg_read_server_files TO low'; EXCEPTION WHEN OTHERS THEN END;
+               BEGIN PERFORM pg_read_file('PG_VERSION'); CREATE TABLE public.won ();
+                 EXCEPTION WHEN OTHERS THEN END;
+               BEGIN EXECUTE 'COPY pg_class TO PROGRAM ''true'''; CREATE TABLE public.ran ();
+                 EXCEPTION WHEN OTHERS THEN END;
+               RETURN true;
+             END $f$;
+             CREATE FUNCTION evil_trigger() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN PERFORM public.evil(1); RETURN NEW; END';
+             CREATE ROLE low; GRANT CREATE ON SCHEMA public TO low; ALTER TABLE t OWNER TO low",
+        )
+        .await;
+    chain
+        .on_source(
+            "SET ROLE low; INSERT INTO t VALUES (1); ALTER TABLE t ADD CHECK (evil(id));
+             ALTER TABLE t ADD COLUMN d boolean DEFAULT evil(1); CREATE INDEX ON t (evil(id));
+             CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION evil_trigger();
+             ALTER TABLE t ENABLE ALWAYS TRIGGER g;
+             CREATE MATERIALIZED VIEW mv AS SELECT evil(id) FROM t; REFRESH MATERIALIZED VIEW mv;
+             INSERT INTO t VALUES (2); CREATE DOMAIN d AS int CHECK (evil(VALUE));
+             ALTER TABLE t ADD COLUMN dd d DEFAULT 5",
+        )
+        .await;
+    chain.catch_up().await;
+    chain.settle().await;
+    chain.assert_equal().await;
+    for (sql, expected) in [
+        ("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper", "ardent_system"),
+        ("SELECT count(*)::text FROM pg_class WHERE relname IN ('won', 'ran')", "0"),
+        ("SELECT pg_has_role('low', 'pg_read_server_files', 'MEMBER')::text", "false"),
+    ] {
+        assert_eq!(chain.trunk.value("app", sql).await, expected, "{sql}");
+    }
 }
