@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, PreflightKind, PreflightRow, PreflightStatus,
-    RoleRecord, SessionRow, SwitchRow,
+    QuarantineRow, RoleRecord, SessionRow, SwitchRow,
 };
 
 /// The only kind of source there is.
@@ -80,6 +80,15 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         optional(row.bytes_total, Value::Int8),
         text(SERVICE),
         optional(row.error, Value::Text),
+    ]
+}
+
+pub(super) fn quarantine(row: QuarantineRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.table),
+        text(if row.is_copying { "copying" } else { "quarantined" }),
+        Value::Text(row.reason),
+        Value::Timestamptz(row.since),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use storage::client::StoreClient;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::SetupError;
+use super::{ConnectorError, SetupError};
 use super::setup;
 use super::worker::{Command, Next, Worker};
 use crate::catalog::{BranchRecord, ConnectorState};
@@ -108,6 +108,12 @@ impl Worker {
         match command {
             Command::Retry(_, reply) => drop(reply.send(Ok(()))),
             Command::Cut(request, reply) => return self.cut(followed, request, reply).await,
+            Command::Release(table, reply) => {
+                let released = followed.stream.release(table).await;
+                self.publish(followed);
+                let refused = |error| ConnectorError::NotFollowing(Some(error));
+                drop(reply.send(released.map_err(refused)));
+            }
             Command::Delete(drain, reply) => {
                 if let Some(drain) = drain {
                     self.drain(followed, drain).await;

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proxy::client::Session;
 use tokio::sync::watch;
@@ -82,6 +82,8 @@ pub(super) struct Applier {
     pub(super) replay: Replay,
     pub(super) held: Held,
     pub(super) resyncs: Resyncs,
+    /// Taken into the open trunk transaction.
+    pub(super) polls: Vec<String>,
 }
 
 /// What an applier works for.
@@ -141,6 +143,7 @@ impl Applier {
             replay: Replay::new(link, trunk, capture),
             held: Held::default(),
             resyncs,
+            polls: Vec::new(),
         })
     }
 
@@ -260,6 +263,7 @@ impl Applier {
             status.commit_time = position.commit_time;
             status.transactions += transactions;
         });
+        self.polls_are_durable();
         self.cache.trim();
         for token in self.tokens.drain(..) {
             self.shared.reach_barrier(&token, position);
@@ -302,7 +306,11 @@ impl Applier {
             Change::Message { content, .. } if Replay::is_addressed(&content) => {
                 self.take_schema_change(&content).await?;
             }
-            Change::Message { content, .. } => self.take_message(&content),
+            Change::Message { content, .. } => {
+                if let Some(poll) = self.take_message(&content) {
+                    self.take_poll(&poll).await?;
+                }
+            }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
             Change::Lost { table: None, said } => self.shared.warn(said),
         }
@@ -315,7 +323,12 @@ impl Applier {
             return Ok(());
         };
         if !mapping.is_complete {
-            self.discover(&mapping.table.name, "a column of it is gone from the source");
+            let is_resync_due = !self.replay.is_capturing();
+            self.divert(
+                &mapping.table.name,
+                "a column of it is gone from the source",
+                is_resync_due,
+            );
             return Ok(());
         }
         self.plan.add(Mapped { new: Some((mapping, new)), old: None });
@@ -323,15 +336,16 @@ impl Applier {
     }
 
     /// A message of an earlier run of this server, or forged: says nothing to us.
-    fn take_message(&mut self, content: &str) {
+    fn take_message(&mut self, content: &str) -> Option<String> {
         let Some(body) = self.key.open(content) else {
             tracing::debug!("message without our signature ignored");
-            return;
+            return None;
         };
         self.sequences.extend(body.sequences);
         if !body.token.is_empty() {
             self.tokens.push(body.token);
         }
+        Some(body.poll).filter(|poll| !poll.is_empty())
     }
 
     /// How a row goes into the trunk; none if it does not.
@@ -352,7 +366,8 @@ impl Applier {
                 Ok(None)
             }
             Known::No(reason) => {
-                self.discover(table, &reason);
+                // Without capture, its shape is learnt by copying it again.
+                self.divert(table, &reason, !self.replay.is_capturing());
                 Ok(None)
             }
         }
@@ -368,10 +383,12 @@ impl Applier {
         if self.quarantined.insert(table.clone()) {
             let lsn = self.progress.lsn;
             let reason = reason.to_owned();
-            self.discovered.push(Quarantined { table: table.clone(), reason, lsn, is_resync_due });
+            let since = SystemTime::now();
             if is_resync_due {
                 self.resyncs.add(table);
             }
+            let table = table.clone();
+            self.discovered.push(Quarantined { table, reason, lsn, is_resync_due, since });
         }
     }
 

@@ -4,6 +4,7 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::client::Session;
@@ -12,10 +13,12 @@ use tokio::sync::Mutex;
 use crate::lsn::Lsn;
 use crate::source::Sequence;
 
+use super::ddl::Poller;
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
 use super::sequences;
+use super::shared::Shared;
 use super::wal2json::MESSAGE_PREFIXES;
 
 const SESSION_OPTIONS: &str =
@@ -33,6 +36,7 @@ pub(super) struct SlotState {
 pub(super) struct Emitter {
     link: Link,
     key: MessageKey,
+    shared: Arc<Shared>,
     /// One statement at a time; callers wait their turn.
     inner: Mutex<Inner>,
 }
@@ -42,11 +46,12 @@ struct Inner {
     session: Option<Session>,
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
+    poller: Poller,
 }
 
 impl Emitter {
-    pub(super) fn new(link: Link, key: MessageKey) -> Self {
-        Self { link, key, inner: Mutex::new(Inner::default()) }
+    pub(super) fn new(link: Link, key: MessageKey, shared: Arc<Shared>) -> Self {
+        Self { link, key, shared, inner: Mutex::new(Inner::default()) }
     }
 
     /// Emits a barrier: once the trunk has applied it, the trunk has everything that was committed
@@ -63,6 +68,10 @@ impl Emitter {
         let mut inner = self.inner.lock().await;
         // A session that broke while idle is only noticed by using it.
         let first = self.emit_once(&mut inner, prefix, &token).await;
+        if first.is_err() {
+            // What it saw was not told.
+            inner.poller.reset();
+        }
         let Err(Error::Source(proxy::client::Error::Session(_))) = first else { return first };
         inner.session = None;
         self.emit_once(&mut inner, prefix, &token).await
@@ -72,7 +81,8 @@ impl Emitter {
         let session = self.session(&mut inner.session).await?;
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
-        let body = Body { token: token.to_owned(), sequences: moved };
+        let poll = self.poll(session, &mut inner.poller).await?;
+        let body = Body { token: token.to_owned(), poll, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(
@@ -85,6 +95,20 @@ impl Emitter {
             inner.sent.insert(id(sequence), state(sequence));
         }
         Ok(())
+    }
+
+    /// Looks at the schema, if nothing else tells of its changes. The name of what was found.
+    async fn poll(&self, session: &Session, poller: &mut Poller) -> Result<String, Error> {
+        if !self.shared.takes_poll() {
+            poller.reset();
+            return Ok(String::new());
+        }
+        let Some(poll) = poller.look(session, &self.link.schemas).await? else {
+            return Ok(String::new());
+        };
+        let name = format!("{:032x}", rand::random::<u128>());
+        self.shared.keep_poll(name.clone(), poll);
+        Ok(name)
     }
 
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {

@@ -87,6 +87,15 @@ pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<
     ddl::drop_capture(source).await
 }
 
+/// What an operator can run on the source instead.
+pub fn drop_sql(connector: &str) -> String {
+    let slot = slot_name(connector);
+    format!(
+        "SELECT pg_drop_replication_slot('{slot}'); DROP EVENT TRIGGER IF EXISTS ardent_ddl, \
+         ardent_drop, ardent_rewrite; DROP SCHEMA IF EXISTS ardent CASCADE;"
+    )
+}
+
 async fn drop_slot(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     let slot = slot_name(connector);
     let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;

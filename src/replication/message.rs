@@ -13,6 +13,9 @@ use crate::source::Sequence;
 pub(super) struct Body {
     /// Names the barrier that waits for this message; empty for heartbeats.
     pub(super) token: String,
+    /// Names what was read of the schema at the message's position, if anything.
+    #[serde(default)]
+    pub(super) poll: String,
     /// Sequences that moved since the last message.
     pub(super) sequences: Vec<Sequence>,
 }
@@ -67,7 +70,7 @@ mod tests {
     #[test]
     fn opens_only_its_own() {
         let key = MessageKey::random();
-        let body = Body { token: "t".into(), sequences: Vec::new() };
+        let body = Body { token: "t".into(), ..Body::default() };
         let sealed = key.seal(&body).unwrap();
         assert_eq!(key.open(&sealed), Some(body));
         assert_eq!(key.open(&sealed.replace("\"t\"", "\"u\"")), None);

@@ -42,7 +42,7 @@ mod truncate;
 mod wal2json;
 
 pub use error::{Action, Error};
-pub use link::{Link, TrunkAccess, drop_source_objects};
+pub use link::{Link, TrunkAccess, drop_source_objects, drop_sql};
 pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
 pub use status::{Phase, Position, Quarantined, Status};
 pub use stream::Replication;

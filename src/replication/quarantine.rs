@@ -12,7 +12,7 @@ pub(super) async fn add(
     session: &Session,
     entry: &Quarantined,
 ) -> Result<(), tokio_postgres::Error> {
-    let Quarantined { table, reason, lsn, is_resync_due } = entry;
+    let Quarantined { table, reason, lsn, is_resync_due, .. } = entry;
     session
         .execute(
             "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn, is_resync_due)
@@ -48,7 +48,7 @@ pub(super) async fn remove(
 pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_postgres::Error> {
     let rows = session
         .query(
-            "SELECT schema_name, table_name, reason, lsn::text, is_resync_due FROM ardent.quarantine
+            "SELECT schema_name, table_name, reason, lsn::text, is_resync_due, since FROM ardent.quarantine
               ORDER BY 1, 2",
             &[],
         )
@@ -61,6 +61,7 @@ pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_po
                 reason: row.try_get(2)?,
                 lsn: lsn.parse().unwrap_or_default(),
                 is_resync_due: row.try_get(4)?,
+                since: row.try_get(5)?,
             })
         })
         .collect()

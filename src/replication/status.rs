@@ -12,7 +12,7 @@ pub struct Status {
     pub phase: Phase,
     /// The output plugin in use.
     pub plugin: &'static str,
-    /// How schema changes are learnt of: `capture`, `polling` or `none`.
+    /// How schema changes are learnt of: `event triggers` or `polling`.
     pub ddl_mode: &'static str,
     /// The slot on the source.
     pub slot: String,
@@ -76,6 +76,8 @@ pub struct Quarantined {
     pub reason: String,
     /// The source position from which its rows are not to be trusted.
     pub lsn: Lsn,
+    /// Since when they are not followed.
+    pub since: SystemTime,
     /// It is to be copied again by itself, and followed then.
     pub is_resync_due: bool,
 }

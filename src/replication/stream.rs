@@ -63,7 +63,7 @@ impl Replication {
             status.plugin = "wal2json";
         });
         let key = MessageKey::random();
-        let emitter = Arc::new(Emitter::new(link.clone(), key.clone()));
+        let emitter = Arc::new(Emitter::new(link.clone(), key.clone(), Arc::clone(&shared)));
         let (controls, receiver) = mpsc::channel(CONTROLS_MAX);
         let stream = Stream {
             link,

@@ -14,12 +14,15 @@ use super::super::message::MessageKey;
 const SESSION_OPTIONS: &str = "-c statement_timeout=30s -c lock_timeout=10s";
 const SCRIPT: &str = include_str!("capture.sql");
 
+/// The schema is looked at now and then.
+pub(in super::super) const MODE_POLLING: &str = "polling";
+
 /// How schema changes are learnt of.
 #[derive(Clone)]
 pub(in super::super) enum Capture {
     /// By signed messages of event triggers.
     Triggers(MessageKey),
-    /// Not at all; why.
+    /// Not by messages, but by polling; why.
     Unavailable(String),
 }
 
@@ -27,8 +30,8 @@ impl Capture {
     /// The word for it in status.
     pub(in super::super) fn mode(&self) -> &'static str {
         match self {
-            Self::Triggers(_) => "capture",
-            Self::Unavailable(_) => "polling",
+            Self::Triggers(_) => "event triggers",
+            Self::Unavailable(_) => MODE_POLLING,
         }
     }
 }

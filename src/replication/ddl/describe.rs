@@ -46,6 +46,21 @@ impl Describer {
     }
 }
 
+/// Everything of the source that is not an extension's.
+pub(super) async fn everything(
+    source: &Session,
+    schemas: &[String],
+) -> Result<Vec<Object>, Error> {
+    let row = source.query_one(ALL_SQL, &[&schemas]).await.map_err(at_source)?;
+    let oids = |position| row.try_get::<_, Vec<u32>>(position).map_err(at_source);
+    let (relations, types, functions, places) = (oids(0)?, oids(1)?, oids(2)?, oids(3)?);
+    let rows = source
+        .query(DESCRIBE_SQL, &[&relations, &types, &functions, &places, &true])
+        .await
+        .map_err(at_source)?;
+    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_source)?.0)).collect()
+}
+
 /// A table of the source as it is now; nothing if there is none.
 pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Object>, Error> {
     let find = "SELECT c.oid FROM pg_catalog.pg_class c
@@ -96,6 +111,33 @@ impl tokio_postgres::types::FromSql<'_> for Json {
         *ty == tokio_postgres::types::Type::JSONB
     }
 }
+
+const ALL_SQL: &str = "\
+WITH place AS (
+  SELECT n.oid FROM pg_catalog.pg_namespace n
+   WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')
+     AND (cardinality($1::text[]) = 0 OR n.nspname = ANY ($1))
+), member AS (
+  SELECT d.classid, d.objid FROM pg_catalog.pg_depend d WHERE d.deptype = 'e'
+)
+SELECT ARRAY(SELECT c.oid FROM pg_catalog.pg_class c
+              WHERE c.relnamespace IN (SELECT oid FROM place) AND c.relpersistence <> 't'
+                AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'c')
+                AND NOT EXISTS (SELECT FROM member m WHERE m.objid = c.oid
+                                   AND m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass)),
+       ARRAY(SELECT t.oid FROM pg_catalog.pg_type t
+              WHERE t.typnamespace IN (SELECT oid FROM place) AND t.typtype IN ('e', 'd', 'r')
+                AND NOT EXISTS (SELECT FROM member m WHERE m.objid = t.oid
+                                   AND m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass)),
+       ARRAY(SELECT p.oid FROM pg_catalog.pg_proc p
+              WHERE p.pronamespace IN (SELECT oid FROM place) AND p.prokind IN ('f', 'p')
+                AND NOT EXISTS (SELECT FROM member m WHERE m.objid = p.oid
+                                   AND m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
+                -- Constructors of ranges come with their type.
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                 WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                                   AND d.objid = p.oid AND d.deptype = 'i')),
+       ARRAY(SELECT oid FROM place)";
 
 const FIND_SQL: &str = "\
 WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])

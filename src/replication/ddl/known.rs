@@ -2,7 +2,7 @@
 //!
 //! Kept in the trunk, table `ardent.known`, and moved in the transaction that replays a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use proxy::client::{Session, quote_identifier};
 
@@ -112,6 +112,39 @@ fn statements(object: &Object, old: &Names, old_schema: &str) -> Vec<String> {
         }
     }
     sql
+}
+
+/// What was heard of and is there no more, with the statement that drops it.
+pub(super) async fn absent(
+    trunk: &Session,
+    alive: &HashSet<(Class, i64)>,
+) -> Result<Vec<(Class, i64, String)>, Error> {
+    let sql = "SELECT k.class, k.oid, k.target, c.relkind::text
+                 FROM ardent.known k
+                 LEFT JOIN pg_catalog.pg_class c
+                   ON k.class = 'relation' AND c.oid = pg_catalog.to_regclass(k.target)";
+    let mut gone = Vec::new();
+    for row in trunk.query(sql, &[]).await.map_err(at_trunk)? {
+        let class: String = row.try_get(0).map_err(at_trunk)?;
+        let Some(class) = Class::parse(&class) else { continue };
+        let oid: i64 = row.try_get(1).map_err(at_trunk)?;
+        if alive.contains(&(class, oid)) {
+            continue;
+        }
+        let target: String = row.try_get(2).map_err(at_trunk)?;
+        let kind: Option<String> = row.try_get(3).map_err(at_trunk)?;
+        let word = match (class, kind.as_deref()) {
+            (Class::Relation, Some("v")) => "VIEW",
+            (Class::Relation, Some("m")) => "MATERIALIZED VIEW",
+            (Class::Relation, Some("S")) => "SEQUENCE",
+            (Class::Type, _) | (Class::Relation, Some("c")) => "TYPE",
+            (Class::Function, _) => "ROUTINE",
+            (Class::Schema, _) => "SCHEMA",
+            _ => "TABLE",
+        };
+        gone.push((class, oid, format!("DROP {word} IF EXISTS {target} CASCADE")));
+    }
+    Ok(gone)
 }
 
 async fn find(trunk: &Session, class: Class, oid: i64) -> Result<Option<Names>, Error> {

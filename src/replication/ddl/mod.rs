@@ -26,13 +26,15 @@ mod extension;
 mod hold;
 mod known;
 mod object;
+mod poll;
 mod repair;
 mod replay;
 mod rewrite;
 mod role;
 mod undo;
 
-pub(super) use capture::{Capture, drop_capture, install};
+pub(super) use capture::{Capture, MODE_POLLING, drop_capture, install};
 pub(super) use hold::Held;
 pub(super) use known::remember_all;
+pub(super) use poll::{Poll, Poller};
 pub(super) use replay::Replay;

@@ -77,6 +77,12 @@ impl Object {
 }
 
 impl Class {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Schema, Self::Type, Self::Relation, Self::Function]
+            .into_iter()
+            .find(|class| class.as_str() == text)
+    }
+
     /// As the trunk's record of names has it.
     pub(super) fn as_str(self) -> &'static str {
         match self {

@@ -119,6 +119,7 @@ impl Applier {
         let tag = captured.tag;
         if let Some(said) = captured.failed {
             self.warn(format!("a schema change ({tag}) could not be captured: {said}"));
+            self.shared.want_poll();
         }
         for other in captured.others {
             self.warn(format!("{other} is not carried over ({tag})"));
@@ -158,8 +159,7 @@ impl Applier {
         let mut refusals: Vec<(String, String)> = Vec::new();
         let mut has_advanced = true;
         for round in 0..=ROUNDS_MAX {
-            let present = self.replay.describer.namesakes(&self.session, objects).await?;
-            let left = differences(objects, &present);
+            let left = self.left(objects).await?;
             if left.is_empty() {
                 break;
             }
@@ -179,7 +179,13 @@ impl Applier {
         known::remember(&self.session, objects).await
     }
 
-    async fn rename(&mut self, object: &Object) -> Result<(), Error> {
+    /// What is left to do.
+    pub(super) async fn left(&mut self, objects: &[Object]) -> Result<Vec<(usize, Step)>, Error> {
+        let present = self.replay.describer.namesakes(&self.session, objects).await?;
+        Ok(differences(objects, &present))
+    }
+
+    pub(super) async fn rename(&mut self, object: &Object) -> Result<(), Error> {
         let Some(renames) = known::renames(&self.session, object).await? else { return Ok(()) };
         for sql in renames.statements {
             if let Err(refusal) = self.attempt(&sql).await? {
@@ -277,7 +283,7 @@ fn differences(objects: &[Object], present: &[Object]) -> Vec<(usize, Step)> {
     all
 }
 
-fn table_name(object: &Object) -> TableName {
+pub(super) fn table_name(object: &Object) -> TableName {
     TableName { schema: object.schema.clone(), name: object.name.clone() }
 }
 

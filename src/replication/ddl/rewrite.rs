@@ -31,7 +31,7 @@ impl Applier {
         Ok(())
     }
 
-    async fn has_rows(&self, table: &TableName) -> Result<bool, Error> {
+    pub(super) async fn has_rows(&self, table: &TableName) -> Result<bool, Error> {
         let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
         let row = self.session.query_one(exists, &[&table.quoted()]).await.map_err(at_trunk)?;
         if !row.try_get::<_, bool>(0).map_err(at_trunk)? {
@@ -43,7 +43,7 @@ impl Applier {
     }
 
     /// Tables that refer to it forbid TRUNCATE; deleting asks no foreign key here.
-    async fn empty(&mut self, table: &TableName) -> Result<(), Error> {
+    pub(super) async fn empty(&mut self, table: &TableName) -> Result<(), Error> {
         let name = table.quoted();
         if self.attempt(&format!("TRUNCATE ONLY {name}")).await?.is_err()
             && let Err(refusal) = self.attempt(&format!("DELETE FROM ONLY {name}")).await?

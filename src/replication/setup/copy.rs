@@ -1,5 +1,7 @@
 //! The rows: COPY out of the source, COPY into the trunk, the bytes between them not looked at.
 
+use std::time::SystemTime;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use proxy::client::{Session, quote_identifier};
@@ -38,6 +40,7 @@ pub(super) async fn copy_tables(
                 reason: reason.clone(),
                 lsn: setup.snapshot.lsn,
                 is_resync_due: false,
+                since: SystemTime::now(),
             };
             quarantine::add(&trunk, &entry).await.map_err(at_trunk)?;
             warnings.push(format!("{} is not followed: {reason}", table.name));

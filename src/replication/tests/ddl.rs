@@ -141,6 +141,22 @@ const CASES: &[(&str, &[&str])] = &[
 async fn the_trunk_follows_every_schema_change() {
     let chain = Chain::start("CREATE TABLE first (id int PRIMARY KEY)").await;
     assert_eq!(chain.stream().status().warnings, [] as [&str; 0]);
+    run_cases(&chain, "event triggers").await;
+    chain.assert_equal().await;
+}
+
+/// What polling cannot see is when a materialized view was refreshed.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_event_triggers_the_schema_is_polled() {
+    // A schema of that name which is not ours keeps anything from being installed.
+    let chain = Chain::start("CREATE SCHEMA ardent; CREATE TABLE first (id int PRIMARY KEY)").await;
+    run_cases(&chain, "polling").await;
+    chain.catch_up().await;
+    chain.settle().await;
+    chain.assert_equal().await;
+}
+
+async fn run_cases(chain: &Chain, mode: &str) {
     let (mut failures, mut known) = (Vec::new(), None);
     for (name, lines) in CASES {
         for line in *lines {
@@ -164,7 +180,7 @@ async fn the_trunk_follows_every_schema_change() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    chain.assert_equal().await;
+    assert_eq!(chain.stream().status().ddl_mode, mode);
 }
 
 /// Rewrites, and changes that cannot be told from the text: the table is copied again.
