@@ -5,9 +5,9 @@ use std::time::Duration;
 use storage::client::StoreClient;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{ConnectorError, SetupError};
 use super::setup;
 use super::worker::{Command, Next, Worker};
+use super::{ConnectorError, SetupError};
 use crate::catalog::{BranchRecord, ConnectorState};
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};

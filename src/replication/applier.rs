@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use proxy::client::Session;
 use tokio::sync::watch;
@@ -30,9 +30,9 @@ use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
 use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
+use super::resync::Resyncs;
 use super::round::{Failure, Round};
 use super::shared::{Shared, position};
-use super::resync::Resyncs;
 use super::status::{Position, Quarantined};
 use super::{quarantine, sequences};
 
@@ -42,8 +42,6 @@ pub(super) const PLAN_CHANGES_MAX: usize = 10_000;
 pub(super) const PLAN_BYTES_MAX: usize = 8 << 20;
 /// A trunk transaction takes on source transactions for this long.
 const GROUP_AGE_MAX: Duration = Duration::from_millis(100);
-/// How often a position reached without changes is written down.
-const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 /// Plans must not depend on the size of a batch: the generic plan finds rows by index. What the
 /// tables look like to the planner while they are loaded would mislead it.
 const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off \
@@ -59,26 +57,26 @@ pub(super) struct Applier {
     pub(super) session: Session,
     pub(super) shared: Arc<Shared>,
     key: MessageKey,
-    durable: watch::Sender<Lsn>,
+    pub(super) durable: watch::Sender<Lsn>,
     pub(super) cache: Cache,
     /// Moves the progress row.
-    moving: Option<Statement>,
+    pub(super) moving: Option<Statement>,
     pub(super) quarantined: HashSet<TableName>,
     /// Found while planning; written with the next round.
-    discovered: Vec<Quarantined>,
-    plan: Plan,
-    sequences: Vec<Sequence>,
-    tokens: Vec<String>,
+    pub(super) discovered: Vec<Quarantined>,
+    pub(super) plan: Plan,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) tokens: Vec<String>,
     /// A trunk transaction is open.
     pub(super) is_open: bool,
     /// The last whole source transaction that is not committed in the trunk.
-    pending: Option<Commit>,
-    transactions: u64,
+    pub(super) pending: Option<Commit>,
+    pub(super) transactions: u64,
     group_since: Instant,
-    written_at: Instant,
+    pub(super) written_at: Instant,
     /// Changes of a source transaction whose commit has not come yet.
     is_inside: bool,
-    progress: Progress,
+    pub(super) progress: Progress,
     pub(super) replay: Replay,
     pub(super) held: Held,
     pub(super) resyncs: Resyncs,
@@ -198,91 +196,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Commits what is pending. A position reached without any change is written now and then
-    /// only, so that a flood of empty transactions costs nothing.
-    pub(super) async fn commit(&mut self) -> Result<(), Error> {
-        let is_empty = !self.is_open
-            && self.plan.is_empty()
-            && self.discovered.is_empty()
-            && self.sequences.is_empty()
-            && self.tokens.is_empty();
-        if is_empty && self.written_at.elapsed() < EMPTY_INTERVAL {
-            return Ok(());
-        }
-        self.commit_all().await
-    }
-
-    /// Commits what is pending, be it an empty transaction.
-    pub(super) async fn commit_all(&mut self) -> Result<(), Error> {
-        let Some(commit) = self.pending else { return Ok(()) };
-        self.run_round().await?;
-        self.begin().await?;
-        let sql = "UPDATE ardent.progress SET lsn = $1::text::pg_lsn, commit_time = \
-                   coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', commit_time)";
-        let statement = match &self.moving {
-            Some(statement) => statement.clone(),
-            None => self.session.prepare(sql).await.map_err(at_trunk)?,
-        };
-        self.moving = Some(statement.clone());
-        let moved = self
-            .session
-            .execute(&statement, &[&commit.end.to_string(), &commit.time_us])
-            .await
-            .map_err(at_trunk)?;
-        if moved != 1 {
-            return Err(Error::Unsafe("trunk's progress row is gone".to_owned()));
-        }
-        self.session.batch_execute("COMMIT").await.map_err(at_trunk)?;
-        self.is_open = false;
-        self.committed(commit);
-        Ok(())
-    }
-
-    /// Commits what was done between two source transactions; the position stays.
-    pub(super) async fn commit_aside(&mut self) -> Result<(), Error> {
-        self.run_round().await?;
-        if std::mem::take(&mut self.is_open) {
-            self.session.batch_execute("COMMIT").await.map_err(at_trunk)?;
-        }
-        Ok(())
-    }
-
-    /// From here on the commit is durable, and may be told.
-    fn committed(&mut self, commit: Commit) {
-        self.pending = None;
-        self.written_at = Instant::now();
-        self.progress.lsn = commit.end;
-        if commit.time_us.is_some() {
-            self.progress.commit_time_us = commit.time_us;
-        }
-        self.durable.send_replace(self.progress.start());
-        let position = self.position();
-        let transactions = std::mem::take(&mut self.transactions);
-        self.shared.update(|status| {
-            status.applied_lsn = self.progress.start();
-            status.commit_time = position.commit_time;
-            status.transactions += transactions;
-        });
-        self.polls_are_durable();
-        self.cache.trim();
-        for token in self.tokens.drain(..) {
-            self.shared.reach_barrier(&token, position);
-        }
-    }
-
-    /// Written before it is told, or a restart would take the slot for one that skipped.
-    async fn write_idle(&mut self, lsn: Lsn) -> Result<(), Error> {
-        if lsn <= self.progress.start() {
-            return Ok(());
-        }
-        let sql = "UPDATE ardent.progress SET idle_lsn = $1::text::pg_lsn";
-        self.session.execute(sql, &[&lsn.to_string()]).await.map_err(at_trunk)?;
-        self.progress.idle_lsn = lsn;
-        self.durable.send_replace(lsn);
-        self.shared.update(|status| status.applied_lsn = lsn);
-        Ok(())
-    }
-
     pub(super) async fn take_change(&mut self, change: Change) -> Result<(), Error> {
         let Some(change) = self.resyncs.spool(change) else { return Ok(()) };
         match change {
@@ -373,51 +286,6 @@ impl Applier {
         }
     }
 
-    /// Quarantines a table from the last commit on.
-    pub(super) fn discover(&mut self, table: &TableName, reason: &str) {
-        self.divert(table, reason, false);
-    }
-
-    /// Quarantines a table, perhaps only until it is copied again.
-    pub(super) fn divert(&mut self, table: &TableName, reason: &str, is_resync_due: bool) {
-        if self.quarantined.insert(table.clone()) {
-            let lsn = self.progress.lsn;
-            let reason = reason.to_owned();
-            let since = SystemTime::now();
-            if is_resync_due {
-                self.resyncs.add(table);
-            }
-            let table = table.clone();
-            self.discovered.push(Quarantined { table, reason, lsn, is_resync_due, since });
-        }
-    }
-
-    /// Takes a table out of quarantine.
-    pub(super) async fn pardon(&mut self, table: &TableName) -> Result<(), Error> {
-        self.discovered.retain(|entry| entry.table != *table);
-        self.resyncs.forget(table);
-        if self.quarantined.remove(table) {
-            self.begin().await?;
-            quarantine::remove(&self.session, table).await.map_err(at_trunk)?;
-            self.shared.pardon(table);
-        }
-        Ok(())
-    }
-
-    /// Keeps a table in quarantine under its new name.
-    pub(super) async fn requarantine(
-        &mut self,
-        from: &TableName,
-        to: &TableName,
-    ) -> Result<(), Error> {
-        let status = self.shared.status();
-        let mut found = status.quarantined.into_iter().chain(self.discovered.iter().cloned());
-        let Some(entry) = found.find(|entry| entry.table == *from) else { return Ok(()) };
-        self.pardon(from).await?;
-        self.divert(to, &entry.reason, entry.is_resync_due);
-        Ok(())
-    }
-
     pub(super) fn warn(&self, text: String) {
         self.shared.warn(text);
     }
@@ -445,9 +313,7 @@ impl Applier {
         }
         for entry in std::mem::take(&mut self.discovered) {
             self.begin().await?;
-            quarantine::add(&self.session, &entry)
-                .await
-                .map_err(at_trunk)?;
+            quarantine::add(&self.session, &entry).await.map_err(at_trunk)?;
             self.shared.quarantine(entry);
         }
         Ok(())

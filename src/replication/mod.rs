@@ -20,6 +20,7 @@ mod applier;
 mod cache;
 mod catalog;
 mod change;
+mod commit;
 mod ddl;
 mod emitter;
 mod error;

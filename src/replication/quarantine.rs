@@ -1,10 +1,14 @@
 //! Tables that are no longer followed: kept by name in the trunk, so that every branch names them.
 
+use std::time::SystemTime;
+
 use proxy::client::Session;
 use tokio_postgres::error::SqlState;
 
 use crate::source::TableName;
 
+use super::applier::Applier;
+use super::error::{Error, at_trunk};
 use super::status::Quarantined;
 
 /// Notes a table. The first reason stays: later ones are its consequences.
@@ -65,6 +69,53 @@ pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_po
             })
         })
         .collect()
+}
+
+impl Applier {
+    /// Quarantines a table from the last commit on.
+    pub(super) fn discover(&mut self, table: &TableName, reason: &str) {
+        self.divert(table, reason, false);
+    }
+
+    /// Quarantines a table, perhaps only until it is copied again.
+    pub(super) fn divert(&mut self, table: &TableName, reason: &str, is_resync_due: bool) {
+        if self.quarantined.insert(table.clone()) {
+            let lsn = self.progress.lsn;
+            let reason = reason.to_owned();
+            let since = SystemTime::now();
+            if is_resync_due {
+                self.resyncs.add(table);
+            }
+            let table = table.clone();
+            self.discovered.push(Quarantined { table, reason, lsn, is_resync_due, since });
+        }
+    }
+
+    /// Takes a table out of quarantine.
+    pub(super) async fn pardon(&mut self, table: &TableName) -> Result<(), Error> {
+        self.discovered.retain(|entry| entry.table != *table);
+        self.resyncs.forget(table);
+        if self.quarantined.remove(table) {
+            self.begin().await?;
+            remove(&self.session, table).await.map_err(at_trunk)?;
+            self.shared.pardon(table);
+        }
+        Ok(())
+    }
+
+    /// Keeps a table in quarantine under its new name.
+    pub(super) async fn requarantine(
+        &mut self,
+        from: &TableName,
+        to: &TableName,
+    ) -> Result<(), Error> {
+        let status = self.shared.status();
+        let mut found = status.quarantined.into_iter().chain(self.discovered.iter().cloned());
+        let Some(entry) = found.find(|entry| entry.table == *from) else { return Ok(()) };
+        self.pardon(from).await?;
+        self.divert(to, &entry.reason, entry.is_resync_due);
+        Ok(())
+    }
 }
 
 /// True if the error says something about the data or the table, so that trying again is futile

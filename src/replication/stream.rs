@@ -20,7 +20,7 @@ use crate::lsn::Lsn;
 use crate::source::TableName;
 
 use super::applier::{Applier, Ends};
-use super::ddl::{self, Capture};
+use super::ddl::{self, Capture, MODE_POLLING};
 use super::emitter::{Emitter, HEARTBEAT_INTERVAL};
 use super::error::{Action, Error};
 use super::link::{Link, TrunkAccess};
@@ -390,7 +390,7 @@ async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
         }
         let is_silent = status.transactions == transactions;
         transactions = status.transactions;
-        if is_silent
+        if (is_silent || status.ddl_mode == MODE_POLLING)
             && status.phase == Phase::Streaming
             && let Err(error) = emitter.heartbeat().await
         {

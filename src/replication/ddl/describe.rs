@@ -47,10 +47,7 @@ impl Describer {
 }
 
 /// Everything of the source that is not an extension's.
-pub(super) async fn everything(
-    source: &Session,
-    schemas: &[String],
-) -> Result<Vec<Object>, Error> {
+pub(super) async fn everything(source: &Session, schemas: &[String]) -> Result<Vec<Object>, Error> {
     let row = source.query_one(ALL_SQL, &[&schemas]).await.map_err(at_source)?;
     let oids = |position| row.try_get::<_, Vec<u32>>(position).map_err(at_source);
     let (relations, types, functions, places) = (oids(0)?, oids(1)?, oids(2)?, oids(3)?);
@@ -71,7 +68,10 @@ pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Obje
     let oids: [u32; 1] = [row.try_get(0).map_err(at_source)?];
     let none: [u32; 0] = [];
     let rows = source
-        .query(DESCRIBE_SQL, &[&oids.as_slice(), &none.as_slice(), &none.as_slice(), &none.as_slice(), &false])
+        .query(
+            DESCRIBE_SQL,
+            &[&oids.as_slice(), &none.as_slice(), &none.as_slice(), &none.as_slice(), &false],
+        )
         .await
         .map_err(at_source)?;
     rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_source)?.0)).collect()

@@ -18,14 +18,16 @@ const RENAME_PHASE: i32 = -1_000;
 /// there is only made; what else is to be said about it shows in the next round.
 pub(super) fn steps(source: &Object, trunk: Option<&Object>) -> Vec<Step> {
     let Some(trunk) = trunk else {
-        let made = source.facts.iter().filter(|fact| fact.kind() == "exists" || is_standing(source));
+        let made =
+            source.facts.iter().filter(|fact| fact.kind() == "exists" || is_standing(source));
         return made.map(|fact| step(fact.phase, fact, vec![fact.creation().to_owned()])).collect();
     };
     let mut steps = Vec::new();
     let mut missing: Vec<&Fact> = lacking(source, trunk);
     let mut extra: Vec<&Fact> = lacking(trunk, source);
     rename(&mut missing, &mut extra, &mut steps);
-    let owner_differs = differing(source, trunk).any(|(fact, _)| matches!(fact.key.as_str(), "owner" | "owned"));
+    let owner_differs =
+        differing(source, trunk).any(|(fact, _)| matches!(fact.key.as_str(), "owner" | "owned"));
     for (fact, present) in differing(source, trunk) {
         steps.extend(change(fact, present));
     }
@@ -144,14 +146,8 @@ mod tests {
     fn drops_in_reverse_before_it_makes() {
         let trunk = [(20, "column/a", "ADD a"), (22, "column/a/default", "SET")];
         let source = [(20, "column/b", "ADD b")];
-        assert_eq!(
-            sql(&source, Some(&trunk)),
-            ["DROP column/a/default", "DROP column/a", "ADD b"]
-        );
-        assert_eq!(
-            sql(&[(20, "column/a", "ADD b")], Some(&trunk[..1])),
-            ["DROP column/a; ADD b"]
-        );
+        assert_eq!(sql(&source, Some(&trunk)), ["DROP column/a/default", "DROP column/a", "ADD b"]);
+        assert_eq!(sql(&[(20, "column/a", "ADD b")], Some(&trunk[..1])), ["DROP column/a; ADD b"]);
     }
 
     #[test]

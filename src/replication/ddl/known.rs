@@ -122,7 +122,8 @@ pub(super) async fn absent(
     let sql = "SELECT k.class, k.oid, k.target, c.relkind::text
                  FROM ardent.known k
                  LEFT JOIN pg_catalog.pg_class c
-                   ON k.class = 'relation' AND c.oid = pg_catalog.to_regclass(k.target)";
+                   ON c.oid = pg_catalog.to_regclass(
+                        CASE k.class WHEN 'relation' THEN k.target END)";
     let mut gone = Vec::new();
     for row in trunk.query(sql, &[]).await.map_err(at_trunk)? {
         let class: String = row.try_get(0).map_err(at_trunk)?;
@@ -148,7 +149,8 @@ pub(super) async fn absent(
 }
 
 async fn find(trunk: &Session, class: Class, oid: i64) -> Result<Option<Names>, Error> {
-    let sql = "SELECT pg_catalog.to_jsonb(k)::text FROM ardent.known k WHERE class = $1 AND oid = $2";
+    let sql =
+        "SELECT pg_catalog.to_jsonb(k)::text FROM ardent.known k WHERE class = $1 AND oid = $2";
     let row = trunk.query_opt(sql, &[&class.as_str(), &oid]).await.map_err(at_trunk)?;
     let Some(row) = row else { return Ok(None) };
     let text: String = row.try_get(0).map_err(at_trunk)?;

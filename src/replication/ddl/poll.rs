@@ -10,10 +10,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use proxy::client::Session;
 
 use super::super::applier::Applier;
-use super::super::error::{Error, at_source};
+use super::super::error::{Error, at_source, at_trunk};
+use super::captured::NewExtension;
 use super::object::{Class, Object};
 use super::replay::table_name;
-use super::{describe, known};
+use super::{describe, extension, known};
 
 /// This many objects are compared at a time.
 const COMPARED_MAX: usize = 500;
@@ -23,6 +24,7 @@ const COMPARED_MAX: usize = 500;
 pub(in super::super) struct Poll {
     /// Objects that changed since the last look.
     objects: Vec<Object>,
+    extensions: Vec<NewExtension>,
     /// Everything that is there.
     alive: HashSet<(Class, i64)>,
 }
@@ -53,15 +55,24 @@ impl Poller {
             alive.insert((object.class, object.oid), hash);
             self.seen.get(&(object.class, object.oid)) != Some(&hash)
         });
+        let extensions = extensions(source).await?;
         self.fingerprint = Some(fingerprint);
         self.seen = alive;
-        Ok(Some(Poll { objects, alive: self.seen.keys().copied().collect() }))
+        Ok(Some(Poll { objects, extensions, alive: self.seen.keys().copied().collect() }))
     }
 
     /// Forgets, so that the next look tells everything.
     pub(in super::super) fn reset(&mut self) {
         *self = Self::default();
     }
+}
+
+async fn extensions(source: &Session) -> Result<Vec<NewExtension>, Error> {
+    let rows = source.query(EXTENSIONS_SQL, &[]).await.map_err(at_source)?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(NewExtension { name: row.try_get(0)?, schema: row.try_get(1)? })
+    };
+    rows.iter().map(read).collect::<Result<_, tokio_postgres::Error>>().map_err(at_source)
 }
 
 fn hash(object: &Object) -> u64 {
@@ -90,16 +101,32 @@ impl Applier {
         }
         let mut objects = poll.objects.clone();
         objects.sort_by_key(|object| object.class);
-        for chunk in objects.chunks(COMPARED_MAX) {
-            self.equalize_polled(chunk).await?;
+        self.install_missing(&poll.extensions).await?;
+        // What is renamed into a schema needs the schema.
+        for class in objects.chunk_by(|a, b| a.class == b.class) {
+            for chunk in class.chunks(COMPARED_MAX) {
+                self.equalize_polled(chunk).await?;
+            }
         }
         self.retry_unequal().await?;
         self.polls.push(token.to_owned());
         Ok(())
     }
 
-    /// A column that came or changed its type may hold anything in the rows that were there: only
-    /// copying says what.
+    async fn install_missing(&mut self, wanted: &[NewExtension]) -> Result<(), Error> {
+        let rows = self.session.query(EXTENSIONS_SQL, &[]).await.map_err(at_trunk)?;
+        let mut present = HashSet::new();
+        for row in rows {
+            present.insert(row.try_get::<_, String>(0).map_err(at_trunk)?);
+        }
+        for new in wanted.iter().filter(|new| !present.contains(&new.name)) {
+            extension::install(self, new).await?;
+        }
+        Ok(())
+    }
+
+    /// A column that came or changed its type may hold anything in the rows that were there, and a
+    /// table may have had rows under another name: only copying says.
     async fn equalize_polled(&mut self, objects: &[Object]) -> Result<(), Error> {
         for object in objects {
             self.rename(object).await?;
@@ -110,13 +137,12 @@ impl Applier {
                 continue;
             };
             let table = table_name(object);
-            let is_column = step.key.split('/').count() == 2 || step.key.ends_with("/type");
-            if step.phase > 0
-                && step.key.starts_with("column/")
-                && is_column
-                && self.replay.link.follows(&table)
-                && self.has_rows(&table).await?
-            {
+            if step.phase < 0 || !self.replay.link.follows(&table) {
+                continue;
+            }
+            if step.key == "exists" {
+                self.divert(&table, "it was made on the source", true);
+            } else if is_column(&step.key) && self.has_rows(&table).await? {
                 self.empty(&table).await?;
                 self.divert(&table, "its columns changed on the source", true);
             }
@@ -133,6 +159,16 @@ impl Applier {
         }
     }
 }
+
+/// A column as such, or its type.
+fn is_column(key: &str) -> bool {
+    let Some(rest) = key.strip_prefix("column/") else { return false };
+    !rest.contains('/') || rest.ends_with("/type")
+}
+
+const EXTENSIONS_SQL: &str = "\
+SELECT e.extname::text, n.nspname::text
+  FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace";
 
 /// Any change of a catalog row leaves it with another `xmin`. Frozen rows keep theirs.
 const FINGERPRINT_SQL: &str = "\
@@ -169,5 +205,7 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.part, ' ' ORDER BY x.part)) FROM (
     FROM pg_catalog.pg_statistic_ext
   UNION ALL SELECT 'o ' || count(*) || ' ' || coalesce(sum(xmin::text::bigint), 0)
     FROM pg_catalog.pg_description
+  UNION ALL SELECT 'q ' || count(*) || ' ' || coalesce(sum(xmin::text::bigint), 0)
+    FROM pg_catalog.pg_extension
   UNION ALL SELECT 'f ' || count(*) || ' ' || coalesce(sum(xmin::text::bigint), 0)
     FROM pg_catalog.pg_default_acl) x";

@@ -230,7 +230,9 @@ impl Applier {
             let key = &step.key;
             let reason = said.iter().find(|(other, _)| other == key).map(|(_, said)| said.as_str());
             let reason = reason.unwrap_or("cannot be changed in place");
-            if object.is_table() && decides_rows(key) && self.replay.link.follows(&table_name(object))
+            if object.is_table()
+                && decides_rows(key)
+                && self.replay.link.follows(&table_name(object))
             {
                 let text = format!("it differs from the source in {key}: {reason}");
                 self.divert(&table_name(object), &text, false);

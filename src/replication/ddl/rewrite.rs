@@ -32,9 +32,7 @@ impl Applier {
     }
 
     pub(super) async fn has_rows(&self, table: &TableName) -> Result<bool, Error> {
-        let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-        let row = self.session.query_one(exists, &[&table.quoted()]).await.map_err(at_trunk)?;
-        if !row.try_get::<_, bool>(0).map_err(at_trunk)? {
+        if !self.has_table(table).await? {
             return Ok(false);
         }
         let sql = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.quoted());

@@ -24,7 +24,10 @@ impl Applier {
         let outcome = mirror_roles(&system, &facts?).await;
         system.close().await;
         // Taking a lock makes the session hear of roles that it had found missing.
-        self.session.query("SELECT FROM pg_catalog.pg_roles LIMIT 1", &[]).await.map_err(at_trunk)?;
+        self.session
+            .query("SELECT FROM pg_catalog.pg_roles LIMIT 1", &[])
+            .await
+            .map_err(at_trunk)?;
         for warning in outcome? {
             self.warn(warning);
         }

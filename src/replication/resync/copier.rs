@@ -17,11 +17,7 @@ use super::super::setup::Snapshot;
 const NUDGE_SQL: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')";
 
 /// Replaces the trunk's rows. Returns the position they are of.
-pub(super) async fn copy(
-    link: Link,
-    trunk: TrunkAccess,
-    table: TableName,
-) -> Result<Lsn, Error> {
+pub(super) async fn copy(link: Link, trunk: TrunkAccess, table: TableName) -> Result<Lsn, Error> {
     let snapshot = Snapshot::take_temporary(&link).await?;
     let position = snapshot.lsn;
     let outcome = copy_at(&snapshot, &trunk, &table).await;
@@ -33,11 +29,7 @@ pub(super) async fn copy(
     Ok(position)
 }
 
-async fn copy_at(
-    snapshot: &Snapshot,
-    trunk: &TrunkAccess,
-    name: &TableName,
-) -> Result<(), Error> {
+async fn copy_at(snapshot: &Snapshot, trunk: &TrunkAccess, name: &TableName) -> Result<(), Error> {
     let schemas = [name.schema.clone()];
     let mut tables = source::tables(&snapshot.session, &schemas).await?;
     tables.retain(|table| table.name == *name);

@@ -139,7 +139,15 @@ impl Applier {
 
     async fn start_resync(&mut self, table: TableName) -> Result<(), Error> {
         self.commit_all().await?;
+        if !self.replay.is_capturing() && !self.has_table(&table).await? {
+            return self.await_poll(table).await;
+        }
         if !self.repair(&table).await? {
+            // Gone or renamed. Where changes are captured, the stream will say which.
+            if !self.replay.is_capturing() {
+                self.pardon(&table).await?;
+                self.commit_aside().await?;
+            }
             return Ok(());
         }
         tracing::info!(%table, "copying table again");
@@ -151,6 +159,17 @@ impl Applier {
             copied_at: None,
         });
         Ok(())
+    }
+
+    /// A table that only a look at the source's schema can make, with all that it needs. One that
+    /// is not there either is gone.
+    async fn await_poll(&mut self, table: TableName) -> Result<(), Error> {
+        if self.is_on_source(&table).await? {
+            self.resyncs.add(&table);
+            return Ok(());
+        }
+        self.pardon(&table).await?;
+        self.commit_aside().await
     }
 
     async fn finish_resync(&mut self, copied_at: Lsn) -> Result<(), Error> {

@@ -88,7 +88,10 @@ async fn mirror_with(
         }
         let name = quote_identifier(&role.name);
         let verb = if present.contains(&role.name) { "ALTER" } else { "CREATE" };
-        sql.push_str(&format!("{verb} ROLE {name} WITH {};", attributes(role, version, inherits(role))));
+        sql.push_str(&format!(
+            "{verb} ROLE {name} WITH {};",
+            attributes(role, version, inherits(role))
+        ));
         sql.push_str(&format!("GRANT {name} TO {APPLY_ROLE};"));
     }
     for (member, role, admin) in &facts.memberships {

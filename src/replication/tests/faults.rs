@@ -113,11 +113,7 @@ async fn a_table_that_cannot_be_applied_is_left_and_the_rest_goes_on() {
     let mut names: Vec<String> =
         status.quarantined.iter().map(|entry| entry.table.to_string()).collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["public.bad", "public.keyless"],
-        "{status:?}"
-    );
+    assert_eq!(names, ["public.bad", "public.keyless"], "{status:?}");
     assert_eq!(chain.trunk.value("app", "SELECT count(*)::text FROM public.good").await, "11");
     // Known again after a restart.
     chain.replication = None;

@@ -5,6 +5,7 @@ mod support;
 mod chain;
 mod ddl;
 mod faults;
+mod fuzz;
 mod kinds;
 mod preflight;
 mod schema;

@@ -254,7 +254,8 @@ impl Server {
         };
         let lines = text.lines().filter(is_ours).map(str::to_owned);
         // The order of an access list says nothing.
-        let is_privilege = |line: &String| line.starts_with("GRANT ") || line.starts_with("REVOKE ");
+        let is_privilege =
+            |line: &String| line.starts_with("GRANT ") || line.starts_with("REVOKE ");
         let (mut privileges, mut schema): (Vec<_>, Vec<_>) = lines.partition(is_privilege);
         privileges.sort();
         schema.append(&mut privileges);
