@@ -114,6 +114,9 @@ impl Worker {
                 let refused = |error| ConnectorError::NotFollowing(Some(error));
                 drop(reply.send(released.map_err(refused)));
             }
+            Command::CutAtReference(request, reply) => {
+                return self.cut_at_reference(followed, request, reply).await;
+            }
             Command::Delete(drain, reply) => {
                 if let Some(drain) = drain {
                     self.drain(followed, drain).await;

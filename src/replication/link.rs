@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
-use crate::source::{PINNED_OPTIONS, SourceUrl, TableName};
+use crate::source::{PINNED_OPTIONS, Plugin, SourceUrl, TableName};
 
 use super::ddl;
 use super::error::{Error, at_source};
+use super::publication;
 
 /// The superuser of a trunk, used for a closed list of things only.
 pub(super) const SYSTEM_ROLE: &str = "ardent_system";
@@ -28,6 +29,8 @@ pub struct Link {
     pub schemas: Vec<String>,
     /// Tables inside them that are not followed. They exist in the trunk, empty.
     pub excluded: Vec<TableName>,
+    /// What decodes the source's log.
+    pub plugin: Plugin,
 }
 
 /// A running trunk: a socket directory that trusts us, and the database in it.
@@ -43,6 +46,11 @@ impl Link {
     /// The slot on the source.
     pub fn slot(&self) -> String {
         slot_name(&self.connector)
+    }
+
+    /// The publications that pgoutput reads: of all changes, and of inserts and truncations.
+    pub(super) fn publications(&self) -> [String; 2] {
+        publication_names(&self.connector)
     }
 
     /// The source, with values printed as both sides agree.
@@ -76,6 +84,10 @@ fn slot_name(connector: &str) -> String {
     format!("ardent_{connector}")
 }
 
+fn publication_names(connector: &str) -> [String; 2] {
+    [format!("ardent_{connector}"), format!("ardent_{connector}_inserts")]
+}
+
 /// A walsender that has not noticed yet that its client is gone gets this long to go.
 const DROP_ATTEMPTS: u32 = 50;
 const DROP_PAUSE: Duration = Duration::from_millis(200);
@@ -84,15 +96,17 @@ const DROP_PAUSE: Duration = Duration::from_millis(200);
 /// still holds the slot is ended.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     drop_slot(source, connector).await?;
+    publication::drop_all(source, &publication_names(connector)).await?;
     ddl::drop_capture(source).await
 }
 
 /// What an operator can run on the source instead.
 pub fn drop_sql(connector: &str) -> String {
     let slot = slot_name(connector);
+    let [all, inserts] = publication_names(connector);
     format!(
-        "SELECT pg_drop_replication_slot('{slot}'); DROP EVENT TRIGGER IF EXISTS ardent_ddl, \
-         ardent_drop, ardent_rewrite; DROP SCHEMA IF EXISTS ardent CASCADE;"
+        "SELECT pg_drop_replication_slot('{slot}'); DROP PUBLICATION IF EXISTS {all}, {inserts}; \
+         DROP SCHEMA IF EXISTS ardent CASCADE;"
     )
 }
 

@@ -22,12 +22,17 @@ mod catalog;
 mod change;
 mod commit;
 mod ddl;
+mod decoder;
 mod emitter;
 mod error;
+mod halt;
+mod heartbeat;
 mod link;
 mod message;
+mod pgoutput;
 mod plan;
 mod progress;
+mod publication;
 mod quarantine;
 mod reader;
 mod resync;
@@ -40,13 +45,15 @@ mod statement;
 mod status;
 mod stream;
 mod truncate;
+mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
 pub use link::{Link, TrunkAccess, drop_source_objects, drop_sql};
-pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
+pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! there, or show its password.
 
 mod capture;
+mod decoding;
 mod error;
 mod facts;
 mod grants;
@@ -20,7 +21,8 @@ pub use error::Error;
 pub use facts::{
     Facts, Identity, RoleFacts, Sequence, Table, TableName, identity, read_facts, tables,
 };
-pub use preflight::{PreflightOptions, preflight};
+pub use plugin::Plugin;
+pub use preflight::{PluginChoice, PreflightOptions, preflight};
 pub use provider::Provider;
 pub use report::{Report, Row, RowKind, RowStatus};
 pub use url::{PINNED_OPTIONS, SourceUrl};

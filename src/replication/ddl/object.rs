@@ -22,17 +22,17 @@ pub(super) struct Object {
     pub(super) facts: Vec<Fact>,
 }
 
-/// What kind of catalog an object is in.
+/// What kind of catalog an object is in. In the order in which they need each other, mostly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub(super) enum Class {
     #[serde(rename = "schema")]
     Schema,
     #[serde(rename = "type")]
     Type,
-    #[serde(rename = "relation")]
-    Relation,
     #[serde(rename = "function")]
     Function,
+    #[serde(rename = "relation")]
+    Relation,
     #[serde(rename = "default privileges")]
     DefaultPrivileges,
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use proxy::client::Session;
+use proxy::client::{Session, quote_identifier};
 
 use super::super::applier::Applier;
 use super::super::error::{Error, at_source, at_trunk};
@@ -101,7 +101,7 @@ impl Applier {
         }
         let mut objects = poll.objects.clone();
         objects.sort_by_key(|object| object.class);
-        self.install_missing(&poll.extensions).await?;
+        self.equalize_extensions(&poll.extensions).await?;
         // What is renamed into a schema needs the schema.
         for class in objects.chunk_by(|a, b| a.class == b.class) {
             for chunk in class.chunks(COMPARED_MAX) {
@@ -113,11 +113,15 @@ impl Applier {
         Ok(())
     }
 
-    async fn install_missing(&mut self, wanted: &[NewExtension]) -> Result<(), Error> {
+    async fn equalize_extensions(&mut self, wanted: &[NewExtension]) -> Result<(), Error> {
         let rows = self.session.query(EXTENSIONS_SQL, &[]).await.map_err(at_trunk)?;
         let mut present = HashSet::new();
         for row in rows {
             present.insert(row.try_get::<_, String>(0).map_err(at_trunk)?);
+        }
+        let is_wanted = |name: &&String| wanted.iter().any(|new| new.name == **name);
+        for gone in present.iter().filter(|name| !is_wanted(name)) {
+            extension::uninstall(self, &quote_identifier(gone)).await?;
         }
         for new in wanted.iter().filter(|new| !present.contains(&new.name)) {
             extension::install(self, new).await?;

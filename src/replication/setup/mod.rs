@@ -9,6 +9,7 @@
 mod copy;
 mod database;
 mod extensions;
+mod foreign_keys;
 mod roles;
 mod schema;
 mod snapshot;
@@ -23,12 +24,13 @@ use std::path::Path;
 use proxy::client::Session;
 
 use crate::lsn::Lsn;
-use crate::source::{self, Table, TableName};
+use crate::source::{self, Plugin, Table, TableName};
 
 use super::ddl;
 use super::error::{Error, at_source, at_trunk};
 use super::link::{Link, TrunkAccess};
 use super::progress;
+use super::publication;
 use super::sequences;
 
 /// How far setup is. Every call tells the whole state.
@@ -36,8 +38,8 @@ use super::sequences;
 pub struct SetupProgress {
     /// The stage at work.
     pub stage: Stage,
-    /// The table being copied.
-    pub table: Option<TableName>,
+    /// The tables being copied.
+    pub copying: Vec<TableProgress>,
     /// Tables done.
     pub tables_done: u64,
     /// Tables to do.
@@ -48,6 +50,27 @@ pub struct SetupProgress {
     pub bytes_total: u64,
     /// Rows copied.
     pub rows: u64,
+    /// How fast the copy has been so far, as bytes of source heap.
+    pub bytes_per_second: u64,
+}
+
+/// How far the copy of one table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProgress {
+    /// The table.
+    pub table: TableName,
+    /// Bytes of its heap copied.
+    pub bytes_done: u64,
+    /// Bytes of its heap.
+    pub bytes_total: u64,
+    /// Rows copied.
+    pub rows: u64,
+}
+
+impl TableProgress {
+    fn new(table: TableName, bytes_total: u64) -> Self {
+        Self { table, bytes_done: 0, bytes_total, rows: 0 }
+    }
 }
 
 /// The stages of setup, in order.
@@ -95,11 +118,13 @@ pub struct SetupOutcome {
 }
 
 /// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one died,
-/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation.
+/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation; `jobs` sessions
+/// copy at once, and as many make indexes.
 pub async fn setup(
     link: &Link,
     trunk: &TrunkAccess,
     bin_dir: &Path,
+    jobs: usize,
     report: &(dyn Fn(&SetupProgress) + Send + Sync),
 ) -> Result<SetupOutcome, Error> {
     if let Some(lsn) = progress::finished(link, trunk).await? {
@@ -108,11 +133,9 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    // Before the slot, so that no schema change falls between the snapshot and the first message.
-    ddl::install(link).await?;
-    let outcome = match Snapshot::take(link).await {
+    let outcome = match begin(link).await {
         Ok(snapshot) => {
-            let setup = Setup { link, trunk, bin_dir, snapshot: &snapshot, report };
+            let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
             let outcome = setup.run(&mut state).await;
             snapshot.release().await;
             outcome
@@ -127,10 +150,21 @@ pub async fn setup(
     outcome
 }
 
+/// What stands on the source before the first row is copied. The event triggers come before the
+/// slot, so that no schema change falls between its snapshot and their first message.
+async fn begin(link: &Link) -> Result<Snapshot, Error> {
+    ddl::install(link).await?;
+    if link.plugin == Plugin::Pgoutput {
+        publication::create(link).await?;
+    }
+    Snapshot::take(link).await
+}
+
 struct Setup<'a> {
     link: &'a Link,
     trunk: &'a TrunkAccess,
     bin_dir: &'a Path,
+    jobs: usize,
     snapshot: &'a Snapshot,
     report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
 }
@@ -151,13 +185,14 @@ impl Setup<'_> {
         progress::create_tables(&system).await?;
         self.enter(state, Stage::Schema);
         let dump = schema::Dump::take(self).await?;
+        self.snapshot.unlock().await?;
         roles::begin_restore(&system, &self.trunk.database).await?;
         warnings.extend(dump.restore_tables(self).await?);
         self.enter(state, Stage::Copy);
-        warnings.extend(copy::copy_tables(self, &tables, state).await?);
+        warnings.extend(copy::copy_tables(self, &tables, facts.version, state).await?);
         self.enter(state, Stage::Indexes);
         warnings.extend(dump.restore_rest(self).await?);
-        warnings.extend(copy::add_unvalidated_keys(self).await?);
+        warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
@@ -191,7 +226,7 @@ impl Setup<'_> {
 
     fn enter(&self, state: &mut SetupProgress, stage: Stage) {
         state.stage = stage;
-        state.table = None;
+        state.copying.clear();
         (self.report)(state);
     }
 }

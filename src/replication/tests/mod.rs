@@ -3,9 +3,11 @@
 mod support;
 
 mod chain;
+mod copy;
 mod ddl;
 mod faults;
 mod fuzz;
 mod kinds;
 mod preflight;
 mod schema;
+mod verify;
