@@ -2,7 +2,8 @@
 //! barrier, and a signed message marks the position in the stream that it was read at.
 //!
 //! What is read stays in this process; the message names it. A process that restarts reads again.
-//! Rows that came in a new shape before the schema was read do not fit; their table is copied again.
+//! Rows that came in a new shape before the schema was read do not fit; their table is copied
+//! again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::support::Chain;
 
 const FIXED_SEED: u64 = 20_261_122;
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 20;
 const TABLES_MAX: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
