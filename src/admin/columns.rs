@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, PreflightKind, PreflightRow,
-    PreflightStatus, RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    PreflightStatus, QuarantineRow, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -100,6 +100,15 @@ pub(super) fn verify(row: VerifyRow) -> Vec<Value> {
         Value::Text(row.kind),
         text(row.verdict),
         optional(row.detail, Value::Text),
+    ]
+}
+
+pub(super) fn quarantine(row: QuarantineRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.table),
+        text(if row.is_copying { "copying" } else { "quarantined" }),
+        Value::Text(row.reason),
+        Value::Timestamptz(row.since),
     ]
 }
 

@@ -180,6 +180,19 @@ pub struct VerifyRow {
     pub detail: Option<String>,
 }
 
+/// One row of `ARDENT CONNECTOR QUARANTINE LIST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineRow {
+    /// `schema.table`.
+    pub table: String,
+    /// It is being copied again, and followed then.
+    pub is_copying: bool,
+    /// Why it is not followed.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
 /// The answer to `CONNECTOR SWITCH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchRow {

@@ -4,6 +4,7 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::client::Session;
@@ -12,11 +13,13 @@ use tokio::sync::Mutex;
 use crate::lsn::Lsn;
 use crate::source::{Plugin, Sequence, TableName};
 
+use super::ddl::Poller;
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
 use super::publication;
 use super::sequences;
+use super::shared::Shared;
 use super::status::OpenTransaction;
 use super::wal2json::MESSAGE_PREFIXES;
 
@@ -35,6 +38,7 @@ pub(super) struct SlotState {
 pub(super) struct Emitter {
     link: Link,
     key: MessageKey,
+    shared: Arc<Shared>,
     /// One statement at a time; callers wait their turn.
     inner: Mutex<Inner>,
 }
@@ -44,11 +48,12 @@ struct Inner {
     session: Option<Session>,
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
+    poller: Poller,
 }
 
 impl Emitter {
-    pub(super) fn new(link: Link, key: MessageKey) -> Self {
-        Self { link, key, inner: Mutex::new(Inner::default()) }
+    pub(super) fn new(link: Link, key: MessageKey, shared: Arc<Shared>) -> Self {
+        Self { link, key, shared, inner: Mutex::new(Inner::default()) }
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -69,6 +74,10 @@ impl Emitter {
         let mut inner = self.inner.lock().await;
         // A session that broke while idle is only noticed by using it.
         let first = self.emit_once(&mut inner, prefix, &token).await;
+        if first.is_err() {
+            // What it saw was not told.
+            inner.poller.reset();
+        }
         let Err(Error::Source(proxy::client::Error::Session(_))) = first else { return first };
         inner.session = None;
         self.emit_once(&mut inner, prefix, &token).await
@@ -78,7 +87,8 @@ impl Emitter {
         let session = self.session(&mut inner.session).await?;
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
-        let body = Body { token: token.to_owned(), sequences: moved };
+        let poll = self.poll(session, &mut inner.poller).await?;
+        let body = Body { token: token.to_owned(), poll, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(
@@ -91,6 +101,20 @@ impl Emitter {
             inner.sent.insert(id(sequence), state(sequence));
         }
         Ok(())
+    }
+
+    /// Looks at the schema, if nothing else tells of its changes. The name of what was found.
+    async fn poll(&self, session: &Session, poller: &mut Poller) -> Result<String, Error> {
+        if !self.shared.takes_poll() {
+            poller.reset();
+            return Ok(String::new());
+        }
+        let Some(poll) = poller.look(session, &self.link.schemas).await? else {
+            return Ok(String::new());
+        };
+        let name = format!("{:032x}", rand::random::<u128>());
+        self.shared.keep_poll(name.clone(), poll);
+        Ok(name)
     }
 
     /// Where the source's sequences stand now.

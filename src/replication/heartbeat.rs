@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::ddl::MODE_POLLING;
 use super::emitter::{Emitter, SlotState};
 use super::error::Error;
 use super::link::drop_slot;
@@ -33,7 +34,7 @@ pub(super) async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
         }
         let is_silent = status.transactions == transactions;
         transactions = status.transactions;
-        if is_silent
+        if (is_silent || status.ddl_mode == MODE_POLLING)
             && status.phase == Phase::Streaming
             && let Err(error) = emitter.heartbeat().await
         {

@@ -7,6 +7,7 @@ use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
 use crate::source::{PINNED_OPTIONS, Plugin, SourceUrl, TableName};
 
+use super::ddl;
 use super::error::{Error, at_source};
 use super::publication;
 
@@ -106,7 +107,18 @@ const DROP_PAUSE: Duration = Duration::from_millis(200);
 /// Drops everything a connector has on its source. Done already is done well.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     drop_slot(source, connector).await?;
-    publication::drop_all(source, &publication_names(connector)).await
+    publication::drop_all(source, &publication_names(connector)).await?;
+    ddl::drop_capture(source).await
+}
+
+/// What an operator can run on the source instead.
+pub fn drop_sql(connector: &str) -> String {
+    let slot = slot_name(connector);
+    let [all, inserts] = publication_names(connector);
+    format!(
+        "SELECT pg_drop_replication_slot('{slot}'); DROP PUBLICATION IF EXISTS {all}, {inserts}; \
+         DROP SCHEMA IF EXISTS ardent CASCADE;"
+    )
 }
 
 /// Drops the slot; a stream of ours that still holds it is ended.

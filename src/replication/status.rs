@@ -12,6 +12,8 @@ pub struct Status {
     pub phase: Phase,
     /// The output plugin in use.
     pub plugin: &'static str,
+    /// How schema changes are learnt of: `event triggers` or `polling`.
+    pub ddl_mode: &'static str,
     /// The slot on the source.
     pub slot: String,
     /// Everything before this has arrived here.
@@ -87,4 +89,8 @@ pub struct Quarantined {
     pub reason: String,
     /// The source position from which its rows are not to be trusted.
     pub lsn: Lsn,
+    /// Since when they are not followed.
+    pub since: SystemTime,
+    /// It is to be copied again by itself, and followed then.
+    pub is_resync_due: bool,
 }
