@@ -16,6 +16,8 @@ mod crash;
 #[cfg(test)]
 mod front_door;
 #[cfg(test)]
+mod operations;
+#[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod privileges;

@@ -18,6 +18,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// A SCRAM message is a few hundred bytes.
 const PASSWORD_BYTES_MAX: usize = 2048;
 const SERVER_NONCE_BYTES: usize = 18;
+/// SQLSTATE of a proof that is wrong.
+pub(crate) const WRONG_PASSWORD: &str = "28P01";
 const MECHANISM: &str = "SCRAM-SHA-256";
 const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
@@ -239,7 +241,7 @@ fn refuse_scram(failure: ScramFailure, user: &[u8]) -> Ending {
 pub(crate) fn wrong_password(user: &[u8]) -> Refusal {
     let user = String::from_utf8_lossy(user);
     let text = format!("password authentication failed for user \"{user}\"");
-    Refusal::fatal("28P01", text)
+    Refusal::fatal(WRONG_PASSWORD, text)
         .with_hint("Check the password, and that the role and the branch you named exist.")
 }
 

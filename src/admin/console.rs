@@ -176,6 +176,13 @@ impl<O: Operations> AdminConsole<O> {
             Statement::ShowComputes => {
                 Ok(operations.computes().await?.into_iter().map(columns::compute).collect())
             }
+            Statement::ShowMetrics => {
+                let samples = operations.metrics().await?;
+                Ok(samples.iter().filter_map(columns::metric).collect())
+            }
+            Statement::ShowJobs => {
+                Ok(operations.jobs().await?.into_iter().map(columns::job).collect())
+            }
             _ => Ok(operations.config()?.into_iter().map(columns::config).collect()),
         }
     }

@@ -9,6 +9,7 @@ mod raw;
 mod authentication;
 mod cancel;
 mod console;
+mod limits;
 mod relay;
 mod startup;
 mod stop;

@@ -189,9 +189,12 @@ async fn positions_count_from_the_start_of_the_whole_query() {
     check(
         "ARDENT SHOW METRICS",
         expect![[r#"
-            0A000 ARDENT SHOW METRICS is not supported yet None
-            DETAIL -
-            HINT ARDENT HELP lists all statements.
+            ARDENT SHOW METRICS
+              name=ardent_proxy_sessions
+              labels={state="idle"}
+              value=2
+              kind=gauge
+              meaning=Authenticated sessions by state.
         "#]],
     )
     .await;
