@@ -77,6 +77,8 @@ pub struct ComputeConfig {
     pub user: String,
     /// First uid for computes when we are root.
     pub uid_base: u32,
+    /// For benchmarks: branches listen on a loopback address too.
+    pub listen_tcp: bool,
     /// Most starts at the same time.
     pub starts_max: usize,
     /// Longest start, in seconds.

@@ -14,6 +14,8 @@ mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod driver_matrix;
+#[cfg(test)]
 mod front_door;
 #[cfg(test)]
 mod operations;
