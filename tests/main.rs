@@ -26,4 +26,6 @@ mod privileges;
 #[cfg(test)]
 mod replication;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod start;
