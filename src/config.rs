@@ -21,6 +21,10 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// The Postgres processes that serve branches and trunks.
     pub compute: ComputeConfig,
+    /// The page store.
+    pub store: StoreConfig,
+    /// Sources and the trunks that follow them.
+    pub replication: ReplicationConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
     /// What monitoring reads.
@@ -85,6 +89,24 @@ pub struct ComputeConfig {
     pub start_timeout_s: u64,
     /// Longest fast shutdown, in seconds.
     pub stop_timeout_s: u64,
+}
+
+/// Section `[store]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Disk space that new branches and growing tables leave alone, in megabytes.
+    pub reserve_mb: u64,
+}
+
+/// Section `[replication]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationConfig {
+    /// Sessions that copy at once.
+    pub copy_jobs: usize,
+    /// Longest CONNECTOR VERIFY, in seconds.
+    pub verify_timeout_s: u64,
 }
 
 /// Section `[branch]`.

@@ -37,6 +37,8 @@ pub struct StorePaths {
     pub socket: PathBuf,
     /// What the store logs.
     pub log: PathBuf,
+    /// Disk space that it keeps for what exists.
+    pub reserve_bytes: u64,
 }
 
 /// A running store process.
@@ -65,6 +67,16 @@ pub enum StoreError {
     /// The system refused.
     #[error("reach store process")]
     Io(#[from] io::Error),
+}
+
+/// Everything that is not as it must be in a store: asked of the process that serves it, else read
+/// from its files.
+pub fn check(store_dir: &Path, socket: &Path) -> Result<Vec<storage::Finding>, storage::Error> {
+    match StoreClient::connect(socket) {
+        Ok(mut client) => client.check(),
+        Err(storage::Error::Unreachable { .. }) => storage::offline::check(store_dir),
+        Err(error) => Err(error),
+    }
 }
 
 impl Store {
@@ -166,6 +178,8 @@ async fn spawn(paths: &StorePaths) -> Result<StoreProcess, StoreError> {
         .arg("store")
         .arg("--data-dir")
         .arg(&paths.data_dir)
+        .arg("--reserve-bytes")
+        .arg(paths.reserve_bytes.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);

@@ -6,6 +6,7 @@ use crate::support::pgbench::assert_equal;
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
+use crate::support::workload::Pgbench;
 use std::time::Duration;
 
 const SCHEMA: &str = include_str!("fixtures/types.sql");
@@ -23,6 +24,24 @@ fn every_common_type_and_change_arrives_as_it_was_committed() {
     source.sql(CHANGES);
     let streamed = server.branch("streamed");
     assert_equal(&streamed, &source, "the stream");
+}
+
+#[test]
+fn pgoutput_carries_them_as_well_and_leaves_nothing_behind() {
+    let source = Source::start();
+    source.sql(SCHEMA);
+    let server = Server::start();
+    let url = source.url();
+    let create = ["connector", "create", "postgresql", &url, "--name", "prod"];
+    server.ardent(&[&create[..], &["--plugin", "pgoutput"]].concat()).ok();
+    source.sql(CHANGES);
+    source.sql("insert into plain (id, exact, single, double) values (-2, 'NaN', 'NaN', 'NaN')");
+    let streamed = server.branch("streamed");
+    assert_equal(&streamed, &source, "the stream");
+    let status = server.ardent(&["connector", "status", "prod", "--format", "json"]).ok();
+    assert!(status.contains(r#""plugin":"pgoutput""#), "{status}");
+    server.ardent(&["connector", "delete", "prod", "--force"]).ok();
+    assert_eq!(source.traces(), "");
 }
 
 #[test]
@@ -117,4 +136,27 @@ fn an_idle_source_can_recycle_its_wal() {
             (source.sql(&behind) == "0").then_some(())
         },
     );
+}
+
+#[test]
+fn verify_finds_a_loaded_trunk_equal_and_leaves_no_branch() {
+    let source = Source::start();
+    source.sql(SCHEMA);
+    source.pgbench(1);
+    let server = Server::start();
+    server.follow(&source);
+    let load = Pgbench::start(&source);
+    for round in 0..2 {
+        let said = server.ardent(&["connector", "verify", "prod"]);
+        assert_eq!(said.code, 0, "{said:#?}");
+        assert!(said.stdout.contains(" 0 different, 0 not carried, 0 not compared"), "{said:#?}");
+        server.branch(&format!("beside-{round}"));
+    }
+    drop(load);
+    let said = server.ardent(&["connector", "verify", "--format", "json", "--sample", "10"]).ok();
+    assert!(said.contains(r#""object":"public.pgbench_accounts""#), "{said}");
+    let listed = server.ardent(&["branch", "list"]).ok();
+    assert!(!listed.contains("verify"), "{listed}");
+    let left: Vec<_> = std::fs::read_dir(server.data_dir().join("mnt")).unwrap().collect();
+    assert_eq!(left.len(), 3, "the trunk and two branches: {left:?}");
 }

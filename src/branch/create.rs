@@ -3,7 +3,7 @@
 //! | step | durable after it | undone by |
 //! |---|---|---|
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
-//! | cut | the fork in the store | deleting the branch from the store |
+//! | cut | the fork in the store, with its limit | deleting the branch from the store |
 //! | start | nothing | killing the compute |
 //! | proof | `Active`: the URL works | DELETE |
 
@@ -32,6 +32,8 @@ pub struct CreateBranch {
     pub from: Option<Name>,
     /// The role of its URL; none means [`OWNER_ROLE`].
     pub role: Option<String>,
+    /// The most bytes it may come to hold of its own.
+    pub max_size_bytes: Option<u64>,
     /// Longest wait for the trunk to reach the source's present position.
     pub freshness_timeout: Option<Duration>,
 }
@@ -63,11 +65,11 @@ impl Branches {
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let parent = self.parent(request)?.map(|parent| parent.number);
         let role = request.role.as_deref().unwrap_or(OWNER_ROLE);
-        if existing.made.role == role && existing.made.parent == parent {
-            Ok(existing)
-        } else {
-            Err(BranchError::Taken(existing.made.name.clone()))
-        }
+        let made = &existing.made;
+        let is_same = made.role == role
+            && made.parent == parent
+            && made.max_size_bytes == request.max_size_bytes;
+        if is_same { Ok(existing) } else { Err(BranchError::Taken(existing.made.name.clone())) }
     }
 
     fn parent(&self, request: &CreateBranch) -> Result<Option<Arc<BranchRecord>>, BranchError> {
@@ -112,6 +114,7 @@ impl Branches {
             role: request.role.clone().unwrap_or_else(|| OWNER_ROLE.to_owned()),
             password: Some(password),
             verifier: Some(verifier),
+            max_size_bytes: request.max_size_bytes,
         };
         let candidates = endpoint_candidates(&request.name, request.connector.name());
         for endpoint in candidates.take(self.services.config.branch.branches_max + 2) {
@@ -131,7 +134,7 @@ impl Branches {
         parent: Option<Arc<BranchRecord>>,
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let begun = Instant::now();
-        let cut = match parent {
+        let mut cut = match parent {
             Some(parent) => self.fork_branch(&record, &parent).await?,
             None => {
                 let owner = self.services.computes.places().owner(record.number);
@@ -142,10 +145,12 @@ impl Branches {
                 request.connector.cut(cut).await?
             }
         };
+        self.limit(&record).await?;
         let was_cut = Instant::now();
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
         let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
+        drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
         }
@@ -184,6 +189,15 @@ impl Branches {
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
     }
 
+    /// Tells the store what the branch may come to hold, before anybody can write to it.
+    async fn limit(&self, record: &BranchRecord) -> Result<(), BranchError> {
+        let (number, max_size) = (record.number, record.made.max_size_bytes);
+        if max_size.is_some() {
+            self.services.store.call(move |client| client.limit(number, max_size)).await?;
+        }
+        Ok(())
+    }
+
     /// Forks a running or suspended branch as it is. A running one is forked at a moment between
     /// two writes, which is what Postgres recovers from as from a crash.
     async fn fork_branch(
@@ -203,6 +217,7 @@ impl Branches {
             freshness_wait: Duration::ZERO,
             quiesce: Duration::ZERO,
             fork: begun.elapsed(),
+            start: None,
         })
     }
 }

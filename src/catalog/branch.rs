@@ -93,6 +93,8 @@ pub struct NewBranch {
     pub password: Option<Vec<u8>>,
     /// SCRAM verifier of that password.
     pub verifier: Option<String>,
+    /// The most bytes it may come to hold of its own.
+    pub max_size_bytes: Option<u64>,
 }
 
 /// A branch as stored.
@@ -128,7 +130,8 @@ pub struct RoleVerifier {
 }
 
 const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, database, \
-                       role, password, verifier, lsn, commit_time, stale, created_at";
+                       role, password, verifier, lsn, commit_time, stale, created_at, \
+                       max_size";
 
 impl Catalog {
     /// Stores a new branch in state `Creating` and gives it its number.
@@ -138,8 +141,8 @@ impl Catalog {
         connection
             .execute(
                 "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, \
-                 database, role, password, verifier, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 database, role, password, verifier, created_at, max_size) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
@@ -153,6 +156,7 @@ impl Catalog {
                     new.password,
                     new.verifier,
                     to_micros(created_at),
+                    new.max_size_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
                 ],
             )
             .map_err(|error| taken(error, || format!("branch \"{}\"", new.name)))?;
@@ -283,6 +287,7 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
             role: row.get(9)?,
             password: row.get(10)?,
             verifier: row.get(11)?,
+            max_size_bytes: row.get::<_, Option<i64>>(16)?.map(i64::unsigned_abs),
         },
         lsn: lsn.map_err(|_| CatalogError::Damaged("branch position"))?,
         commit_time: row.get::<_, Option<i64>>(13)?.map(from_micros),

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// Written to `user_version`; raised with every change of the tables below.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE connector (
@@ -39,7 +39,8 @@ CREATE TABLE branch (
     lsn               TEXT,
     commit_time       INTEGER,
     stale             INTEGER NOT NULL DEFAULT 0,
-    created_at        INTEGER NOT NULL
+    created_at        INTEGER NOT NULL,
+    max_size          INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX branch_name ON branch (connector, kind, name);
 CREATE TABLE role_verifier (
@@ -63,6 +64,9 @@ CREATE TABLE selection (
 ) STRICT;
 ";
 
+/// What a file of format 1 lacks.
+const SINCE_1: &str = "ALTER TABLE branch ADD COLUMN max_size INTEGER;";
+
 /// Sets durability, makes the tables of a new file, refuses a file of another format.
 pub(super) fn prepare(connection: &Connection) -> Result<(), CatalogError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -73,6 +77,10 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), CatalogError> {
         FORMAT => Ok(()),
         0 => {
             let script = format!("BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;");
+            Ok(connection.execute_batch(&script)?)
+        }
+        1 => {
+            let script = format!("BEGIN; {SINCE_1} PRAGMA user_version = {FORMAT}; COMMIT;");
             Ok(connection.execute_batch(&script)?)
         }
         found => Err(CatalogError::Format { found, expected: FORMAT }),

@@ -33,6 +33,7 @@ fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
         role: "branch_owner".to_owned(),
         password: None,
         verifier: None,
+        max_size_bytes: Some(10 << 30),
     }
 }
 
@@ -98,4 +99,22 @@ fn refuses_another_format() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     let error = schema::prepare(&connection).unwrap_err();
     assert!(error.to_string().contains("catalog format 99"), "{error}");
+}
+
+/// A file of format 1 gets what it lacks, and keeps what it has.
+#[test]
+fn a_catalog_of_the_format_before_is_raised() {
+    let catalog = catalog();
+    let id = catalog.insert_connector(&connector("prod")).unwrap();
+    let made = NewBranch { max_size_bytes: None, ..branch("a", "a", id) };
+    catalog.insert_branch(&made).unwrap();
+    let connection = catalog.0.into_inner().unwrap();
+    let earlier = "ALTER TABLE branch DROP COLUMN max_size; PRAGMA user_version = 1;";
+    connection.execute_batch(earlier).unwrap();
+    schema::prepare(&connection).unwrap();
+    let catalog = Catalog(Mutex::new(connection));
+    let kept = &catalog.branches().unwrap()[0].made;
+    assert_eq!((kept.name.as_str(), kept.max_size_bytes), ("a", None));
+    let limited = catalog.insert_branch(&branch("b", "b", id)).unwrap();
+    assert_eq!(catalog.branches().unwrap()[1].made.max_size_bytes, limited.made.max_size_bytes);
 }

@@ -45,7 +45,9 @@ impl Setup {
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| view.setup = Some(progress.clone()));
         };
-        let outcome = replication::setup(&link, &access, &installation.bin_dir, &report).await?;
+        let jobs = self.services.config.replication.copy_jobs;
+        let outcome =
+            replication::setup(&link, &access, &installation.bin_dir, jobs, &report).await?;
         let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &access.database).await?;
@@ -85,6 +87,7 @@ impl Setup {
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            max_size_bytes: None,
         })?;
         let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
         let create = move |client: &mut StoreClient| client.create(number, owner);
@@ -154,6 +157,8 @@ pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link,
         source: source.clone(),
         schemas: record.made.schemas.clone(),
         excluded,
+        plugin: source::Plugin::named(&record.made.plugin)
+            .ok_or(crate::catalog::CatalogError::Damaged("plugin"))?,
     })
 }
 

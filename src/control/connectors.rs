@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ControlPlane, refuse, rows, source};
-use crate::admin::request::{CreateConnectorRequest, Decisions};
+use crate::admin::request::{CreateConnectorRequest, Decisions, VerifyRequest};
 use crate::admin::row::{
     ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, RetrySetupOutcome, SwitchRow,
+    VerifyRow,
 };
 use crate::admin::{Caller, OperationError, Outcome, Progress, sqlstate};
 use crate::catalog::{ConnectorState, NewConnector, Selection};
 use crate::connector::{Connector, ConnectorView};
 use crate::name::Name;
-use crate::source::{Identity, SourceUrl};
+use crate::replication::Scope;
+use crate::source::{Identity, Plugin, PluginChoice, PreflightOptions, SourceUrl};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -76,11 +78,12 @@ impl ControlPlane {
                 .with_hint("Choose another name."));
         }
         let report = self.check_source(&request.source).await?;
-        let (true, Some(identity)) = (report.passed, report.identity) else {
+        let (true, Some(identity), Some(plugin)) = (report.passed, report.identity, report.plugin)
+        else {
             return Ok(CreateConnectorOutcome::Refused(rows::preflight(&report)));
         };
         let settled = source::decide(&request.decisions, &report.undecided)?;
-        let new = self.new_connector(&request, &identity, settled.decisions)?;
+        let new = self.new_connector(&request, (identity, plugin), settled.decisions)?;
         let connector = if settled.open.is_empty() {
             self.0.connectors.create(&new)
         } else {
@@ -100,7 +103,7 @@ impl ControlPlane {
     fn new_connector(
         &self,
         request: &CreateConnectorRequest,
-        identity: &Identity,
+        (identity, plugin): (Identity, Plugin),
         decisions: String,
     ) -> Outcome<NewConnector> {
         let url = source::parse(&request.source.url)?;
@@ -113,7 +116,7 @@ impl ControlPlane {
             url: self.0.connectors.seal(&request.source.url),
             schemas: request.source.schemas.clone(),
             decisions,
-            plugin: "wal2json".to_owned(),
+            plugin: plugin.as_str().to_owned(),
             system_identifier: identity.system_identifier.to_string(),
             database_oid: identity.database_oid,
             database: url.database().to_owned(),
@@ -144,6 +147,24 @@ impl ControlPlane {
         let selection = Selection { connector: Some(name.to_string()), branch: None };
         self.select(caller, &selection)?;
         Ok(SwitchRow { previous, name, url: None })
+    }
+
+    pub(super) async fn do_verify_connector(
+        &self,
+        caller: &Caller,
+        request: VerifyRequest,
+    ) -> Outcome<Vec<VerifyRow>> {
+        let connector = match &request.name {
+            Some(name) => self.connector(name.as_str())?,
+            None => self.current_connector(caller)?,
+        };
+        let scope = Scope {
+            tables: request.tables,
+            sample: request.sample,
+            limit: Duration::from_secs(self.0.config.current().replication.verify_timeout_s),
+        };
+        let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
+        Ok(findings.into_iter().map(rows::finding).collect())
     }
 
     pub(super) async fn do_retry_setup(
@@ -185,7 +206,9 @@ impl ControlPlane {
         for (table, decision) in rows::decisions(stored) {
             decisions.tables.entry(table).or_insert(decision);
         }
-        let options = crate::source::PreflightOptions { schemas: connector.made().schemas.clone() };
+        let made = connector.made();
+        let plugin = Plugin::named(&made.plugin).map_or(PluginChoice::Auto, PluginChoice::Only);
+        let options = PreflightOptions { schemas: made.schemas.clone(), plugin };
         let report = crate::source::preflight(connector.source(), &options, |_| None).await;
         if !report.passed {
             let message = "the source does not pass preflight";
@@ -258,9 +281,10 @@ async fn follow_setup(connector: &Connector, progress: &Progress) {
 fn progress_line(view: &ConnectorView) -> String {
     let Some(setup) = &view.setup else { return "preparing trunk".to_owned() };
     let stage = setup.stage.as_str();
-    match &setup.table {
-        Some(table) => format!(
-            "{stage} {table}: {} of {} ({} of {} tables)",
+    match setup.copying.first() {
+        Some(first) => format!(
+            "{stage} {}: {} of {} ({} of {} tables)",
+            first.table,
             rows::bytes(setup.bytes_done),
             rows::bytes(setup.bytes_total),
             setup.tables_done,

@@ -6,7 +6,7 @@ use super::{ControlPlane, refuse};
 use crate::admin::request::{Decision, Decisions, Plugin, SourceRequest};
 use crate::admin::{OperationError, Outcome, sqlstate};
 use crate::secret::Secret;
-use crate::source::{self, Identity, PreflightOptions, Report, SourceUrl, TableName};
+use crate::source::{self, Identity, PluginChoice, PreflightOptions, Report, SourceUrl, TableName};
 
 /// Reads a source URL; the refusal does not repeat it.
 pub(super) fn parse(url: &Secret) -> Outcome<SourceUrl> {
@@ -24,13 +24,15 @@ impl ControlPlane {
             return Err(OperationError::new(sqlstate::NOT_SUPPORTED, message)
                 .with_hint("Name a source that this host reaches itself."));
         }
-        if request.plugin == Plugin::Pgoutput {
-            let message = "plugin pgoutput is not supported yet";
-            return Err(OperationError::new(sqlstate::NOT_SUPPORTED, message)
-                .with_hint("Leave plugin out, or write plugin = wal2json."));
-        }
         let url = parse(&request.url)?;
-        let options = PreflightOptions { schemas: request.schemas.clone() };
+        let options = PreflightOptions {
+            schemas: request.schemas.clone(),
+            plugin: match request.plugin {
+                Plugin::Auto => PluginChoice::Auto,
+                Plugin::Wal2json => PluginChoice::Only(source::Plugin::Wal2json),
+                Plugin::Pgoutput => PluginChoice::Only(source::Plugin::Pgoutput),
+            },
+        };
         let taken_by = |identity: &Identity| self.follower_of(identity);
         Ok(source::preflight(&url, &options, taken_by).await)
     }

@@ -4,17 +4,17 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use proxy::client::Session;
 use tokio::sync::Mutex;
 
 use crate::lsn::Lsn;
-use crate::source::Sequence;
+use crate::source::{Plugin, Sequence, TableName};
 
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
+use super::publication;
 use super::sequences;
 use super::wal2json::MESSAGE_PREFIXES;
 
@@ -47,6 +47,10 @@ struct Inner {
 impl Emitter {
     pub(super) fn new(link: Link, key: MessageKey) -> Self {
         Self { link, key, inner: Mutex::new(Inner::default()) }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Emits a barrier: once the trunk has applied it, the trunk has everything that was committed
@@ -87,6 +91,23 @@ impl Emitter {
         Ok(())
     }
 
+    /// Where the source's sequences stand now.
+    pub(super) async fn sequences(&self) -> Result<Vec<Sequence>, Error> {
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        sequences::read(session, &self.link.schemas).await.map_err(at_source)
+    }
+
+    /// Tables of the source that the plugin does not show us.
+    pub(super) async fn unseen_tables(&self) -> Result<Vec<TableName>, Error> {
+        if self.link.plugin == Plugin::Wal2json {
+            return Ok(Vec::new());
+        }
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        publication::unpublished(session, &self.link).await.map_err(at_source)
+    }
+
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {
         let mut inner = self.inner.lock().await;
         let slot = self.link.slot();
@@ -121,9 +142,6 @@ impl Emitter {
         }
     }
 }
-
-/// How often the slot is looked at and, if nothing else happens, a heartbeat sent.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 fn id(sequence: &Sequence) -> (String, String) {
     (sequence.schema.clone(), sequence.name.clone())

@@ -20,12 +20,17 @@ mod applier;
 mod cache;
 mod catalog;
 mod change;
+mod decoder;
 mod emitter;
 mod error;
+mod halt;
+mod heartbeat;
 mod link;
 mod message;
+mod pgoutput;
 mod plan;
 mod progress;
+mod publication;
 mod quarantine;
 mod reader;
 mod round;
@@ -37,13 +42,15 @@ mod statement;
 mod status;
 mod stream;
 mod truncate;
+mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
 pub use link::{Link, TrunkAccess, drop_source_objects};
-pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
+pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]
 mod tests;

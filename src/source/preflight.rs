@@ -3,12 +3,13 @@
 //! Stores nothing, and leaves nothing on the source. A failed check does not hide the next; one
 //! that cannot run says why.
 
-use proxy::client::{self, ReplicationConnection, Session, Target, reach};
+use proxy::client::{ReplicationConnection, Session, Target, reach};
 
+use super::decoding::Decoding;
 use super::error::Error;
 use super::facts::{self, Identity, TableName};
 use super::grants;
-use super::plugin::{PROBE_OPTIONS, Probe, probe_wal2json};
+use super::plugin::{PROBE_OPTIONS, Plugin};
 use super::privileges::Missing;
 use super::provider::Provider;
 use super::report::{Report, Row, RowKind, RowStatus};
@@ -20,6 +21,18 @@ use super::url::SourceUrl;
 pub struct PreflightOptions {
     /// The schemas to follow; none named means all that are not the system's.
     pub schemas: Vec<String>,
+    /// The plugin to follow with.
+    pub plugin: PluginChoice,
+}
+
+/// Which plugin an operator wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PluginChoice {
+    /// wal2json if it works, else pgoutput.
+    #[default]
+    Auto,
+    /// This one or none.
+    Only(Plugin),
 }
 
 const GRANTS_REMEDY: &str = "Run the grant script below, then re-run preflight.";
@@ -102,7 +115,10 @@ impl Checks<'_> {
         report.rows.push(server::senders(session, replication.as_ref().err(), user).await?);
         let mut missing = Missing::read(session, &self.options.schemas).await?;
         missing.replication = matches!(&replication, Err(e) if e.sqlstate() == Some("42501"));
-        report.rows.push(self.wal2json(replication, &mut missing).await?);
+        let decoding = Decoding { session, target: self.target, options: self.options };
+        let (row, plugin) = decoding.check(replication, &mut missing).await?;
+        report.rows.push(row);
+        report.plugin = plugin;
         report.rows.push(reading(&missing));
         let tables = facts::tables(session, &self.options.schemas).await?;
         report.undecided =
@@ -119,84 +135,6 @@ impl Checks<'_> {
         }
         let script = grants::script(&missing, &provider, user, &self.target.database);
         Ok((provider, script))
-    }
-
-    async fn wal2json(
-        &self,
-        replication: Result<ReplicationConnection, client::Error>,
-        missing: &mut Missing,
-    ) -> Result<Row, Error> {
-        let name = "wal2json";
-        let Ok(mut connection) = replication else {
-            return Ok(Row::skip(name, "no replication connection to ask with"));
-        };
-        let probe = probe_wal2json(&mut connection).await;
-        connection.close().await;
-        Ok(match probe {
-            Probe::Works { tells_nan_from_null: true } => Row::pass(name),
-            Probe::Works { tells_nan_from_null: false } => self.old_wal2json().await?,
-            Probe::Blocked => Row::warn(
-                name,
-                "A long transaction on the source holds back slot creation",
-                "End transactions that are open for long before creating the connector.",
-            ),
-            Probe::NotInstalled => Row::fail(
-                name,
-                "wal2json is not installed",
-                format!("Install the package {} on the source.", self.package().await?),
-            ),
-            Probe::NotListed => {
-                let sql = self.listing_sql().await?;
-                missing.plugin = Some(sql.clone());
-                Row::fail(
-                    name,
-                    "wal2json is not in output_plugin_libraries",
-                    format!(
-                        "Run as superuser: {sql} (no restart; package {} must be installed)",
-                        self.package().await?
-                    ),
-                )
-            }
-            Probe::Unasked(why) => Row::skip(name, why),
-            Probe::Failed(said) => Row::fail(name, said, "Check the server's log."),
-        })
-    }
-
-    /// wal2json before 2.6 prints NaN and infinities as null. Worth a word only where a column can
-    /// hold them.
-    async fn old_wal2json(&self) -> Result<Row, Error> {
-        let rows = self.session.query(FLOATING_SQL, &[&self.options.schemas]).await?;
-        let tables = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
-        if tables.is_empty() {
-            return Ok(Row::pass("wal2json"));
-        }
-        Ok(Row::warn(
-            "wal2json",
-            format!("Before 2.6, NaN and infinity arrive as null in {}", listed(&tables)),
-            "Upgrade wal2json to 2.6 or newer if these columns hold such values.",
-        ))
-    }
-
-    /// The setting is a list of names; quoting it as a whole would store one name.
-    async fn listing_sql(&self) -> Result<String, Error> {
-        let row = self.session.query_opt(LIBRARIES_SQL, &[]).await?;
-        let present: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
-        let present = present.unwrap_or_else(|| "pgoutput, test_decoding".to_owned());
-        let mut names: Vec<String> = present
-            .split(',')
-            .map(|name| name.trim().trim_matches('"'))
-            .filter(|name| !name.is_empty())
-            .map(|name| format!("'{}'", name.replace('\'', "''")))
-            .collect();
-        names.push("'wal2json'".to_owned());
-        let names = names.join(", ");
-        Ok(format!("ALTER SYSTEM SET output_plugin_libraries = {names}; SELECT pg_reload_conf();"))
-    }
-
-    async fn package(&self) -> Result<String, Error> {
-        let sql = "SELECT current_setting('server_version_num')::int / 10000";
-        let major: i32 = self.session.query_one(sql, &[]).await?.try_get(0)?;
-        Ok(format!("postgresql-{major}-wal2json"))
     }
 
     /// Names we keep for ourselves, where the source uses them for something that matters.
@@ -244,7 +182,7 @@ fn identities(undecided: &[TableName]) -> Option<Row> {
     ))
 }
 
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     let shown = names.iter().take(NAMED_OBJECTS_MAX).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED_OBJECTS_MAX) {
         0 => shown,
@@ -270,18 +208,6 @@ fn finish(mut report: Report, provider: Option<Provider>, script: Option<String>
     report.rows.push(Row { kind: RowKind::Verdict, status, ..Row::pass("preflight") });
     report
 }
-
-const LIBRARIES_SQL: &str =
-    "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries'";
-
-const FLOATING_SQL: &str = "\
-SELECT DISTINCT n.nspname || '.' || c.relname
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-   AND a.atttypid = ANY ('{float4,float8,numeric}'::regtype[])
-   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')
-   AND (cardinality($1::text[]) = 0 OR n.nspname = ANY ($1)) ORDER BY 1";
 
 const RESERVED_SQL: &str = "\
 SELECT 'schema ' || nspname FROM pg_catalog.pg_namespace WHERE nspname = 'ardent'

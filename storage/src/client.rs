@@ -9,7 +9,9 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::id::BranchId;
-use crate::wire::{BranchSummary, LINE_MAX, Owner, PROTOCOL_VERSION, Reply, Request, Usage};
+use crate::wire::{
+    BranchSummary, Finding, LINE_MAX, Owner, PROTOCOL_VERSION, Reply, Request, Usage,
+};
 
 /// A connection to the store.
 #[derive(Debug)]
@@ -52,6 +54,12 @@ impl StoreClient {
         self.command(&Request::SetOwner { branch, owner })
     }
 
+    /// Limits what a branch may come to hold of its own, that is, its unique bytes: files that a
+    /// Postgres can do without extending stop growing there (EDQUOT). Durable on return.
+    pub fn limit(&mut self, branch: BranchId, max_bytes: Option<u64>) -> Result<(), Error> {
+        self.command(&Request::Limit { branch, max_bytes })
+    }
+
     /// To be called before every start of a compute: everything the branch holds now will be
     /// durable before the compute's first fsync returns.
     pub fn begin_compute(&mut self, branch: BranchId) -> Result<(), Error> {
@@ -70,6 +78,14 @@ impl StoreClient {
     pub fn list(&mut self) -> Result<Vec<BranchSummary>, Error> {
         match self.call(&Request::List)? {
             Reply::List { branches } => Ok(branches),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Everything that is not as it must be. The store goes on meanwhile.
+    pub fn check(&mut self) -> Result<Vec<Finding>, Error> {
+        match self.call(&Request::Check)? {
+            Reply::Check { findings } => Ok(findings),
             other => Err(unexpected(&other)),
         }
     }

@@ -8,8 +8,10 @@
 
 mod error;
 mod id;
+mod numbers;
 pub mod wire;
 mod locks;
+mod ranges;
 mod pages;
 mod disk;
 mod journal;
@@ -17,19 +19,26 @@ mod inode;
 mod tree;
 mod filter;
 mod files;
+mod room;
 mod layer;
 mod branch;
 mod manifest;
 mod graph;
+mod ledger;
 mod load;
 mod holdings;
 mod merge;
+mod compaction;
+mod running;
 mod keeper;
+mod check;
 mod store;
+mod claim;
 mod mount;
 mod control;
 pub mod client;
 pub mod daemon;
+pub mod offline;
 
 #[cfg(test)]
 mod tests;
@@ -38,4 +47,4 @@ pub use client::StoreClient;
 pub use daemon::StoreConfig;
 pub use error::{Advice, Error, RefusalCode};
 pub use id::BranchId;
-pub use wire::{BranchSummary, Owner, Usage};
+pub use wire::{BranchSummary, Finding, Owner, Usage};

@@ -13,8 +13,10 @@
 //! So a slow disk holds up only those who need the same file, and a freeze waits only for changes
 //! that are running.
 
+mod audit;
 mod contents;
 mod durability;
+mod limits;
 mod names;
 mod resize;
 
@@ -29,10 +31,12 @@ use crate::error::Error;
 use crate::id::{BranchId, FileId, NodeId};
 use crate::inode::{Body, Inode, nanoseconds};
 use crate::layer::{Layer, Media};
+use crate::ledger::Account;
 use crate::locks::{self, FsResult};
 use crate::tree::{Cell, Tree, copy_up};
 use crate::wire::Owner;
 
+pub(crate) use audit::Tally;
 pub(crate) use names::{NewAttributes, Renaming};
 pub(crate) use resize::Sought;
 
@@ -83,6 +87,9 @@ pub(crate) struct Branch {
     opens: Mutex<HashMap<FileId, u64>>,
     /// Sum of the sizes of its files.
     logical_bytes: AtomicU64,
+    pub(crate) account: Arc<Account>,
+    /// The most it may come to hold of its own; [`u64::MAX`] if there is no limit.
+    max_bytes: AtomicU64,
     failed: OnceLock<String>,
 }
 
@@ -94,6 +101,8 @@ pub(crate) struct Parts {
     pub(crate) tree: Tree,
     pub(crate) top: Arc<Layer>,
     pub(crate) logical_bytes: u64,
+    pub(crate) account: Arc<Account>,
+    pub(crate) max_bytes: Option<u64>,
 }
 
 /// What a branch held at its freeze.
@@ -114,6 +123,8 @@ impl Branch {
             orphans: Mutex::default(),
             opens: Mutex::default(),
             logical_bytes: AtomicU64::new(parts.logical_bytes),
+            account: parts.account,
+            max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
             failed: OnceLock::new(),
         }
     }
@@ -157,6 +168,9 @@ impl Branch {
         let Top::Open(top) = &*gate else {
             return Err(Error::NoSuchBranch { branch: self.id.get() });
         };
+        if let Some(reason) = top.failure() {
+            self.fail(reason.to_owned());
+        }
         if self.failure().is_some() {
             return Err(self.as_error());
         }
@@ -192,10 +206,11 @@ impl Branch {
 
     /// The gate, taken for a change.
     fn enter(&self) -> FsResult<RwLockReadGuard<'_, Top>> {
-        if self.failure().is_some() {
-            return Err(Errno::IO);
+        let gate = locks::read(&self.gate)?;
+        if let Some(reason) = gate.open()?.failure() {
+            self.fail(reason.to_owned());
         }
-        locks::read(&self.gate)
+        if self.failure().is_some() { Err(Errno::IO) } else { Ok(gate) }
     }
 
     /// The inode's cell, wherever it was last changed.

@@ -12,12 +12,25 @@ use storage::{BranchId, StoreClient, StoreConfig};
 /// Tells a copy of this program to be the store of that directory.
 const VARIABLE: &str = "ARDENT_TEST_STORE";
 
+/// Small, so that a small disk can be filled.
+pub(crate) const RESERVE: u64 = 32 << 20;
+
 pub(crate) fn root() -> Owner {
     Owner { uid: 0, gid: 0 }
 }
 
 pub(crate) fn id(number: u32) -> BranchId {
     BranchId::new(number).unwrap()
+}
+
+/// Waits for what the store does in the background.
+#[track_caller]
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !holds() {
+        assert!(begin.elapsed().as_secs() < 60, "it does not come to hold");
+        std::thread::yield_now();
+    }
 }
 
 pub(crate) struct Served {
@@ -31,6 +44,7 @@ pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
         store_dir: dir.join("store"),
         mount_dir: dir.join("mnt"),
         socket: dir.join("store.sock"),
+        reserve_bytes: RESERVE,
     }
 }
 
@@ -47,7 +61,11 @@ impl Served {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ardent-mount-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
+        Self::at(std::env::temp_dir().join(name))
+    }
+
+    /// In a directory of that name, which must not exist.
+    pub(crate) fn at(dir: PathBuf) -> Self {
         std::fs::create_dir(&dir).unwrap();
         // Tests of Postgres put sockets and logs here.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -92,6 +110,16 @@ impl Served {
     pub(crate) fn stop(&mut self) {
         self.client().shutdown().unwrap();
         assert!(self.child.take().unwrap().wait().unwrap().success());
+    }
+
+    /// The store proves itself, in service or not.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let findings = match &self.child {
+            Some(_) => self.client().check().unwrap(),
+            None => storage::offline::check(&config(&self.dir).store_dir).unwrap(),
+        };
+        assert!(findings.is_empty(), "{findings:#?}");
     }
 
     pub(crate) fn pid(&self) -> u32 {

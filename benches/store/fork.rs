@@ -1,0 +1,75 @@
+//! Freeze and fork of a branch that is being written: the same whatever there is of it.
+
+use std::time::{Duration, Instant};
+
+use super::shape::{Load, Store, fill, scatter};
+use super::{median, quantile};
+
+const FORKS: u32 = 100;
+/// Between two forks the load goes on.
+const SPACING: Duration = Duration::from_millis(20);
+/// The branch that is forked.
+const PARENT: u32 = 1;
+/// Numbers below are of branches that a shape needs.
+const FIRST_FORK: u32 = 10_000;
+
+type Shape = (&'static str, fn(&mut Store));
+
+const SHAPES: [Shape; 8] = [
+    ("100 MB", |store| fill(&store.dir(PARENT), 100)),
+    ("20 GB", |store| fill(&store.dir(PARENT), 20 * 1024)),
+    ("100 files", |store| scatter(&store.dir(PARENT), 100)),
+    ("50,000 files", |store| scatter(&store.dir(PARENT), 50_000)),
+    ("10 branches", |store| branches(store, 10)),
+    ("1,000 branches", |store| branches(store, 1000)),
+    ("depth 1", |_| {}),
+    ("depth 100", |store| deepen(store, 100)),
+];
+
+pub(crate) fn run() {
+    println!("ms of a fork call under a write load that syncs its log; {FORKS} forks each");
+    for (name, prepare) in SHAPES {
+        let mut store = Store::start();
+        store.create(PARENT);
+        prepare(&mut store);
+        let parent = if name == "depth 100" { 100 } else { PARENT };
+        let taken = forks(&mut store, parent);
+        println!(
+            "  {name:<15} p50 {:6.2}  p99 {:6.2}  worst {:6.2}",
+            median(&taken),
+            quantile(&taken, 0.99),
+            quantile(&taken, 1.0)
+        );
+    }
+}
+
+fn branches(store: &mut Store, count: u32) {
+    fill(&store.dir(PARENT), 16);
+    for child in 2..count {
+        store.fork(PARENT, child);
+    }
+}
+
+fn deepen(store: &mut Store, depth: u32) {
+    fill(&store.dir(PARENT), 16);
+    for child in 2..=depth {
+        store.fork(child - 1, child);
+        std::fs::write(store.dir(child).join(format!("mark{child}")), [1; 8192]).expect("write");
+    }
+}
+
+fn forks(store: &mut Store, parent: u32) -> Vec<f64> {
+    let load = Load::start(&store.dir(parent));
+    let mut taken = Vec::new();
+    for child in FIRST_FORK..FIRST_FORK + FORKS {
+        let next = Instant::now() + SPACING;
+        let started = Instant::now();
+        store.fork(parent, child);
+        taken.push(started.elapsed().as_secs_f64() * 1000.0);
+        store.delete(child);
+        // The pace of the load, not a wait for anything.
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+    }
+    assert!(load.stop() > 0, "the load ran");
+    taken
+}
