@@ -143,3 +143,47 @@ fn another_server_takes_over_and_nobody_is_refused() {
     assert!(old.has_ended_well(), "the old server ends with its last session");
     assert_eq!(Driver::Psql.rows(&one, "select count(*) from item"), "1");
 }
+
+/// Open descriptors and resident kilobytes of the server.
+fn held(server: &Server) -> (usize, u64) {
+    let pid = server.pid();
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    let resident = line.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+    (descriptors.count(), resident.expect("a number"))
+}
+
+#[test]
+fn a_crowd_leaves_no_descriptor_and_no_memory_behind() {
+    const ROUNDS: usize = 12;
+    const CLIENTS: usize = 25;
+    const GROWTH_KIB: u64 = 6 * 1024;
+    let (_source, server) = followed();
+    let one = server.branch("one");
+    let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
+    let crowd = || {
+        let clients = (0..CLIENTS).map(|_| tokio_postgres::connect(&one, tokio_postgres::NoTls));
+        runtime.block_on(async {
+            for connected in futures_util::future::join_all(clients).await {
+                let (client, connection) = connected.expect("connect");
+                let connection = tokio::spawn(connection);
+                client.simple_query("select 1").await.expect("select 1");
+                drop(client);
+                connection.await.expect("it ends").expect("in order");
+            }
+        });
+        let sessions = "select count(*) from pg_stat_activity where usename = 'branch_owner'";
+        eventually(Duration::from_secs(20), "the crowd is gone", || {
+            (psql(&one, sessions).stdout.trim() == "1").then_some(())
+        });
+    };
+    crowd();
+    let (descriptors, resident) = held(&server);
+    (0..ROUNDS).for_each(|_| crowd());
+    eventually(Duration::from_secs(20), "descriptors are given back", || {
+        (held(&server).0 <= descriptors + 2).then_some(())
+    });
+    let grown = held(&server).1.saturating_sub(resident);
+    assert!(grown <= GROWTH_KIB, "{grown} KiB more after {} sessions", ROUNDS * CLIENTS);
+}

@@ -77,6 +77,7 @@ impl<R: Route, C: Console> Door<R, C> {
         let limit = policy.limits.preauth;
         let manners = Manners {
             first_byte: policy.limits.first_byte,
+            closing: &self.stop.accepting,
             tls: accepted.tls(),
             require_tls: policy.require_tls && accepted.tls().is_some(),
         };

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::refusal::Refusal;
 use crate::scram::{ChannelBinding, ClientFirst, Exchange, ScramFailure, ScramVerifier};
@@ -15,6 +16,8 @@ use crate::wire::{self, FirstPacket, STARTUP_BYTES_MAX, StartupPacket};
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Silence after which a connection is closed once nothing more is accepted.
+const FIRST_BYTE_ON_CLOSING: Duration = Duration::from_millis(500);
 /// A SCRAM message is a few hundred bytes.
 const PASSWORD_BYTES_MAX: usize = 2048;
 const SERVER_NONCE_BYTES: usize = 18;
@@ -46,6 +49,8 @@ pub(crate) enum Opening {
 pub(crate) struct Manners<'a> {
     /// Silence after which a connection is closed.
     pub(crate) first_byte: Duration,
+    /// Nothing more is accepted: who has not said anything by now hardly will.
+    pub(crate) closing: &'a CancellationToken,
     /// `None` declines encryption.
     pub(crate) tls: Option<&'a Tls>,
     /// Startup in plaintext is refused. Cancel requests are not: some drivers know no others.
@@ -55,8 +60,18 @@ pub(crate) struct Manners<'a> {
 /// Reads until the client says what it wants, encrypting on the way if it asks for that.
 pub(crate) async fn open(stream: &mut Stream, manners: Manners<'_>) -> Result<Opening, Ending> {
     let socket = stream.socket().ok_or(Ending::Silent)?;
-    let peeked = tokio::time::timeout(manners.first_byte, socket.peek()).await;
-    let Ok(Ok(Some(first))) = peeked else { return Err(Ending::Silent) };
+    let too_late = async {
+        let said_nothing = tokio::time::timeout(manners.first_byte, manners.closing.cancelled());
+        if said_nothing.await.is_ok() {
+            // It may have come just now, with its first bytes on their way.
+            tokio::time::sleep(FIRST_BYTE_ON_CLOSING).await;
+        }
+    };
+    let peeked = tokio::select! {
+        peeked = socket.peek() => peeked,
+        () = too_late => return Err(Ending::Silent),
+    };
+    let Ok(Some(first)) = peeked else { return Err(Ending::Silent) };
     if first == TLS_HANDSHAKE {
         encrypt_at_once(stream, manners).await?;
     }

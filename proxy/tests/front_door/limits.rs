@@ -102,7 +102,11 @@ async fn a_closed_door_lets_sessions_go_on() {
     console.scram("pw").await;
     console.until('Z').await;
     within(door.settings.entrants.all_settled()).await;
+    let mut silent = Raw::connect(door.address).await;
+    until("it is accepted", || door.settings.entrants.strangers() == 1).await;
     door.stop.accepting.cancel();
+    assert_eq!(silent.rest().await, b"", "who says nothing holds nobody up");
+    within(door.settings.entrants.all_settled()).await;
     assert!(error(&console.rest().await).contains("C57P01|"));
     client.batch_execute("select 1").await.unwrap();
     assert!(tokio::net::TcpStream::connect(door.address).await.is_err());
