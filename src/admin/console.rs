@@ -120,7 +120,7 @@ impl<O: Operations> AdminConsole<O> {
         }
     }
 
-    /// Branches, roles and what the server is doing: nothing here reports progress.
+    /// Branches and roles: nothing here reports progress.
     async fn execute_more(&self, caller: &Caller, statement: Statement) -> Rows {
         let operations = &self.operations;
         match statement {
@@ -164,6 +164,14 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.lock_connector(caller, name, None).await?;
                 Ok(vec![columns::connector(row)])
             }
+            Statement::QuarantineList(name) => {
+                let rows = operations.list_quarantine(caller, name).await?;
+                Ok(rows.into_iter().map(columns::quarantine).collect())
+            }
+            Statement::QuarantineRelease { name, table } => {
+                let row = operations.release_quarantine(caller, name, table).await?;
+                Ok(vec![columns::quarantine(row)])
+            }
             Statement::RoleCreate { name, password, level } => {
                 self.create_role(name, &password, level).await
             }
@@ -174,6 +182,14 @@ impl<O: Operations> AdminConsole<O> {
                 operations.delete_role(&name).await?;
                 Ok(vec![vec![Value::Text(name)]])
             }
+            other => self.show(other).await,
+        }
+    }
+
+    /// What the server is doing.
+    async fn show(&self, statement: Statement) -> Rows {
+        let operations = &self.operations;
+        match statement {
             Statement::ShowSessions => {
                 Ok(operations.sessions().await?.into_iter().map(columns::session).collect())
             }

@@ -22,8 +22,8 @@ use super::request::{
 };
 use super::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, QuarantineRow,
+    RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
 /// Who runs the statement.
@@ -173,6 +173,21 @@ pub trait Operations: Send + Sync + 'static {
         name: Name,
         reason: Option<String>,
     ) -> impl Future<Output = Outcome<ConnectorRow>> + Send;
+
+    /// The tables of a connector that are not followed.
+    fn list_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+    ) -> impl Future<Output = Outcome<Vec<QuarantineRow>>> + Send;
+
+    /// Has one of them copied again, and followed then. Returns its row once that is certain.
+    fn release_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> impl Future<Output = Outcome<QuarantineRow>> + Send;
 
     /// Stores a new admin role.
     fn create_role(&self, role: RoleRecord) -> impl Future<Output = Outcome<()>> + Send;

@@ -48,6 +48,15 @@ pub enum Statement {
     },
     /// `CONNECTOR UNLOCK name`
     ConnectorUnlock(Name),
+    /// `CONNECTOR QUARANTINE LIST name`
+    QuarantineList(Name),
+    /// `CONNECTOR QUARANTINE RELEASE name 'schema.table'`
+    QuarantineRelease {
+        /// The connector.
+        name: Name,
+        /// As QUARANTINE LIST shows it.
+        table: String,
+    },
     /// `BRANCH CREATE name`
     BranchCreate(CreateBranchRequest),
     /// `BRANCH LIST`
@@ -104,6 +113,7 @@ impl Statement {
                 | Self::BranchRotatePassword(_)
                 | Self::ConnectorLock { .. }
                 | Self::ConnectorUnlock(_)
+                | Self::QuarantineRelease { .. }
                 | Self::RoleCreate { .. }
                 | Self::RoleDelete(_)
         )

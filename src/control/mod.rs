@@ -20,8 +20,8 @@ use crate::admin::request::{
 };
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, QuarantineRow,
+    RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
@@ -186,6 +186,19 @@ impl Operations for ControlPlane {
         let connector = self.connector(name.as_str())?;
         self.0.connectors.lock(&connector, reason).map_err(refuse::connector)?;
         self.connector_row(caller, &connector)
+    }
+
+    async fn list_quarantine(&self, _caller: &Caller, name: Name) -> Outcome<Vec<QuarantineRow>> {
+        Ok(rows::quarantine(&*self.connector(name.as_str())?))
+    }
+
+    async fn release_quarantine(
+        &self,
+        _caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> Outcome<QuarantineRow> {
+        self.do_release_quarantine(name, &table).await
     }
 
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {

@@ -85,7 +85,7 @@ pub(super) fn branch(error: BranchError) -> OperationError {
                 .with_hint("Nothing was changed; try again.")
         }
         BranchError::Store(error) => store(&error),
-        BranchError::Secret(_) => internal(&error),
+        BranchError::Triggers(_) | BranchError::Secret(_) => internal(&error),
     }
 }
 

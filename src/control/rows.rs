@@ -8,7 +8,7 @@ use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
     ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, JobRow,
-    PreflightKind, PreflightRow, PreflightStatus, RoleRecord, SessionRow, VerifyRow,
+    PreflightKind, PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
@@ -16,7 +16,7 @@ use crate::connector::{Connector, ConnectorView, EXCLUDE};
 use crate::job::JobInfo;
 use crate::lsn::Lsn;
 use crate::name::Name;
-use crate::replication::{Finding, Phase, SetupProgress};
+use crate::replication::{Finding, Phase, Quarantined, SetupProgress};
 use crate::secret::Secret;
 use crate::source::{Report, RowKind, RowStatus};
 
@@ -82,7 +82,7 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         state: shown(&view),
         warnings: warnings(connector),
         plugin: Some(connector.made().plugin.clone()),
-        ddl_mode: Some("none".to_owned()),
+        ddl_mode: Some(status.ddl_mode).filter(|mode| !mode.is_empty()).map(str::to_owned),
         received_lsn: known(status.received_lsn),
         applied_lsn: known(status.applied_lsn),
         confirmed_lsn: known(status.confirmed_lsn),
@@ -93,6 +93,10 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
         bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
         error: view.message.clone(),
+        oldest_transaction: status
+            .oldest_transaction
+            .as_ref()
+            .map(|open| (open.holder.clone(), open.age)),
         copy: setup.map(copy),
     })
 }
@@ -154,6 +158,22 @@ pub(super) fn warnings(connector: &Connector) -> Vec<String> {
     }
     warnings.extend(view.warnings.iter().chain(&view.status.warnings).cloned());
     warnings
+}
+
+/// The tables that are not followed, by name.
+pub(super) fn quarantine(connector: &Connector) -> Vec<QuarantineRow> {
+    let mut tables = connector.view().status.quarantined;
+    tables.sort_by(|a, b| a.table.cmp(&b.table));
+    tables.iter().map(quarantined).collect()
+}
+
+pub(super) fn quarantined(entry: &Quarantined) -> QuarantineRow {
+    QuarantineRow {
+        table: entry.table.to_string(),
+        is_copying: entry.is_resync_due,
+        reason: entry.reason.clone(),
+        since: entry.since,
+    }
 }
 
 fn excluded(connector: &Connector) -> Vec<String> {

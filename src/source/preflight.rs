@@ -5,6 +5,7 @@
 
 use proxy::client::{ReplicationConnection, Session, Target, reach};
 
+use super::capture;
 use super::decoding::Decoding;
 use super::error::Error;
 use super::facts::{self, Identity, TableName};
@@ -125,6 +126,7 @@ impl Checks<'_> {
             tables.into_iter().filter(|table| !table.has_identity).map(|t| t.name).collect();
         report.undecided.sort();
         report.rows.extend(self.reserved_names().await?);
+        report.rows.extend(capture::row(session).await?);
         report.rows.extend(identities(&report.undecided));
         if let Some(name) = report.identity.as_ref().and_then(taken_by) {
             report.rows.push(Row::fail(

@@ -12,7 +12,8 @@ use crate::admin::request::{
 use crate::admin::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, CreateConnectorOutcome, PreflightKind,
-    PreflightRow, PreflightStatus, RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    PreflightRow, PreflightStatus, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow,
+    SwitchRow, VerifyRow,
 };
 use crate::lsn::Lsn;
 use crate::name::Name;
@@ -137,6 +138,7 @@ impl Operations for Fake {
             bytes_done: None,
             bytes_total: None,
             error: None,
+            oldest_transaction: None,
             copy: None,
         }])
     }
@@ -254,6 +256,27 @@ impl Operations for Fake {
         let row = rows.into_iter().find(|row| row.name == name);
         let row = row.ok_or_else(|| absent("connector", name.as_str()))?;
         Ok(ConnectorRow { locked: reason, ..row })
+    }
+
+    async fn list_quarantine(&self, _: &Caller, _: Name) -> Outcome<Vec<QuarantineRow>> {
+        Ok(vec![QuarantineRow {
+            table: "public.a".to_owned(),
+            is_copying: false,
+            reason: "duplicate key".to_owned(),
+            since: SystemTime::UNIX_EPOCH,
+        }])
+    }
+
+    async fn release_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> Outcome<QuarantineRow> {
+        let rows = self.list_quarantine(caller, name).await?;
+        let row = rows.into_iter().find(|row| row.table == table);
+        let row = row.ok_or_else(|| absent("table", &table))?;
+        Ok(QuarantineRow { is_copying: true, ..row })
     }
 
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {
