@@ -1,7 +1,7 @@
 # Every target works on a fresh clone of a bare Debian 12 with only Rust and make; the second run is quick.
 SHELL := /bin/bash
 
-.PHONY: demo test bench bench-store bench-replication lint setup
+.PHONY: demo test bench bench-store bench-replication bench-proxy lint setup
 
 demo: setup              ## set up what is missing, build, and show the main job on a throw-away source
 	cargo build --release --locked
@@ -18,6 +18,9 @@ bench-store: setup       ## forks, Postgres on a branch beside the host's file s
 
 bench-replication: setup ## what following a source costs, beside Postgres' own subscription, dump and restore
 	cargo bench --locked --bench replication
+
+bench-proxy: setup       ## what the front door costs, beside a direct connection and beside pgbouncer
+	cargo bench --locked --bench proxy
 
 lint:                    ## formatting and lints, warnings denied
 	cargo fmt --all --check

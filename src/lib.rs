@@ -11,6 +11,8 @@ pub mod secret;
 pub mod logging;
 pub mod config;
 pub mod data_dir;
+pub mod job;
+pub mod metrics;
 pub mod cli;
 pub mod catalog;
 pub mod store;

@@ -14,12 +14,18 @@ mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod driver_matrix;
+#[cfg(test)]
 mod front_door;
+#[cfg(test)]
+mod operations;
 #[cfg(test)]
 mod preflight;
 #[cfg(test)]
 mod privileges;
 #[cfg(test)]
 mod replication;
+#[cfg(test)]
+mod roles;
 #[cfg(test)]
 mod start;

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use proxy::Value;
+use proxy::{Sample, Value};
 
 use crate::lsn::Lsn;
+use crate::metrics;
 
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
-    ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, PreflightKind, PreflightRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, JobRow, PreflightKind, PreflightRow,
     PreflightStatus, QuarantineRow, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
@@ -183,6 +184,35 @@ pub(super) fn session(row: SessionRow) -> Vec<Value> {
         Value::Text(row.role),
         Value::Text(row.client),
         Value::Timestamptz(row.connected_at),
+        Value::Int8(row.id),
+        Value::Text(row.state),
+        optional(row.backend_pid, Value::Int8),
+        Value::Int8(row.bytes_in),
+        Value::Int8(row.bytes_out),
+    ]
+}
+
+/// None for a sample that no metric has.
+pub(super) fn metric(sample: &Sample) -> Option<Vec<Value>> {
+    let metric = metrics::metric_of(sample)?;
+    let labels = metrics::labels(sample);
+    Some(vec![
+        text(sample.name),
+        if labels.is_empty() { Value::Null } else { Value::Text(labels) },
+        Value::Float8(sample.value),
+        text(metric.kind.as_str()),
+        text(metric.meaning),
+    ])
+}
+
+pub(super) fn job(row: JobRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.job),
+        Value::Text(row.object),
+        optional(row.phase, Value::Text),
+        optional(row.started_at, Value::Timestamptz),
+        optional(row.bytes_done, Value::Int8),
+        optional(row.bytes_total, Value::Int8),
     ]
 }
 

@@ -120,7 +120,7 @@ impl<O: Operations> AdminConsole<O> {
         }
     }
 
-    /// Branches, roles and what the server is doing: nothing here reports progress.
+    /// Branches and roles: nothing here reports progress.
     async fn execute_more(&self, caller: &Caller, statement: Statement) -> Rows {
         let operations = &self.operations;
         match statement {
@@ -182,11 +182,26 @@ impl<O: Operations> AdminConsole<O> {
                 operations.delete_role(&name).await?;
                 Ok(vec![vec![Value::Text(name)]])
             }
+            other => self.show(other).await,
+        }
+    }
+
+    /// What the server is doing.
+    async fn show(&self, statement: Statement) -> Rows {
+        let operations = &self.operations;
+        match statement {
             Statement::ShowSessions => {
                 Ok(operations.sessions().await?.into_iter().map(columns::session).collect())
             }
             Statement::ShowComputes => {
                 Ok(operations.computes().await?.into_iter().map(columns::compute).collect())
+            }
+            Statement::ShowMetrics => {
+                let samples = operations.metrics().await?;
+                Ok(samples.iter().filter_map(columns::metric).collect())
+            }
+            Statement::ShowJobs => {
+                Ok(operations.jobs().await?.into_iter().map(columns::job).collect())
             }
             _ => Ok(operations.config()?.into_iter().map(columns::config).collect()),
         }

@@ -11,6 +11,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use proxy::Sample;
+
 use crate::name::Name;
 use crate::secret::Secret;
 
@@ -20,8 +22,8 @@ use super::request::{
 };
 use super::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, QuarantineRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, QuarantineRow,
+    RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
 /// Who runs the statement.
@@ -204,6 +206,12 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The sessions of the front door.
     fn sessions(&self) -> impl Future<Output = Outcome<Vec<SessionRow>>> + Send;
+
+    /// The values of all metrics.
+    fn metrics(&self) -> impl Future<Output = Outcome<Vec<Sample>>> + Send;
+
+    /// Long operations that are under way.
+    fn jobs(&self) -> impl Future<Output = Outcome<Vec<JobRow>>> + Send;
 
     /// The configuration in force.
     fn config(&self) -> Outcome<Vec<ConfigRow>>;

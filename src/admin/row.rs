@@ -327,6 +327,33 @@ pub struct SessionRow {
     pub client: String,
     /// When it was accepted.
     pub connected_at: SystemTime,
+    /// Number, unique while the server runs.
+    pub id: i64,
+    /// `waking`, `idle`, `in transaction` or `active`.
+    pub state: String,
+    /// The compute's backend, once connected.
+    pub backend_pid: Option<i64>,
+    /// Bytes from the client.
+    pub bytes_in: i64,
+    /// Bytes to the client.
+    pub bytes_out: i64,
+}
+
+/// One row of `ARDENT SHOW JOBS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRow {
+    /// What is done: `create branch`, `connector setup`, ...
+    pub job: String,
+    /// What it is done to.
+    pub object: String,
+    /// How far it is.
+    pub phase: Option<String>,
+    /// When it began.
+    pub started_at: Option<SystemTime>,
+    /// Bytes that are done, where they are counted.
+    pub bytes_done: Option<i64>,
+    /// Bytes in all, an estimate.
+    pub bytes_total: Option<i64>,
 }
 
 /// One row of `ARDENT SHOW CONFIG`.

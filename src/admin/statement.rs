@@ -88,6 +88,10 @@ pub enum Statement {
     ShowComputes,
     /// `SHOW CONFIG`
     ShowConfig,
+    /// `SHOW METRICS`
+    ShowMetrics,
+    /// `SHOW JOBS`
+    ShowJobs,
     /// `HELP [statement]`: the first words of the commands to explain.
     Help(Vec<String>),
     /// A statement of the design that this server does not do yet.

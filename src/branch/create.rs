@@ -49,6 +49,7 @@ impl Branches {
         let branches = self.clone();
         let work = tokio::spawn(async move {
             let name = request.name.as_str();
+            let _job = branches.services.jobs.begin("create branch", name);
             let _turn = branches.names.lock(request.connector.id(), name).await;
             match branches.find(request.connector.id(), name) {
                 Ok(existing) => branches.check_same(existing, &request),

@@ -15,6 +15,7 @@ impl Branches {
         let branches = self.clone();
         let name = name.to_owned();
         let work = tokio::spawn(async move {
+            let _job = branches.services.jobs.begin("delete branch", &name);
             let _turn = branches.names.lock(connector, &name).await;
             let branch = branches.find(connector, &name)?;
             branches.remove(&branch).await

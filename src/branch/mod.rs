@@ -25,6 +25,7 @@ use crate::catalog::{BranchKind, BranchRecord, BranchState, Catalog, CatalogErro
 use crate::compute::{ComputeError, ComputeTarget, Computes, Lease};
 use crate::config::Config;
 use crate::connector::{Connectors, CutError};
+use crate::job::Jobs;
 use crate::secret::{SecretError, SecretKey};
 use crate::store::{Store, StoreError};
 use credential::Credential;
@@ -45,6 +46,8 @@ pub struct BranchServices {
     pub connectors: Arc<Connectors>,
     /// Seals passwords.
     pub key: Arc<SecretKey>,
+    /// Where creations and deletions are listed while they are under way.
+    pub jobs: Jobs,
     /// Limits.
     pub config: Config,
 }
@@ -123,6 +126,11 @@ impl Branches {
     /// The branch an endpoint leads to.
     pub fn by_endpoint(&self, endpoint: &str) -> Option<Arc<BranchRecord>> {
         self.by_endpoint.get(endpoint).map(|entry| entry.value().clone())
+    }
+
+    /// Branches that exist.
+    pub fn count(&self) -> usize {
+        self.by_endpoint.len()
     }
 
     /// The branches of one connector, by name.

@@ -182,10 +182,10 @@ impl ControlPlane {
                     branch.made.name.clone()
                 },
                 connector: rows::name(connector.name())?,
-                state: "running".to_owned(),
-                pid: Some(i64::from(compute.pid)),
+                state: compute.phase.as_str().to_owned(),
+                pid: compute.process.map(|(pid, _)| i64::from(pid)),
                 major: Some(i64::from(compute.target.major)),
-                started_at: Some(compute.started_at),
+                started_at: compute.process.map(|(_, started_at)| started_at),
                 sessions: i64::try_from(compute.leases).unwrap_or(i64::MAX),
             });
         }

@@ -182,7 +182,7 @@ impl ControlPlane {
         let scope = Scope {
             tables: request.tables,
             sample: request.sample,
-            limit: Duration::from_secs(self.0.config.replication.verify_timeout_s),
+            limit: Duration::from_secs(self.0.config.current().replication.verify_timeout_s),
         };
         let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
         Ok(findings.into_iter().map(rows::finding).collect())

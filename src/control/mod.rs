@@ -5,35 +5,40 @@
 
 mod branches;
 mod connectors;
+mod measure;
 mod refuse;
 mod rows;
 mod source;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use proxy::Sessions;
+use proxy::{Sample, Settings};
 
 use crate::admin::request::{
     CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest, VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, QuarantineRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, QuarantineRow,
+    RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
 use crate::catalog::Catalog;
 use crate::compute::Computes;
-use crate::config::Config;
+use crate::config::LiveConfig;
 use crate::connector::Connectors;
+use crate::job::Jobs;
 use crate::name::Name;
 use crate::secret::{Secret, SecretKey};
 
 /// What the control plane works with.
 pub struct ControlServices {
     /// Configuration in force.
-    pub config: Config,
+    pub config: LiveConfig,
+    /// What else there is to know of this server's setup: addresses, paths.
+    pub facts: Vec<ConfigRow>,
     /// Operators and their selections.
     pub catalog: Arc<Catalog>,
     /// Opens branch passwords.
@@ -44,8 +49,12 @@ pub struct ControlServices {
     pub branches: Arc<Branches>,
     /// All computes.
     pub computes: Computes,
-    /// Sessions of the front door.
-    pub sessions: Arc<Sessions>,
+    /// What the front door lists and counts.
+    pub front_door: Settings,
+    /// Long operations that are under way.
+    pub jobs: Jobs,
+    /// When this server started.
+    pub started_at: SystemTime,
     /// What branch URLs show.
     pub address: FrontDoorAddress,
 }
@@ -224,10 +233,23 @@ impl Operations for ControlPlane {
     }
 
     async fn sessions(&self) -> Outcome<Vec<SessionRow>> {
-        Ok(self.0.sessions.list().into_iter().map(rows::session).collect())
+        Ok(self.0.front_door.sessions.list().into_iter().map(rows::session).collect())
+    }
+
+    async fn metrics(&self) -> Outcome<Vec<Sample>> {
+        Ok(self.samples())
+    }
+
+    async fn jobs(&self) -> Outcome<Vec<JobRow>> {
+        let mut listed: Vec<_> =
+            self.0.connectors.list().iter().filter_map(|c| rows::connector_job(c)).collect();
+        listed.extend(self.0.jobs.list().into_iter().map(rows::job));
+        Ok(listed)
     }
 
     fn config(&self) -> Outcome<Vec<ConfigRow>> {
-        Ok(rows::config(&self.0.config))
+        let mut listed = rows::config(&self.0.config.current());
+        listed.extend(self.0.facts.iter().cloned());
+        Ok(listed)
     }
 }

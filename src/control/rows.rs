@@ -7,12 +7,13 @@ use super::refuse;
 use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
-    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, PreflightKind,
-    PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
+    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, JobRow,
+    PreflightKind, PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
 use crate::connector::{Connector, ConnectorView, EXCLUDE};
+use crate::job::JobInfo;
 use crate::lsn::Lsn;
 use crate::name::Name;
 use crate::replication::{Finding, Phase, Quarantined, SetupProgress};
@@ -225,7 +226,54 @@ pub(super) fn session(session: proxy::SessionInfo) -> SessionRow {
         role: session.role,
         client: session.peer.to_string(),
         connected_at: session.since,
+        id: count(session.id).unwrap_or(i64::MAX),
+        state: state_of(session.state).to_owned(),
+        backend_pid: session.backend_pid.map(i64::from),
+        bytes_in: count(session.bytes_in).unwrap_or(i64::MAX),
+        bytes_out: count(session.bytes_out).unwrap_or(i64::MAX),
     }
+}
+
+/// The word for what a session is doing.
+pub(super) fn state_of(state: proxy::SessionState) -> &'static str {
+    match state {
+        proxy::SessionState::Waking => "waking",
+        proxy::SessionState::Idle => "idle",
+        proxy::SessionState::InTransaction => "in transaction",
+        proxy::SessionState::Active => "active",
+    }
+}
+
+pub(super) fn job(job: JobInfo) -> JobRow {
+    JobRow {
+        job: job.kind.to_owned(),
+        object: job.object,
+        phase: None,
+        started_at: Some(job.since),
+        bytes_done: None,
+        bytes_total: None,
+    }
+}
+
+/// A connector that is being set up or deleted, as a job.
+pub(super) fn connector_job(connector: &Connector) -> Option<JobRow> {
+    let view = connector.view();
+    let job = match view.state {
+        ConnectorState::Validating => "connector setup",
+        ConnectorState::Deleting => "connector delete",
+        ConnectorState::Ready | ConnectorState::SetupPending | ConnectorState::Broken => {
+            return None;
+        }
+    };
+    let setup = view.setup.as_ref();
+    Some(JobRow {
+        job: job.to_owned(),
+        object: connector.name().to_owned(),
+        phase: Some(phase(&view)),
+        started_at: None,
+        bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
+        bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
+    })
 }
 
 /// The configuration in force, a row a key.

@@ -9,6 +9,7 @@ pub(crate) mod pgbench;
 pub(crate) mod processes;
 pub(crate) mod scratch;
 pub(crate) mod server;
+pub(crate) mod session;
 pub(crate) mod source;
 pub(crate) mod wait;
 pub(crate) mod workload;

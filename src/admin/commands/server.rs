@@ -1,6 +1,6 @@
 //! Statements about the server itself: roles, settings, what it is doing, help.
 
-use proxy::ColumnKind::{Int8, Text, Timestamptz};
+use proxy::ColumnKind::{Float8, Int8, Text, Timestamptz};
 
 use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
 use crate::admin::request::Level;
@@ -84,6 +84,11 @@ pub(super) const COMMANDS: &[Command] = &[
             ("role", Text),
             ("client", Text),
             ("connected_at", Timestamptz),
+            ("id", Int8),
+            ("state", Text),
+            ("backend_pid", Int8),
+            ("bytes_in", Int8),
+            ("bytes_out", Int8),
         ],
         summary: "who is connected",
         build: |_| Ok(Statement::ShowSessions),
@@ -113,16 +118,29 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         grammar: &[Item::Word("SHOW"), Item::Word("METRICS")],
         level: Level::Viewer,
-        columns: &[],
+        columns: &[
+            ("name", Text),
+            ("labels", Text),
+            ("value", Float8),
+            ("kind", Text),
+            ("meaning", Text),
+        ],
         summary: "counters and gauges",
-        build: |_| Ok(Statement::Unsupported("SHOW METRICS")),
+        build: |_| Ok(Statement::ShowMetrics),
     },
     Command {
         grammar: &[Item::Word("SHOW"), Item::Word("JOBS")],
         level: Level::Viewer,
-        columns: &[],
+        columns: &[
+            ("job", Text),
+            ("object", Text),
+            ("phase", Text),
+            ("started_at", Timestamptz),
+            ("bytes_done", Int8),
+            ("bytes_total", Int8),
+        ],
         summary: "long operations that are under way",
-        build: |_| Ok(Statement::Unsupported("SHOW JOBS")),
+        build: |_| Ok(Statement::ShowJobs),
     },
     Command {
         grammar: &[Item::Word("HELP"), Item::Words("statement")],

@@ -307,8 +307,22 @@ impl Operations for Fake {
             role: "ops".to_owned(),
             client: "unix".to_owned(),
             connected_at: noon(),
+            id: 7,
+            state: "idle".to_owned(),
+            backend_pid: None,
+            bytes_in: 0,
+            bytes_out: 0,
         };
         Ok(vec![session])
+    }
+
+    async fn metrics(&self) -> Outcome<Vec<proxy::Sample>> {
+        let labels = vec![("state", "idle".to_owned())];
+        Ok(vec![proxy::Sample { name: "ardent_proxy_sessions", labels, value: 2.0 }])
+    }
+
+    async fn jobs(&self) -> Outcome<Vec<crate::admin::row::JobRow>> {
+        Ok(Vec::new())
     }
 
     fn config(&self) -> Outcome<Vec<ConfigRow>> {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use proxy::client::{Session, Target};
-use proxy::{Backend, Limits, Listener, Refusal, Route, ScramVerifier, Sessions, Settings};
+use proxy::{Backend, Listener, LivePolicy, Policy, Refusal, Route, ScramVerifier, Settings, Stop};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::fake::Fake;
 use crate::admin::console::AdminConsole;
@@ -34,7 +33,7 @@ impl Route for Nowhere {
 /// A front door in a data directory of its own.
 struct Door {
     data_dir: PathBuf,
-    stop: CancellationToken,
+    stop: Stop,
     served: JoinHandle<()>,
 }
 
@@ -43,10 +42,9 @@ impl Door {
         let data_dir = std::env::temp_dir().join(format!("ardent-{:016x}", rand::random::<u64>()));
         std::fs::create_dir_all(data_dir.join("run")).unwrap();
         let listener = UnixListener::bind(data_dir.join("run/.s.PGSQL.6432")).unwrap();
-        let settings =
-            Settings { limits: Limits::default(), mock_secret: [7; 32], sessions: Sessions::new() };
+        let settings = Settings::new(LivePolicy::new(Policy::default()), [7; 32]);
         let console = Arc::new(AdminConsole::new(Arc::new(Fake::default())));
-        let stop = CancellationToken::new();
+        let stop = Stop::new();
         let listeners = vec![Listener::unix(listener)];
         let serve = proxy::serve(listeners, Arc::new(Nowhere), console, settings, stop.clone());
         Self { data_dir, stop, served: tokio::spawn(serve) }
@@ -58,7 +56,7 @@ impl Door {
     }
 
     async fn close(self) {
-        self.stop.cancel();
+        self.stop.sessions.cancel();
         self.served.await.unwrap();
         std::fs::remove_dir_all(&self.data_dir).unwrap();
     }
