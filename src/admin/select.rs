@@ -1,7 +1,8 @@
 //! `SELECT` as tools send it to find out where they are.
 //!
 //! Without FROM, the few expressions below are evaluated. With FROM, only the names of the target
-//! list are of interest: the answer is empty, and what counts rows counts none. Must never: be taken for a query engine.
+//! list are of interest: the answer is empty, and what counts rows counts none. Must never: be
+//! taken for a query engine.
 
 use proxy::{Column, ColumnKind, Value};
 
