@@ -19,6 +19,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// The Postgres processes that serve branches and trunks.
     pub compute: ComputeConfig,
+    /// Sources and the trunks that follow them.
+    pub replication: ReplicationConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
 }
@@ -69,6 +71,16 @@ pub struct ComputeConfig {
     pub start_timeout_s: u64,
     /// Longest fast shutdown, in seconds.
     pub stop_timeout_s: u64,
+}
+
+/// Section `[replication]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationConfig {
+    /// Sessions that copy at once.
+    pub copy_jobs: usize,
+    /// Longest CONNECTOR VERIFY, in seconds.
+    pub verify_timeout_s: u64,
 }
 
 /// Section `[branch]`.

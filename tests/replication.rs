@@ -6,6 +6,7 @@ use crate::support::pgbench::assert_equal;
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
+use crate::support::workload::Pgbench;
 use std::time::Duration;
 
 const SCHEMA: &str = include_str!("fixtures/types.sql");
@@ -117,4 +118,27 @@ fn an_idle_source_can_recycle_its_wal() {
             (source.sql(&behind) == "0").then_some(())
         },
     );
+}
+
+#[test]
+fn verify_finds_a_loaded_trunk_equal_and_leaves_no_branch() {
+    let source = Source::start();
+    source.sql(SCHEMA);
+    source.pgbench(1);
+    let server = Server::start();
+    server.follow(&source);
+    let load = Pgbench::start(&source);
+    for round in 0..2 {
+        let said = server.ardent(&["connector", "verify", "prod"]);
+        assert_eq!(said.code, 0, "{said:#?}");
+        assert!(said.stdout.contains(" 0 different, 0 not carried, 0 not compared"), "{said:#?}");
+        server.branch(&format!("beside-{round}"));
+    }
+    drop(load);
+    let said = server.ardent(&["connector", "verify", "--format", "json", "--sample", "10"]).ok();
+    assert!(said.contains(r#""object":"public.pgbench_accounts""#), "{said}");
+    let listed = server.ardent(&["branch", "list"]).ok();
+    assert!(!listed.contains("verify"), "{listed}");
+    let left: Vec<_> = std::fs::read_dir(server.data_dir().join("mnt")).unwrap().collect();
+    assert_eq!(left.len(), 3, "the trunk and two branches: {left:?}");
 }

@@ -10,8 +10,8 @@ use crate::lsn::Lsn;
 
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
-    ConnectorRow, ConnectorState, ConnectorStatusRow, PreflightKind, PreflightRow, PreflightStatus,
-    RoleRecord, SessionRow, SwitchRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, PreflightKind, PreflightRow,
+    PreflightStatus, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -63,6 +63,8 @@ pub(super) fn connector(row: ConnectorRow) -> Vec<Value> {
 
 pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
     let lsn = |lsn: Option<Lsn>| optional(lsn, text);
+    let copy = row.copy;
+    let of_copy = |value: &dyn Fn(&CopyRow) -> Value| copy.as_ref().map_or(Value::Null, value);
     vec![
         text(row.name),
         text(row.state.as_str()),
@@ -80,6 +82,21 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         optional(row.bytes_total, Value::Int8),
         text(SERVICE),
         optional(row.error, Value::Text),
+        of_copy(&|copy| Value::Int8(copy.rows)),
+        of_copy(&|copy| Value::Int8(copy.tables_done)),
+        of_copy(&|copy| Value::Int8(copy.tables_total)),
+        of_copy(&|copy| Value::Int8(copy.bytes_per_second)),
+        of_copy(&|copy| optional(copy.remaining, seconds)),
+        of_copy(&|copy| lines(&copy.tables)),
+    ]
+}
+
+pub(super) fn verify(row: VerifyRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.object),
+        Value::Text(row.kind),
+        text(row.verdict),
+        optional(row.detail, Value::Text),
     ]
 }
 

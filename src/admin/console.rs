@@ -151,6 +151,10 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.rotate_password(caller, name).await?;
                 Ok(vec![columns::branch(row, SystemTime::now())])
             }
+            Statement::ConnectorVerify(request) => {
+                let rows = operations.verify_connector(caller, request).await?;
+                Ok(rows.into_iter().map(columns::verify).collect())
+            }
             Statement::ConnectorLock { name, reason } => {
                 let reason = Some(reason.unwrap_or_default());
                 let row = operations.lock_connector(caller, name, reason).await?;

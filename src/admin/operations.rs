@@ -16,12 +16,12 @@ use crate::secret::Secret;
 
 use super::error::Outcome;
 use super::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest,
+    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
 };
 use super::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
     ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, RetrySetupOutcome, RoleRecord,
-    SessionRow, SwitchRow,
+    SessionRow, SwitchRow, VerifyRow,
 };
 
 /// Who runs the statement.
@@ -94,6 +94,14 @@ pub trait Operations: Send + Sync + 'static {
         caller: &Caller,
         name: Name,
     ) -> impl Future<Output = Outcome<SwitchRow>> + Send;
+
+    /// Compares a connector's trunk with its source at one moment. A difference is a row, not an
+    /// error.
+    fn verify_connector(
+        &self,
+        caller: &Caller,
+        request: VerifyRequest,
+    ) -> impl Future<Output = Outcome<Vec<VerifyRow>>> + Send;
 
     /// Joins or begins setup of a connector that is not ready.
     fn retry_setup(

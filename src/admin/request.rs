@@ -101,6 +101,17 @@ pub struct CreateConnectorRequest {
     pub wait: bool,
 }
 
+/// `ARDENT CONNECTOR VERIFY`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRequest {
+    /// The connector; none means the caller's current one.
+    pub name: Option<Name>,
+    /// `schema.table` of the tables to compare; none named means everything.
+    pub tables: Vec<String>,
+    /// About so many rows a table; none means all.
+    pub sample: Option<u64>,
+}
+
 /// `ARDENT BRANCH CREATE`, from the caller's current connector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateBranchRequest {

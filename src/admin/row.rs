@@ -144,6 +144,38 @@ pub struct ConnectorStatusRow {
     pub bytes_total: Option<i64>,
     /// Why it is broken or was retried last.
     pub error: Option<String>,
+    /// How the first copy goes, while it is made.
+    pub copy: Option<CopyRow>,
+}
+
+/// The columns of `ARDENT CONNECTOR STATUS` about the first copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyRow {
+    /// Rows copied.
+    pub rows: i64,
+    /// Tables done.
+    pub tables_done: i64,
+    /// Tables in all.
+    pub tables_total: i64,
+    /// Speed so far.
+    pub bytes_per_second: i64,
+    /// Time left at that speed; none before there is one.
+    pub remaining: Option<Duration>,
+    /// A line for each table that is being copied.
+    pub tables: Vec<String>,
+}
+
+/// One row of `ARDENT CONNECTOR VERIFY`. The first is the database and sums up the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRow {
+    /// Name of the object.
+    pub object: String,
+    /// `table`, `index`, `function`, ...
+    pub kind: String,
+    /// `carried`, `rebuilt`, `not carried`, `not compared` or `different`.
+    pub verdict: &'static str,
+    /// What was compared, or what differs.
+    pub detail: Option<String>,
 }
 
 /// The answer to `CONNECTOR SWITCH`.

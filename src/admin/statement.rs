@@ -7,7 +7,7 @@ use crate::name::Name;
 use crate::secret::Secret;
 
 use super::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest,
+    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
 };
 
 /// One admin statement.
@@ -21,6 +21,8 @@ pub enum Statement {
     ConnectorList,
     /// `CONNECTOR STATUS [name]`
     ConnectorStatus(Option<Name>),
+    /// `CONNECTOR VERIFY [name]`
+    ConnectorVerify(VerifyRequest),
     /// `CONNECTOR SWITCH name`
     ConnectorSwitch(Name),
     /// `CONNECTOR RETRY SETUP name`

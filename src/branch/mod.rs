@@ -13,6 +13,7 @@ mod credential;
 mod delete;
 mod names;
 mod url;
+mod verify;
 
 use std::sync::Arc;
 
@@ -87,6 +88,9 @@ pub enum BranchError {
     /// The catalog refused.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The comparison with the source failed.
+    #[error("compare with the source")]
+    Compare(#[from] crate::replication::Error),
     /// A stored password does not open.
     #[error(transparent)]
     Secret(#[from] SecretError),

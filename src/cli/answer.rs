@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::SCHEMA_VERSION;
 use super::args::{Branch, Command, Connector, Format};
-use super::failure::{Failure, USAGE};
+use super::failure::{FAILED, Failure, USAGE};
 use super::report::Style;
 use super::row::Row;
 use super::text;
@@ -100,6 +100,11 @@ fn connector(verb: &Connector, rows: Vec<Row>) -> Result<Answer, Failure> {
         Connector::Status { name: None } => Answer::many(rows, text::connector_status),
         Connector::Switch { .. } => Answer::single(rows, |row, _| text::switched(row)),
         Connector::Delete { .. } => Answer::single(rows, text::connector_deleted),
+        Connector::Verify { .. } => {
+            let is_different = rows.iter().any(|row| row.text("verdict") == "different");
+            let exit_code = if is_different { FAILED } else { 0 };
+            Answer { exit_code, ..Answer::many(rows, text::verified) }
+        }
         Connector::Lock { .. } => {
             Answer::single(rows, |_, style| text::done("Connector locked", style))
         }

@@ -127,9 +127,10 @@ pub(super) fn connector(verb: &Connector) -> Result<Statement, Failure> {
             let statement = Statement::new("CONNECTOR DELETE").value("", name);
             if *force { statement.words("FORCE") } else { statement }
         }
-        Connector::Verify { name } => {
-            Statement::new("CONNECTOR VERIFY").optional("", name.as_deref())
-        }
+        Connector::Verify { name, tables, sample } => Statement::new("CONNECTOR VERIFY")
+            .optional("", name.as_deref())
+            .option("tables", tables.as_deref())
+            .option("sample", sample.map(|rows| rows.to_string())),
         Connector::Lock { name, reason } => {
             Statement::new("CONNECTOR LOCK").value("", name).optional("REASON", reason.as_deref())
         }

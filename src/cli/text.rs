@@ -108,6 +108,9 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
             && row.text("state") == "validating"
         {
             push_line!(out, "Copied:    {} of {}", bytes(done), bytes(total));
+            for line in row.text("copying").lines() {
+                push_line!(out, "  {line}");
+            }
         }
         if let Some(lag) = row.integer("lag_bytes") {
             push_line!(out, "Lag:       {}", bytes(lag));
@@ -144,6 +147,28 @@ fn bytes(count: i64) -> String {
     }
     let unit = UNITS.get(unit).copied().unwrap_or_default();
     if unit == "B" { format!("{whole} B") } else { format!("{whole}.{tenths} {unit}") }
+}
+
+/// `CONNECTOR VERIFY`: the sum, then whatever is not plainly the same.
+pub(super) fn verified(rows: &[Row], style: Style) -> String {
+    let mut out = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        let (paint, mark) = match row.text("verdict") {
+            "different" => (Paint::Red, "\u{2717}"),
+            "carried" | "rebuilt" => (Paint::Green, "\u{2713}"),
+            _ => (Paint::Yellow, "\u{26a0}"),
+        };
+        let mark = style.paint(paint, mark);
+        let (kind, object, verdict) = (row.text("kind"), row.text("object"), row.text("verdict"));
+        let detail = row.text("detail");
+        if index == 0 {
+            push_line!(out, "{mark} {object} {detail}");
+        } else if paint != Paint::Green {
+            let line = format!("{kind} {object} {verdict}: {detail}");
+            push_line!(out, "  {mark} {}", line.trim_end_matches(": "));
+        }
+    }
+    out
 }
 
 pub(super) fn switched(row: &Row) -> String {
@@ -337,6 +362,30 @@ mod tests {
                 postgresql
         "]]
         .assert_eq(&connector_list(&[row], Style::Plain));
+    }
+
+    #[test]
+    fn a_comparison_shows_what_is_not_the_same() {
+        let row = |object, kind, verdict, detail| {
+            Row::of(&[
+                ("object", text(object)),
+                ("kind", text(kind)),
+                ("verdict", text(verdict)),
+                ("detail", text(detail)),
+            ])
+        };
+        let rows = [
+            row("app", "database", "different", "at 0/10: 1 different, 1 not carried, 1 carried"),
+            row("public.a", "table", "different", "3 rows, source 4"),
+            row("theirs", "publication", "not carried", ""),
+            row("public.b", "table", "carried", "4 rows"),
+        ];
+        expect![[r"
+            ✗ app at 0/10: 1 different, 1 not carried, 1 carried
+              ✗ table public.a different: 3 rows, source 4
+              ⚠ publication theirs not carried
+        "]]
+        .assert_eq(&verified(&rows, Style::Plain));
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //!
 //! The trunk was shut down cleanly, so a branch needs no recovery. Requests that wait at the same
 //! time share one pause.
+//!
+//! A branch that is to be compared with the source is cut alone, where a snapshot of the source
+//! stands: the applier waits for the snapshot, and stops before the first commit it does not see.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +24,7 @@ use super::worker::{Command, Next, Reply, Worker};
 use crate::cause::Causes;
 use crate::compute::ComputeError;
 use crate::lsn::Lsn;
-use crate::replication::Position;
+use crate::replication::{Link, Position, Reference};
 use crate::store::StoreError;
 
 /// A branch to cut.
@@ -50,6 +53,14 @@ pub struct Cut {
     pub quiesce: Duration,
     /// Time the store took.
     pub fork: Duration,
+}
+
+/// A branch that was cut to be compared with the source.
+pub struct ReferenceCut {
+    /// What it has to equal.
+    pub reference: Reference,
+    /// What of the source is followed.
+    pub link: Link,
 }
 
 /// Why a branch was not cut.
@@ -81,6 +92,8 @@ pub enum CutError {
 
 /// A trunk that dies under a cut is started again and the cut is tried again.
 const ATTEMPTS_MAX: u32 = 3;
+/// Longest wait for the trunk to stand where a snapshot of the source does; other branches wait.
+const REFERENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Waiting = (CutRequest, Reply<Cut, CutError>);
 
@@ -123,6 +136,54 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// Cuts a branch where a snapshot of the source stands.
+    pub(super) async fn cut_at_reference(
+        &mut self,
+        followed: &mut Followed,
+        request: CutRequest,
+        reply: Reply<ReferenceCut, CutError>,
+    ) -> Option<Next> {
+        let pausing = timeout(REFERENCE_TIMEOUT, followed.stream.pause_at_reference()).await;
+        let reference = match pausing {
+            Ok(Ok((_, reference))) => reference,
+            // The trunk goes on by itself where nobody waits for its pause.
+            failed => {
+                let said = match failed {
+                    Ok(Err(error)) => error.chain(),
+                    _ => "it did not reach the source's position in time".to_owned(),
+                };
+                let _ = reply.send(Err(CutError::Trunk(said)));
+                return None;
+            }
+        };
+        let outcome = self.fork_standing(followed, &request).await;
+        match outcome {
+            Ok(link) => {
+                if let Err(Ok(left)) = reply.send(Ok(ReferenceCut { reference, link })) {
+                    left.reference.release().await;
+                }
+            }
+            Err(error) => {
+                reference.release().await;
+                let _ = reply.send(Err(error));
+            }
+        }
+        self.restart_trunk(followed).await.err()
+    }
+
+    /// Forks the trunk, whose applier stands, shut down.
+    async fn fork_standing(
+        &self,
+        followed: &mut Followed,
+        request: &CutRequest,
+    ) -> Result<Link, CutError> {
+        followed.lease = None;
+        self.services.computes.stop(followed.target.branch).await?;
+        self.fork_trunk(&followed.trunk, request).await.map_err(Arc::new)?;
+        super::setup::link(&self.record, &self.source)
+            .map_err(|error| CutError::Trunk(Causes(&error).to_string()))
     }
 
     /// Takes the cuts from the queue that wait as long as this one; all else keeps its place.

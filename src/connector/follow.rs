@@ -108,6 +108,9 @@ impl Worker {
         match command {
             Command::Retry(_, reply) => drop(reply.send(Ok(()))),
             Command::Cut(request, reply) => return self.cut(followed, request, reply).await,
+            Command::CutAtReference(request, reply) => {
+                return self.cut_at_reference(followed, request, reply).await;
+            }
             Command::Delete(drain, reply) => {
                 if let Some(drain) = drain {
                     self.drain(followed, drain).await;

@@ -35,7 +35,7 @@ use crate::source::SourceUrl;
 use crate::store::Store;
 use worker::{Command, Worker};
 
-pub use cut::{Cut, CutError, CutRequest};
+pub use cut::{Cut, CutError, CutRequest, ReferenceCut};
 pub use error::{ConnectorError, SetupError};
 pub use setup::EXCLUDE;
 
@@ -275,6 +275,15 @@ impl Connector {
     pub async fn cut(&self, request: CutRequest) -> Result<Cut, CutError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Cut(request, reply);
+        self.commands.send(command).await.map_err(|_| CutError::Stopping)?;
+        answer.await.map_err(|_| CutError::Stopping)?
+    }
+
+    /// Cuts a branch that equals the source as a snapshot of it shows, to compare the two. Its
+    /// freshness timeout does not count: it comes exactly there or not at all.
+    pub async fn cut_at_reference(&self, request: CutRequest) -> Result<ReferenceCut, CutError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::CutAtReference(request, reply);
         self.commands.send(command).await.map_err(|_| CutError::Stopping)?;
         answer.await.map_err(|_| CutError::Stopping)?
     }

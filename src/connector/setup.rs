@@ -45,7 +45,9 @@ impl Setup {
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| view.setup = Some(progress.clone()));
         };
-        let outcome = replication::setup(&link, &access, &installation.bin_dir, &report).await?;
+        let jobs = self.services.config.replication.copy_jobs;
+        let outcome =
+            replication::setup(&link, &access, &installation.bin_dir, jobs, &report).await?;
         let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &access.database).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::cut::{Cut, CutError, CutRequest};
+use super::cut::{Cut, CutError, CutRequest, ReferenceCut};
 use super::setup::Setup;
 use super::{ConnectorError, ConnectorServices, ConnectorView};
 use crate::catalog::{ConnectorRecord, ConnectorState};
@@ -22,6 +22,8 @@ pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) enum Command {
     /// Cut a branch.
     Cut(CutRequest, Reply<Cut, CutError>),
+    /// Cut a branch where a snapshot of the source stands.
+    CutAtReference(CutRequest, Reply<ReferenceCut, CutError>),
     /// Begin setup again, with these decisions.
     Retry(Option<String>, Reply<(), ConnectorError>),
     /// Remove everything, after a drain of at most so long.
@@ -119,6 +121,9 @@ impl Worker {
                     Some(Command::Retry(_, reply)) => drop(reply.send(Ok(()))),
                     Some(Command::Delete(_, reply)) => return Next::Delete(reply),
                     Some(Command::Cut(_, reply)) => drop(reply.send(Err(self.not_ready()))),
+                    Some(Command::CutAtReference(_, reply)) => {
+                        drop(reply.send(Err(self.not_ready())));
+                    }
                     None => return Next::Stop,
                 },
             }
@@ -141,6 +146,9 @@ impl Worker {
                     }
                     Some(Command::Delete(_, reply)) => return Next::Delete(reply),
                     Some(Command::Cut(_, reply)) => drop(reply.send(Err(self.not_ready()))),
+                    Some(Command::CutAtReference(_, reply)) => {
+                        drop(reply.send(Err(self.not_ready())));
+                    }
                     None => return Next::Stop,
                 },
             }

@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ControlPlane, refuse, rows, source};
-use crate::admin::request::{CreateConnectorRequest, Decisions};
+use crate::admin::request::{CreateConnectorRequest, Decisions, VerifyRequest};
 use crate::admin::row::{
     ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, RetrySetupOutcome, SwitchRow,
+    VerifyRow,
 };
 use crate::admin::{Caller, OperationError, Outcome, Progress, sqlstate};
 use crate::catalog::{ConnectorState, NewConnector, Selection};
 use crate::connector::{Connector, ConnectorView};
 use crate::name::Name;
+use crate::replication::Scope;
 use crate::source::{Identity, SourceUrl};
 
 /// How often progress is told.
@@ -146,6 +148,24 @@ impl ControlPlane {
         Ok(SwitchRow { previous, name, url: None })
     }
 
+    pub(super) async fn do_verify_connector(
+        &self,
+        caller: &Caller,
+        request: VerifyRequest,
+    ) -> Outcome<Vec<VerifyRow>> {
+        let connector = match &request.name {
+            Some(name) => self.connector(name.as_str())?,
+            None => self.current_connector(caller)?,
+        };
+        let scope = Scope {
+            tables: request.tables,
+            sample: request.sample,
+            limit: Duration::from_secs(self.0.config.replication.verify_timeout_s),
+        };
+        let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
+        Ok(findings.into_iter().map(rows::finding).collect())
+    }
+
     pub(super) async fn do_retry_setup(
         &self,
         caller: &Caller,
@@ -258,9 +278,10 @@ async fn follow_setup(connector: &Connector, progress: &Progress) {
 fn progress_line(view: &ConnectorView) -> String {
     let Some(setup) = &view.setup else { return "preparing trunk".to_owned() };
     let stage = setup.stage.as_str();
-    match &setup.table {
-        Some(table) => format!(
-            "{stage} {table}: {} of {} ({} of {} tables)",
+    match setup.copying.first() {
+        Some(first) => format!(
+            "{stage} {}: {} of {} ({} of {} tables)",
+            first.table,
             rows::bytes(setup.bytes_done),
             rows::bytes(setup.bytes_total),
             setup.tables_done,

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use proxy::Sessions;
 
 use crate::admin::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest,
+    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest, VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
     ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, RetrySetupOutcome, RoleRecord,
-    SessionRow, SwitchRow,
+    SessionRow, SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
@@ -107,6 +107,14 @@ impl Operations for ControlPlane {
 
     async fn switch_connector(&self, caller: &Caller, name: Name) -> Outcome<SwitchRow> {
         self.do_switch_connector(caller, name)
+    }
+
+    async fn verify_connector(
+        &self,
+        caller: &Caller,
+        request: VerifyRequest,
+    ) -> Outcome<Vec<VerifyRow>> {
+        self.do_verify_connector(caller, request).await
     }
 
     async fn retry_setup(

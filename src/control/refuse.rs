@@ -77,6 +77,10 @@ pub(super) fn branch(error: BranchError) -> OperationError {
         BranchError::Compute(error) => compute(&error),
         BranchError::Catalog(error) => catalog(error),
         BranchError::Stopping => stopping(),
+        BranchError::Compare(error) => {
+            OperationError::new(sqlstate::CONNECTION_FAILURE, error.chain())
+                .with_hint("Nothing was changed; try again.")
+        }
         BranchError::Store(_) | BranchError::Secret(_) => internal(&error),
     }
 }

@@ -1,20 +1,21 @@
 //! Records of the layers below as rows that operators see. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::refuse;
 use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
-    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, PreflightKind,
-    PreflightRow, PreflightStatus, RoleRecord, SessionRow,
+    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, PreflightKind,
+    PreflightRow, PreflightStatus, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
 use crate::connector::{Connector, ConnectorView, EXCLUDE};
 use crate::lsn::Lsn;
 use crate::name::Name;
-use crate::replication::Phase;
+use crate::replication::{Finding, Phase, SetupProgress};
 use crate::secret::Secret;
 use crate::source::{Report, RowKind, RowStatus};
 
@@ -91,7 +92,24 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
         bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
         error: view.message.clone(),
+        copy: setup.map(copy),
     })
+}
+
+fn copy(setup: &SetupProgress) -> CopyRow {
+    let tables = setup.copying.iter().map(|table| {
+        let (done, total) = (bytes(table.bytes_done), bytes(table.bytes_total));
+        format!("{}: {done} of {total}, {} rows", table.table, table.rows)
+    });
+    let left = setup.bytes_total.saturating_sub(setup.bytes_done);
+    CopyRow {
+        rows: count(setup.rows).unwrap_or(i64::MAX),
+        tables_done: count(setup.tables_done).unwrap_or(i64::MAX),
+        tables_total: count(setup.tables_total).unwrap_or(i64::MAX),
+        bytes_per_second: count(setup.bytes_per_second).unwrap_or(i64::MAX),
+        remaining: left.checked_div(setup.bytes_per_second).map(Duration::from_secs),
+        tables: tables.collect(),
+    }
 }
 
 fn phase(view: &ConnectorView) -> String {
@@ -141,6 +159,15 @@ fn excluded(connector: &Connector) -> Vec<String> {
     let decisions: BTreeMap<String, String> =
         serde_json::from_str(&connector.decisions()).unwrap_or_default();
     decisions.into_iter().filter(|(_, word)| word == EXCLUDE).map(|(table, _)| table).collect()
+}
+
+pub(super) fn finding(finding: Finding) -> VerifyRow {
+    VerifyRow {
+        object: finding.object,
+        kind: finding.kind,
+        verdict: finding.verdict.as_str(),
+        detail: finding.detail,
+    }
 }
 
 /// Stored decisions as given ones.

@@ -140,6 +140,7 @@ impl Applier {
     /// Takes in one event. Rounds run and groups commit when they are full.
     pub(super) async fn take(&mut self, event: Event) -> Result<(), Error> {
         match event {
+            Event::Begin(_) => {}
             Event::Change(change) => {
                 self.is_inside = true;
                 self.take_change(change).await?;

@@ -8,6 +8,8 @@ use crate::source::TableName;
 /// What arrives from the source, in commit order. Changes up to a commit belong to it.
 #[derive(Debug)]
 pub(super) enum Event {
+    /// The changes that follow belong to the transaction whose commit record begins here.
+    Begin(Lsn),
     Change(Change),
     Commit(Commit),
     /// Nothing is pending before this position; the source wants to hear of it.

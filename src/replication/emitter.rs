@@ -4,7 +4,6 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use proxy::client::Session;
 use tokio::sync::Mutex;
@@ -49,6 +48,10 @@ impl Emitter {
         Self { link, key, inner: Mutex::new(Inner::default()) }
     }
 
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Emits a barrier: once the trunk has applied it, the trunk has everything that was committed
     /// on the source before this call, and its sequences.
     pub(super) async fn barrier(&self, token: String) -> Result<(), Error> {
@@ -87,6 +90,13 @@ impl Emitter {
         Ok(())
     }
 
+    /// Where the source's sequences stand now.
+    pub(super) async fn sequences(&self) -> Result<Vec<Sequence>, Error> {
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        sequences::read(session, &self.link.schemas).await.map_err(at_source)
+    }
+
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {
         let mut inner = self.inner.lock().await;
         let slot = self.link.slot();
@@ -121,9 +131,6 @@ impl Emitter {
         }
     }
 }
-
-/// How often the slot is looked at and, if nothing else happens, a heartbeat sent.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 fn id(sequence: &Sequence) -> (String, String) {
     (sequence.schema.clone(), sequence.name.clone())

@@ -22,6 +22,8 @@ mod catalog;
 mod change;
 mod emitter;
 mod error;
+mod halt;
+mod heartbeat;
 mod link;
 mod message;
 mod plan;
@@ -37,13 +39,15 @@ mod statement;
 mod status;
 mod stream;
 mod truncate;
+mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
 pub use link::{Link, TrunkAccess, drop_source_objects};
-pub use setup::{SetupOutcome, SetupProgress, Stage, setup};
+pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]
 mod tests;

@@ -14,19 +14,23 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::lsn::Lsn;
 
 use super::applier::Applier;
-use super::emitter::{Emitter, HEARTBEAT_INTERVAL};
+use super::emitter::Emitter;
 use super::error::{Action, Error};
+use super::halt::{Answer, Arrival, Halt};
+use super::heartbeat::heartbeat;
 use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
 use super::reader::{Batch, QUEUE_BATCHES, Reader};
+use super::setup::Snapshot;
 use super::shared::Shared;
 use super::start;
 use super::status::{Phase, Position, Status};
+use super::verify::Reference;
 use super::wal2json::Decoder;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -46,7 +50,7 @@ pub struct Replication {
 }
 
 enum Control {
-    Pause(oneshot::Sender<Result<Position, Error>>),
+    Pause(Halt),
     Resume(TrunkAccess, oneshot::Sender<()>),
     Stop,
 }
@@ -86,8 +90,27 @@ impl Replication {
     /// full.
     pub async fn pause(&self) -> Result<Position, Error> {
         let (answer, answered) = oneshot::channel();
-        self.control(Control::Pause(answer)).await?;
+        self.control(Control::Pause(Halt::at_boundary(answer))).await?;
         answered.await.map_err(|_| Error::NotRunning("stopped while pausing".to_owned()))?
+    }
+
+    /// Pauses like [`Replication::pause`], with the trunk at exactly what a snapshot of the source
+    /// sees: every commit before its position and none after it. The caller bounds the wait.
+    pub async fn pause_at_reference(&self) -> Result<(Position, Reference), Error> {
+        let sequences = self.emitter.sequences().await?;
+        self.barrier().await?;
+        let (answer, answered) = oneshot::channel();
+        let (halt, stands, before) = Halt::ahead(answer);
+        let gone = || Error::NotRunning("stopped while pausing".to_owned());
+        self.control(Control::Pause(halt)).await?;
+        stands.await.map_err(|_| gone())?;
+        // The applier stands, so it cannot pass the position that is only found out now.
+        let snapshot = Snapshot::take_temporary(self.emitter.link()).await?;
+        before.send(snapshot.lsn).map_err(|_| gone())?;
+        // A transaction after the snapshot, for the applier to stop before.
+        self.emitter.heartbeat().await?;
+        let position = answered.await.map_err(|_| gone())??;
+        Ok((position, Reference { snapshot, sequences }))
     }
 
     /// Goes on, with a trunk that may have moved. Also ends a wait after a failure.
@@ -205,7 +228,8 @@ impl Stream {
                 () = wait => return Ok(()),
             };
             match control {
-                Some(Control::Pause(answer)) => {
+                Some(Control::Pause(halt)) => {
+                    let Some(answer) = halt.into_answer(reason) else { continue };
                     let position =
                         self.position.ok_or_else(|| Error::NotRunning(reason.to_owned()));
                     // A caller that went away will not resume either.
@@ -261,16 +285,20 @@ impl Stream {
         mut applier: Applier,
         mut queue: mpsc::Receiver<Batch>,
     ) -> Result<StopRequested, Error> {
-        let mut events = Vec::new().into_iter();
-        let mut pausing = None;
+        let mut events = Vec::new().into_iter().peekable();
+        let mut halt: Option<Halt> = None;
         loop {
             if applier.is_at_boundary()
-                && let Some(answer) = pausing.take()
+                && let Some(due) = halt.take_if(|halt| halt.is_due(events.peek()))
             {
-                match self.pause(applier, answer).await? {
-                    Some(resumed) => applier = resumed,
-                    None => return Ok(StopRequested),
+                match due.arrive().await {
+                    Arrival::GoOn(left) => halt = left,
+                    Arrival::Release(answer) => match self.pause(applier, answer).await? {
+                        Some(resumed) => applier = resumed,
+                        None => return Ok(StopRequested),
+                    },
                 }
+                continue;
             }
             let control = if let Some(event) = events.next() {
                 applier.take(event).await?;
@@ -280,7 +308,7 @@ impl Stream {
                 self.controls.try_recv().ok()
             } else if let Ok(batch) = queue.try_recv() {
                 // What is there is taken before anything is committed.
-                events = batch.events.into_iter();
+                events = batch.events.into_iter().peekable();
                 None
             } else {
                 if applier.is_at_boundary() {
@@ -289,7 +317,7 @@ impl Stream {
                 }
                 tokio::select! {
                     batch = queue.recv() => {
-                        events = batch.ok_or(Error::Ended)?.events.into_iter();
+                        events = batch.ok_or(Error::Ended)?.events.into_iter().peekable();
                         None
                     }
                     control = self.controls.recv() => Some(control.unwrap_or(Control::Stop)),
@@ -297,7 +325,10 @@ impl Stream {
             };
             match control {
                 None => {}
-                Some(Control::Pause(answer)) => pausing = Some(answer),
+                Some(Control::Pause(wanted)) => {
+                    // One caller pauses at a time; an older one that is left has given up.
+                    halt = Some(wanted);
+                }
                 // While streaming, this only tells where the trunk will be found next time.
                 Some(Control::Resume(trunk, answer)) => {
                     self.trunk = trunk;
@@ -312,7 +343,7 @@ impl Stream {
     async fn pause(
         &mut self,
         mut applier: Applier,
-        answer: oneshot::Sender<Result<Position, Error>>,
+        answer: Answer,
     ) -> Result<Option<Applier>, Error> {
         applier.commit_all().await?;
         let position = applier.position();
@@ -333,42 +364,5 @@ impl Stream {
         }
         self.shared.enter(Phase::Streaming);
         Ok(Some(applier))
-    }
-}
-
-/// Looks at the slot, and speaks up when the source has been silent.
-async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
-    let mut timer = interval(HEARTBEAT_INTERVAL);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut transactions = 0;
-    loop {
-        timer.tick().await;
-        let status = shared.status();
-        match emitter.slot_state().await {
-            Ok(Some(slot)) => {
-                shared.saw_source_end(slot.current);
-                shared.update(|status| status.retained_wal_bytes = slot.retained_bytes);
-                if matches!(slot.wal_status.as_str(), "unreserved" | "lost") {
-                    shared.warn(format!(
-                        "source has removed or is about to remove log that we need: slot is {}",
-                        slot.wal_status
-                    ));
-                }
-            }
-            // The stream itself says so when it next connects.
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(slot = status.slot, reason = error.chain(), "slot not looked at");
-                continue;
-            }
-        }
-        let is_silent = status.transactions == transactions;
-        transactions = status.transactions;
-        if is_silent
-            && status.phase == Phase::Streaming
-            && let Err(error) = emitter.heartbeat().await
-        {
-            tracing::warn!(slot = status.slot, reason = error.chain(), "heartbeat not sent");
-        }
     }
 }

@@ -150,6 +150,9 @@ impl Decoder {
             "B" => {
                 self.in_transaction = true;
                 self.skipping = position(message.nextlsn.as_deref())? <= self.applied;
+                if !self.skipping {
+                    events.push(Event::Begin(position(message.lsn.as_deref())?));
+                }
             }
             "C" => {
                 self.in_transaction = false;
@@ -270,8 +273,7 @@ fn push_value(tuple: &mut Tuple, value: Option<&RawValue>) -> Result<(), Error> 
 }
 
 fn position(text: Option<&str>) -> Result<Lsn, Error> {
-    text.and_then(|text| text.parse().ok())
-        .ok_or(Error::Decode("transaction without its end position"))
+    text.and_then(|text| text.parse().ok()).ok_or(Error::Decode("transaction without its position"))
 }
 
 /// Reads `2026-11-21 19:23:03.797903+00`; the walsender's time zone is pinned to UTC. A time that

@@ -96,6 +96,10 @@ pub struct Table {
     pub columns: Vec<String>,
     /// It can say which row an UPDATE or DELETE meant.
     pub has_identity: bool,
+    /// Its rows lie in numbered blocks, so ranges of them can be read.
+    pub is_heap: bool,
+    /// Every column has a binary form that means the same on any two servers.
+    pub is_portable: bool,
 }
 
 /// A sequence and where it stands.
@@ -184,6 +188,8 @@ pub async fn tables(session: &Session, schemas: &[String]) -> Result<Vec<Table>,
             bytes: u64::try_from(bytes).unwrap_or(0),
             columns: row.try_get("columns")?,
             has_identity: row.try_get("has_identity")?,
+            is_heap: row.try_get("is_heap")?,
+            is_portable: row.try_get("is_portable")?,
         })
     };
     Ok(rows.iter().map(table).collect::<Result<_, tokio_postgres::Error>>()?)
@@ -214,6 +220,10 @@ SELECT e.extname::text, n.nspname::text
   FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
  ORDER BY 1";
 
+// Binary forms are portable for Postgres' own types and arrays of them, whose identifiers are
+// fixed. Composite, enum and extension types have identifiers of each database in theirs, and so
+// does what names an object (regclass and its kin); a domain is left out to keep the list plain.
+//
 // An identity counts as the server counts it: a deferrable or partial index does not, nor does one
 // over expressions or nullable columns (replication notes, section 0 facts 4 and 5).
 const TABLES_SQL: &str = "\
@@ -226,7 +236,19 @@ SELECT n.nspname::text, c.relname::text, pg_catalog.pg_relation_size(c.oid) AS b
           WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
             AND i.indpred IS NULL AND i.indexprs IS NULL
             AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident
-                ELSE false END) AS has_identity
+                ELSE false END) AS has_identity,
+       EXISTS (SELECT FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname = 'heap')
+         AS is_heap,
+       NOT EXISTS (
+         SELECT FROM pg_catalog.pg_attribute a
+           JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+           LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND coalesce(e.oid, t.oid) <> ALL (
+                '{bool,bytea,\"char\",name,int8,int2,int4,text,oid,json,xml,jsonb,float4,float8,
+                  money,macaddr,macaddr8,inet,cidr,bpchar,varchar,date,time,timetz,timestamp,
+                  timestamptz,interval,numeric,uuid,pg_lsn,bit,varbit,point,lseg,path,box,polygon,
+                  line,circle,tsvector,tsquery,jsonpath}'::pg_catalog.regtype[])) AS is_portable
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND c.relpersistence = 'p'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')

@@ -5,7 +5,9 @@ use proxy::ColumnKind::{Bool, Int8, Text, Timestamptz};
 use crate::admin::arguments::Arguments;
 use crate::admin::error::sqlstate;
 use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
-use crate::admin::request::{CreateConnectorRequest, Decisions, Level, Plugin, SourceRequest};
+use crate::admin::request::{
+    CreateConnectorRequest, Decisions, Level, Plugin, SourceRequest, VerifyRequest,
+};
 use crate::admin::statement::Statement;
 use crate::admin::syntax::SyntaxError;
 
@@ -160,6 +162,12 @@ pub(super) const COMMANDS: &[Command] = &[
             ("bytes_total", Int8),
             ("service", Text),
             ("error", Text),
+            ("rows_done", Int8),
+            ("tables_done", Int8),
+            ("tables_total", Int8),
+            ("bytes_per_second", Int8),
+            ("remaining_s", Int8),
+            ("copying", Text),
         ],
         summary: "how far setup is, and how far behind the source",
         build: |arguments| Ok(Statement::ConnectorStatus(arguments.optional_name("name"))),
@@ -193,9 +201,15 @@ pub(super) const COMMANDS: &[Command] = &[
             ]),
         ],
         level: Level::Operator,
-        columns: &[],
+        columns: &[("object", Text), ("kind", Text), ("verdict", Text), ("detail", Text)],
         summary: "compare the trunk with the source",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR VERIFY")),
+        build: |arguments| {
+            Ok(Statement::ConnectorVerify(VerifyRequest {
+                name: arguments.optional_name("name"),
+                tables: arguments.list("tables"),
+                sample: arguments.number("sample"),
+            }))
+        },
     },
     Command {
         grammar: &[

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::admin::error::{OperationError, Outcome, sqlstate};
 use crate::admin::operations::{Caller, Operations, Progress};
 use crate::admin::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest,
+    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, CreateConnectorOutcome, PreflightKind,
-    PreflightRow, PreflightStatus, RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow,
+    PreflightRow, PreflightStatus, RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
 };
 use crate::lsn::Lsn;
 use crate::name::Name;
@@ -137,11 +137,25 @@ impl Operations for Fake {
             bytes_done: None,
             bytes_total: None,
             error: None,
+            copy: None,
         }])
     }
 
     async fn switch_connector(&self, _: &Caller, name: Name) -> Outcome<SwitchRow> {
         Ok(SwitchRow { previous: Some("prod-db".to_owned()), name, url: None })
+    }
+
+    async fn verify_connector(
+        &self,
+        _: &Caller,
+        request: VerifyRequest,
+    ) -> Outcome<Vec<VerifyRow>> {
+        Ok(vec![VerifyRow {
+            object: "app".to_owned(),
+            kind: "database".to_owned(),
+            verdict: "carried",
+            detail: request.sample.map(|rows| format!("{rows} rows")),
+        }])
     }
 
     async fn retry_setup(

@@ -136,15 +136,32 @@ fn other_statements_carry_typed_arguments() {
 }
 
 #[test]
-fn statements_not_built_yet_parse_in_full() {
+fn comparisons_may_be_narrowed() {
     check(
-        "ARDENT CONNECTOR VERIFY WITH (sample = 10)",
+        "ARDENT CONNECTOR VERIFY prod WITH (sample = 10, tables = 'public.a, s.b')",
         expect![[r#"
-            Unsupported(
-                "CONNECTOR VERIFY",
+            ConnectorVerify(
+                VerifyRequest {
+                    name: Some(
+                        Name(
+                            "prod",
+                        ),
+                    ),
+                    tables: [
+                        "public.a",
+                        "s.b",
+                    ],
+                    sample: Some(
+                        10,
+                    ),
+                },
             )
         "#]],
     );
+}
+
+#[test]
+fn statements_not_built_yet_parse_in_full() {
     check(
         "ARDENT BRANCH INFO -- the current one",
         expect![[r#"

@@ -9,11 +9,13 @@
 mod copy;
 mod database;
 mod extensions;
+mod foreign_keys;
 mod roles;
 mod schema;
 mod snapshot;
 
 pub(super) use database::maintenance_database;
+pub(super) use snapshot::Snapshot;
 
 use std::path::Path;
 
@@ -32,8 +34,8 @@ use super::sequences;
 pub struct SetupProgress {
     /// The stage at work.
     pub stage: Stage,
-    /// The table being copied.
-    pub table: Option<TableName>,
+    /// The tables being copied.
+    pub copying: Vec<TableProgress>,
     /// Tables done.
     pub tables_done: u64,
     /// Tables to do.
@@ -44,6 +46,27 @@ pub struct SetupProgress {
     pub bytes_total: u64,
     /// Rows copied.
     pub rows: u64,
+    /// How fast the copy has been so far, as bytes of source heap.
+    pub bytes_per_second: u64,
+}
+
+/// How far the copy of one table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProgress {
+    /// The table.
+    pub table: TableName,
+    /// Bytes of its heap copied.
+    pub bytes_done: u64,
+    /// Bytes of its heap.
+    pub bytes_total: u64,
+    /// Rows copied.
+    pub rows: u64,
+}
+
+impl TableProgress {
+    fn new(table: TableName, bytes_total: u64) -> Self {
+        Self { table, bytes_done: 0, bytes_total, rows: 0 }
+    }
 }
 
 /// The stages of setup, in order.
@@ -91,11 +114,13 @@ pub struct SetupOutcome {
 }
 
 /// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one died,
-/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation.
+/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation; `jobs` sessions
+/// copy at once, and as many make indexes.
 pub async fn setup(
     link: &Link,
     trunk: &TrunkAccess,
     bin_dir: &Path,
+    jobs: usize,
     report: &(dyn Fn(&SetupProgress) + Send + Sync),
 ) -> Result<SetupOutcome, Error> {
     if let Some(lsn) = progress::finished(link, trunk).await? {
@@ -104,8 +129,9 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    let snapshot = snapshot::Snapshot::take(link).await?;
-    let outcome = Setup { link, trunk, bin_dir, snapshot: &snapshot, report }.run(&mut state).await;
+    let snapshot = Snapshot::take(link).await?;
+    let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
+    let outcome = setup.run(&mut state).await;
     snapshot.release().await;
     if outcome.is_err() {
         // The slot would hold log on the source for nobody. If this fails too, the next attempt or
@@ -119,7 +145,8 @@ struct Setup<'a> {
     link: &'a Link,
     trunk: &'a TrunkAccess,
     bin_dir: &'a Path,
-    snapshot: &'a snapshot::Snapshot,
+    jobs: usize,
+    snapshot: &'a Snapshot,
     report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
 }
 
@@ -139,13 +166,14 @@ impl Setup<'_> {
         progress::create_tables(&system).await?;
         self.enter(state, Stage::Schema);
         let dump = schema::Dump::take(self).await?;
+        self.snapshot.unlock().await?;
         roles::begin_restore(&system, &self.trunk.database).await?;
         warnings.extend(dump.restore_tables(self).await?);
         self.enter(state, Stage::Copy);
-        warnings.extend(copy::copy_tables(self, &tables, state).await?);
+        warnings.extend(copy::copy_tables(self, &tables, facts.version, state).await?);
         self.enter(state, Stage::Indexes);
         warnings.extend(dump.restore_rest(self).await?);
-        warnings.extend(copy::add_unvalidated_keys(self).await?);
+        warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
@@ -178,7 +206,7 @@ impl Setup<'_> {
 
     fn enter(&self, state: &mut SetupProgress, stage: Stage) {
         state.stage = stage;
-        state.table = None;
+        state.copying.clear();
         (self.report)(state);
     }
 }

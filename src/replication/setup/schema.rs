@@ -13,6 +13,7 @@ use tokio::process::Command;
 use super::super::error::Error;
 use super::super::link::APPLY_ROLE;
 use super::Setup;
+use super::copy::LOAD_OPTIONS;
 
 /// Kinds of dump entries that a trunk must not have: they would act on its own log, follow other
 /// servers, or need a superuser. Extensions are made beforehand.
@@ -105,13 +106,14 @@ impl Dump {
         let mut command = Command::new(setup.bin_dir.join("pg_restore"));
         command
             .arg(format!("--section={section}"))
+            .arg(format!("--jobs={}", if section == "post-data" { setup.jobs } else { 1 }))
             .args(["--no-tablespaces", "--username", APPLY_ROLE])
             .arg("--dbname")
             .arg(&setup.trunk.database)
             .arg("--use-list")
             .arg(self.list())
             .arg(self.file());
-        environment(&mut command, &setup.trunk.as_apply(""));
+        environment(&mut command, &setup.trunk.as_apply(LOAD_OPTIONS));
         let output = run("pg_restore", &mut command).await?;
         let complaints = complaints(&String::from_utf8_lossy(&output.stderr));
         // pg_restore goes on after errors and says so by its exit code; without any complaint about

@@ -18,29 +18,62 @@ use super::super::link::Link;
 /// giving up leaves no walsender behind.
 const SLOT_OPTIONS: &str = "-c lock_timeout=20s";
 const SLOT_ATTEMPTS: u32 = 15;
+/// The applier stands still meanwhile, so this one gives up early.
+const TEMPORARY_OPTIONS: &str = "-c lock_timeout=5s";
 const HOLDER_OPTIONS: &str = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 \
     -c lock_timeout=20s -c row_security=off";
 /// One LOCK TABLE names this many tables.
 const LOCK_TABLES_MAX: usize = 200;
 
-pub(super) struct Snapshot {
+/// A moment of the source, kept for as long as this value lives.
+pub(in crate::replication) struct Snapshot {
     /// In a transaction that sees the snapshot and keeps it importable.
-    pub(super) session: Session,
+    pub(in crate::replication) session: Session,
     /// The name others import it by.
-    pub(super) name: String,
-    /// The slot's consistent point: the stream begins with the first commit after it.
-    pub(super) lsn: Lsn,
+    pub(in crate::replication) name: String,
+    /// The slot's consistent point: sees every commit before it and none after it.
+    pub(in crate::replication) lsn: Lsn,
     /// The database the slot is on.
-    pub(super) identity: Identity,
+    pub(in crate::replication) identity: Identity,
+}
+
+/// Whether a slot outlives the connection that made it, and how often its making is tried.
+struct NewSlot {
+    name: String,
+    is_temporary: bool,
+    attempts: u32,
+    options: &'static str,
 }
 
 impl Snapshot {
+    /// Of the connector's own slot, from which the stream then begins.
     pub(super) async fn take(link: &Link) -> Result<Self, Error> {
-        let mut walsender = ReplicationConnection::open(&link.source_target(SLOT_OPTIONS))
+        let slot = NewSlot {
+            name: link.slot(),
+            is_temporary: false,
+            attempts: SLOT_ATTEMPTS,
+            options: SLOT_OPTIONS,
+        };
+        Self::take_of(link, &slot).await
+    }
+
+    /// Of a slot that is gone again when this returns.
+    pub(in crate::replication) async fn take_temporary(link: &Link) -> Result<Self, Error> {
+        let slot = NewSlot {
+            name: format!("{}_at_{:08x}", link.slot(), rand::random::<u32>()),
+            is_temporary: true,
+            attempts: 1,
+            options: TEMPORARY_OPTIONS,
+        };
+        Self::take_of(link, &slot).await
+    }
+
+    async fn take_of(link: &Link, slot: &NewSlot) -> Result<Self, Error> {
+        let mut walsender = ReplicationConnection::open(&link.source_target(slot.options))
             .await
             .map_err(at_source)?;
         let identity = source::identity(&mut walsender).await?;
-        let (lsn, exported) = create_slot(&mut walsender, &link.slot()).await?;
+        let (lsn, exported) = create_slot(&mut walsender, slot).await?;
         let session =
             Session::open(&link.source_target(HOLDER_OPTIONS)).await.map_err(at_source)?;
         // Limits that exist in newer majors only, where they are set.
@@ -54,9 +87,9 @@ impl Snapshot {
         Ok(Self { session, name: row.try_get(0).map_err(at_source)?, lsn, identity })
     }
 
-    /// Keeps the tables from being rewritten or truncated before they are copied: after either, a
-    /// COPY at this snapshot would silently see no rows (replication notes, section 6.2).
+    /// Keeps the tables as they are while their definitions are read.
     pub(super) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
+        self.session.batch_execute("SAVEPOINT locks").await.map_err(at_source)?;
         for chunk in tables.chunks(LOCK_TABLES_MAX) {
             let names: Vec<String> =
                 chunk.iter().map(|table| format!("ONLY {}", table.name.quoted())).collect();
@@ -64,6 +97,12 @@ impl Snapshot {
             self.session.batch_execute(&sql).await.map_err(at_source)?;
         }
         Ok(())
+    }
+
+    /// Lets go of the tables: nobody on the source is to wait for the whole copy.
+    pub(super) async fn unlock(&self) -> Result<(), Error> {
+        let sql = "ROLLBACK TO SAVEPOINT locks; RELEASE SAVEPOINT locks";
+        self.session.batch_execute(sql).await.map_err(at_source)
     }
 
     /// Another session that sees the same moment.
@@ -75,7 +114,8 @@ impl Snapshot {
         Ok(session)
     }
 
-    pub(super) async fn release(self) {
+    /// Lets go of the moment.
+    pub(in crate::replication) async fn release(self) {
         self.session.close().await;
     }
 }
@@ -89,19 +129,24 @@ async fn import(session: &Session, snapshot: &str) -> Result<(), Error> {
 
 async fn create_slot(
     walsender: &mut ReplicationConnection,
-    slot: &str,
+    slot: &NewSlot,
 ) -> Result<(Lsn, String), Error> {
     // The form without parentheses is understood by every major.
     let command = format!(
-        "CREATE_REPLICATION_SLOT {} LOGICAL wal2json EXPORT_SNAPSHOT",
-        quote_identifier(slot)
+        "CREATE_REPLICATION_SLOT {}{} LOGICAL wal2json EXPORT_SNAPSHOT",
+        quote_identifier(&slot.name),
+        if slot.is_temporary { " TEMPORARY" } else { "" },
     );
     let mut attempt = 0;
     let rows = loop {
         attempt += 1;
         match walsender.command(&command).await {
-            Err(error) if error.sqlstate() == Some("55P03") && attempt < SLOT_ATTEMPTS => {
-                tracing::warn!(slot, attempt, "slot creation waits for open transactions");
+            Err(error) if error.sqlstate() == Some("55P03") && attempt < slot.attempts => {
+                tracing::warn!(
+                    slot = slot.name,
+                    attempt,
+                    "slot creation waits for open transactions"
+                );
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             outcome => break outcome.map_err(at_source)?,

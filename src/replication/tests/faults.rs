@@ -130,7 +130,7 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
     let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.catch_up().await;
     let (link, trunk) = (chain.source.link(), chain.trunk.access());
-    setup(&link, &trunk, &bin_dir(), &|_| panic!("works again")).await.unwrap();
+    setup(&link, &trunk, &bin_dir(), 2, &|_| panic!("works again")).await.unwrap();
     chain.replication.take().unwrap().stop().await;
     for _ in 0..2 {
         drop_source_objects(&link.source, "c1").await.unwrap();

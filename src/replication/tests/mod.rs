@@ -3,7 +3,9 @@
 mod support;
 
 mod chain;
+mod copy;
 mod faults;
 mod kinds;
 mod preflight;
 mod schema;
+mod verify;

@@ -136,7 +136,7 @@ async fn excluded_tables_are_there_and_empty() {
     link.schemas = vec!["public".into()];
     link.excluded = vec![TableName { schema: "public".into(), name: "Left out".into() }];
     let trunk = chain.trunk.access();
-    let outcome = setup(&link, &trunk, &bin_dir(), &|_| {}).await.unwrap();
+    let outcome = setup(&link, &trunk, &bin_dir(), 2, &|_| {}).await.unwrap();
     assert_eq!(outcome.warnings, ["foreign key chi_q_fkey of public.chi is not validated"]);
     chain.replication = Some(Replication::start(link, trunk));
     chain

@@ -40,7 +40,7 @@ impl Chain {
 
     pub(super) async fn copy(&mut self) {
         let (link, trunk) = (self.source.link(), self.trunk.access());
-        let outcome = setup(&link, &trunk, &bin_dir(), &|_| {}).await;
+        let outcome = setup(&link, &trunk, &bin_dir(), 2, &|_| {}).await;
         self.warnings = outcome.unwrap_or_else(|error| panic!("{}", error.chain())).warnings;
     }
 

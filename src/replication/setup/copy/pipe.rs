@@ -1,0 +1,161 @@
+//! One part of a table: COPY out, COPY in, in one transaction of the trunk.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use proxy::client::{Session, quote_identifier};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{CopyInSink, Error as SqlError};
+
+use crate::source::Table;
+
+use super::super::super::error::{Error, at_source, at_trunk};
+use super::lock_watch::Watched;
+use super::part::Part;
+use super::tally::Passed;
+use super::{source_reason, trunk_reason};
+
+/// Rows are sent on in pieces of this size; one message per row would cost more than the row.
+pub(super) const PIECE_BYTES: usize = 64 * 1024;
+/// Progress is told once per this many bytes.
+const REPORT_BYTES: u64 = 8 << 20;
+
+/// What became of a part.
+pub(super) enum Outcome {
+    Copied,
+    /// Somebody waits for the table; nothing of the part is in the trunk.
+    GaveWay,
+    /// The table cannot be copied.
+    Refused(String),
+}
+
+/// A part between two sessions. The source's is in the snapshot's transaction.
+pub(super) struct Pipe<'a> {
+    pub(super) source: &'a Session,
+    pub(super) trunk: &'a Session,
+    pub(super) table: &'a Table,
+    pub(super) part: &'a Part,
+    pub(super) watched: &'a Watched<'a>,
+}
+
+enum Failure {
+    Source(SqlError),
+    Trunk(SqlError),
+    Rewritten,
+    InTheWay,
+}
+
+impl Pipe<'_> {
+    /// Copies the part; what passes is counted, and taken back if the part is not copied.
+    pub(super) async fn run(&self, passed: &Passed<'_>) -> Result<Outcome, Error> {
+        let copied = tokio::select! {
+            copied = self.copy(passed) => copied,
+            () = self.watched.is_in_the_way() => Err(Failure::InTheWay),
+        };
+        // The source first: somebody may be waiting there.
+        self.release().await?;
+        if copied.is_err() {
+            passed.take_back();
+            self.trunk.batch_execute("ROLLBACK").await.map_err(at_trunk)?;
+        }
+        match copied {
+            Ok(()) => Ok(Outcome::Copied),
+            Err(Failure::InTheWay) => Ok(Outcome::GaveWay),
+            Err(Failure::Source(error)) if is_cancelled(&error) => Ok(Outcome::GaveWay),
+            Err(Failure::Source(error)) => Ok(Outcome::Refused(source_reason(error)?)),
+            Err(Failure::Trunk(error)) => Ok(Outcome::Refused(trunk_reason(error)?)),
+            Err(Failure::Rewritten) => {
+                let reason = "it was truncated or rewritten on the source while it was copied";
+                Ok(Outcome::Refused(reason.to_owned()))
+            }
+        }
+    }
+
+    /// Lets go of the lock on the table, and only of that. A cancellation that was meant for the
+    /// COPY may come late and meet this.
+    async fn release(&self) -> Result<(), Error> {
+        let sql = "ROLLBACK TO SAVEPOINT part";
+        match self.source.batch_execute(sql).await {
+            Err(error) if is_cancelled(&error) => self.source.batch_execute(sql).await,
+            outcome => outcome,
+        }
+        .map_err(at_source)
+    }
+
+    async fn copy(&self, passed: &Passed<'_>) -> Result<(), Failure> {
+        let name = self.table.name.quoted();
+        self.lock(&name).await?;
+        // Truncated in the same transaction, the rows are written frozen. Parts of one table
+        // cannot be: each would remove what the others brought.
+        let begin = match self.part.blocks {
+            None => format!("BEGIN; TRUNCATE ONLY {name}"),
+            Some(_) => "BEGIN".to_owned(),
+        };
+        self.trunk.batch_execute(&begin).await.map_err(Failure::Trunk)?;
+        if !self.table.columns.is_empty() {
+            self.pump(&name, passed).await?;
+        }
+        self.trunk.batch_execute("COMMIT").await.map_err(Failure::Trunk)
+    }
+
+    /// The file of the table as the snapshot sees it must be the file it has now: another one has
+    /// no rows that the snapshot could see.
+    async fn lock(&self, name: &str) -> Result<(), Failure> {
+        let sql = format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE");
+        self.source.batch_execute(&sql).await.map_err(Failure::Source)?;
+        let (schema, table) = (&self.table.name.schema, &self.table.name.name);
+        let row = self.source.query_opt(FILE_SQL, &[schema, table]).await;
+        match row.map_err(Failure::Source)? {
+            Some(row) if row.try_get(0).map_err(Failure::Source)? => Ok(()),
+            _ => Err(Failure::Rewritten),
+        }
+    }
+
+    async fn pump(&self, name: &str, passed: &Passed<'_>) -> Result<(), Failure> {
+        let columns: Vec<String> =
+            self.table.columns.iter().map(|column| quote_identifier(column)).collect();
+        let columns = columns.join(", ");
+        let format = if self.table.is_portable { "binary" } else { "text" };
+        let (from, freeze) = match self.part.condition() {
+            None => (format!("{name} ({columns})"), ", FREEZE"),
+            Some(rows) => (format!("(SELECT {columns} FROM ONLY {name} WHERE {rows})"), ""),
+        };
+        let out = format!("COPY {from} TO STDOUT (FORMAT {format})");
+        let into = format!("COPY {name} ({columns}) FROM STDIN (FORMAT {format}{freeze})");
+        let mut rows = pin!(self.source.copy_out(&out).await.map_err(Failure::Source)?);
+        let sink: CopyInSink<Bytes> = self.trunk.copy_in(&into).await.map_err(Failure::Trunk)?;
+        let mut sink = pin!(sink);
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        let (mut bytes, mut row_count) = (0, 0);
+        while let Some(row) = rows.next().await {
+            piece.extend_from_slice(&row.map_err(Failure::Source)?);
+            row_count += 1;
+            if piece.len() < PIECE_BYTES {
+                continue;
+            }
+            bytes += u64::try_from(piece.len()).unwrap_or(0);
+            sink.send(piece.split().freeze()).await.map_err(Failure::Trunk)?;
+            piece.reserve(PIECE_BYTES);
+            if bytes >= REPORT_BYTES {
+                passed.add(std::mem::take(&mut bytes), std::mem::take(&mut row_count));
+            }
+        }
+        bytes += u64::try_from(piece.len()).unwrap_or(0);
+        sink.send(piece.freeze()).await.map_err(Failure::Trunk)?;
+        sink.finish().await.map_err(Failure::Trunk)?;
+        passed.add(bytes, row_count);
+        Ok(())
+    }
+}
+
+/// By the lock watch, or because the lock was not had in time: somebody else holds the table.
+fn is_cancelled(error: &SqlError) -> bool {
+    matches!(error.code(), Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE))
+}
+
+// The left side is read at the snapshot, the right side as it is now.
+const FILE_SQL: &str = "\
+SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2";

@@ -1,0 +1,73 @@
+//! The first copy does not stand in anybody's way on the source.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+use crate::replication::{SetupProgress, setup};
+
+use super::support::Chain;
+use super::support::server::bin_dir;
+
+const SCHEMA: &str = "
+CREATE TABLE big (id int PRIMARY KEY, v text);
+INSERT INTO big SELECT g, repeat('x', 300) FROM generate_series(1, 20000) g;
+CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1), (2);
+CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TABLE moods (id int PRIMARY KEY, m mood);
+INSERT INTO moods VALUES (1, 'b');";
+
+impl Chain {
+    /// Copies, and does something at the first word of a table that is being copied.
+    async fn copy_while(&mut self, work: impl AsyncFn(&Self) + Send + Sync) {
+        let (link, trunk) = (self.source.link(), self.trunk.access());
+        let is_done = AtomicBool::new(false);
+        let report = |progress: &SetupProgress| {
+            let is_big = progress.copying.iter().any(|entry| entry.table.name == "big");
+            if is_big && !is_done.swap(true, Ordering::AcqRel) {
+                block_in_place(|| Handle::current().block_on(work(self)));
+            }
+        };
+        let outcome = setup(&link, &trunk, &bin_dir(), 2, &report).await;
+        self.warnings = outcome.unwrap_or_else(|error| panic!("{}", error.chain())).warnings;
+        assert!(is_done.into_inner(), "nothing was done meanwhile");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_truncated_before_its_turn_is_said_not_to_be_followed() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    chain.copy_while(async |chain| chain.on_source("TRUNCATE later").await).await;
+    let [warning] = &chain.warnings[..] else { panic!("{:?}", chain.warnings) };
+    assert!(warning.starts_with("public.later is not followed"), "{warning}");
+    chain.follow();
+    chain.catch_up().await;
+    chain.assert_same_rows().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_stuck_lets_go_of_a_table_that_others_want() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    let (sender, granted) = tokio::sync::oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    chain
+        .copy_while(async |chain| {
+            // Nothing can be copied into the trunk's table while this is open, ...
+            let stuck = chain.trunk.session("app").await;
+            let lock = "BEGIN; LOCK TABLE public.big IN ACCESS EXCLUSIVE MODE";
+            stuck.batch_execute(lock).await.unwrap();
+            // ... so the source's table stays locked by us, and this waits.
+            let wanting = chain.source.session("app").await;
+            let sender = sender.lock().unwrap().take().unwrap();
+            tokio::spawn(async move {
+                wanting.batch_execute(lock).await.unwrap();
+                wanting.batch_execute("COMMIT").await.unwrap();
+                stuck.batch_execute("COMMIT").await.unwrap();
+                sender.send(()).unwrap();
+            });
+        })
+        .await;
+    granted.await.unwrap();
+    assert_eq!(chain.warnings, [] as [&str; 0]);
+    chain.assert_same_rows().await;
+}
