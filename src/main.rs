@@ -8,10 +8,12 @@ use ardent::cause::Causes;
 use ardent::cli::{
     self,
     args::{Cli, Command},
+    processes::StoreVerb,
 };
 use ardent::data_dir::DataDir;
 use ardent::logging;
 use ardent::server::{self, ServeOptions};
+use ardent::store;
 use storage::StoreConfig;
 
 fn main() -> ExitCode {
@@ -35,7 +37,11 @@ fn main() -> ExitCode {
             logging::start();
             server::run(&options).map(|()| 0).map_err(Into::into)
         }
-        Command::Store => {
+        Command::Store { verb: Some(StoreVerb::Check { directory }) } => {
+            let directory = directory.unwrap_or_else(|| cli::data_dir(&global));
+            return check_store(&DataDir::of_server(directory));
+        }
+        Command::Store { verb: None } => {
             let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
                 store_dir: data_dir.store(),
@@ -63,6 +69,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells everything that is not as it must be in the store of `data_dir`.
+fn check_store(data_dir: &DataDir) -> ExitCode {
+    let mut out = std::io::stdout();
+    let (code, written) = match store::check(&data_dir.store(), &data_dir.store_socket()) {
+        Ok(findings) => {
+            let lines = findings.iter().try_for_each(|finding| writeln!(out, "{finding}"));
+            let last = match findings.len() {
+                0 => writeln!(out, "the store is sound"),
+                count => writeln!(out, "{count} findings"),
+            };
+            (u8::from(!findings.is_empty()), lines.and(last))
+        }
+        Err(error) => (2, writeln!(std::io::stderr(), "ardent: {}", Causes(&error))),
+    };
+    // What could not be told is not sound.
+    written.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
 }
 
 /// Help is an answer; everything else that ends the parsing is an error.

@@ -67,6 +67,16 @@ pub enum StoreError {
     Io(#[from] io::Error),
 }
 
+/// Everything that is not as it must be in a store: asked of the process that serves it, else read
+/// from its files.
+pub fn check(store_dir: &Path, socket: &Path) -> Result<Vec<storage::Finding>, storage::Error> {
+    match StoreClient::connect(socket) {
+        Ok(mut client) => client.check(),
+        Err(storage::Error::Unreachable { .. }) => storage::offline::check(store_dir),
+        Err(error) => Err(error),
+    }
+}
+
 impl Store {
     /// Adopts the store of this data directory, if one runs.
     pub async fn adopt(paths: &StorePaths) -> Option<Self> {

@@ -67,6 +67,7 @@ impl Scene {
         self.load.stop();
         let after = self.server.branch("after");
         assert_equal(&after, &self.source, "after the load");
+        self.server.assert_store_is_sound();
     }
 }
 
@@ -151,6 +152,7 @@ fn the_server_is_killed_during_the_first_copy() {
             (said.code == 0).then_some(said.stdout.trim_end().to_owned())
         });
     assert_equal(&url, &source, "at rest");
+    server.assert_store_is_sound();
 }
 
 #[test]
@@ -164,6 +166,7 @@ fn everything_is_killed_at_once() {
     store.kill_and_wait();
     trunk.kill_and_wait();
     used.kill_and_wait();
+    scene.server.assert_store_is_sound();
     scene.server.start_again();
     scene.assert_journal(writer);
     scene.assert_stream_goes_on();

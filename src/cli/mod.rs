@@ -8,6 +8,7 @@ mod answer;
 pub mod args;
 mod connection;
 mod failure;
+pub mod processes;
 mod progress;
 pub mod report;
 mod row;
@@ -78,7 +79,9 @@ fn statement_of(command: &Command) -> Result<Statement, Failure> {
         Command::Role(verb) => statement::role(verb),
         Command::Show { what } => Ok(statement::show(*what)),
         Command::Sql { text } => Ok(Statement::verbatim(text)),
-        Command::Serve(_) | Command::Store => Err(Failure::usage("not a verb of the client")),
+        Command::Serve(_) | Command::Store { .. } => {
+            Err(Failure::usage("not a verb of the client"))
+        }
     }
 }
 

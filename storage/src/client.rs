@@ -9,7 +9,9 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::id::BranchId;
-use crate::wire::{BranchSummary, LINE_MAX, Owner, PROTOCOL_VERSION, Reply, Request, Usage};
+use crate::wire::{
+    BranchSummary, Finding, LINE_MAX, Owner, PROTOCOL_VERSION, Reply, Request, Usage,
+};
 
 /// A connection to the store.
 #[derive(Debug)]
@@ -70,6 +72,14 @@ impl StoreClient {
     pub fn list(&mut self) -> Result<Vec<BranchSummary>, Error> {
         match self.call(&Request::List)? {
             Reply::List { branches } => Ok(branches),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Everything that is not as it must be. The store goes on meanwhile.
+    pub fn check(&mut self) -> Result<Vec<Finding>, Error> {
+        match self.call(&Request::Check)? {
+            Reply::Check { findings } => Ok(findings),
             other => Err(unexpected(&other)),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::mpsc::SyncSender;
 use crate::error::{Error, RefusalCode};
 use crate::mount::Mounted;
 use crate::store::Store;
-use crate::wire::{LINE_MAX, PROTOCOL_VERSION, Reply, Request};
+use crate::wire::{FINDINGS_MAX, LINE_MAX, PROTOCOL_VERSION, Reply, Request};
 
 /// Connections served at a time. The server needs a handful; the rest wait in the backlog's place
 /// by being refused at once.
@@ -98,7 +98,7 @@ impl Control {
     fn answer(&self, request: &Request) -> Reply {
         self.carry_out(request).unwrap_or_else(|error| {
             tracing::info!(?request, error = &error as &dyn std::error::Error, "refused");
-            Reply::Refused { code: error.code(), message: chain(&error) }
+            Reply::Refused { code: error.code(), message: error.with_causes() }
         })
     }
 
@@ -117,6 +117,11 @@ impl Control {
             Request::BeginCompute { branch } => self.store.begin_compute(branch)?,
             Request::Usage { branch } => return Ok(Reply::Usage(self.store.usage(branch)?)),
             Request::List => return Ok(Reply::List { branches: self.store.list()? }),
+            Request::Check => {
+                let mut findings = self.store.check()?;
+                findings.truncate(FINDINGS_MAX);
+                return Ok(Reply::Check { findings });
+            }
             Request::Hello { .. } | Request::Shutdown => {}
         }
         Ok(Reply::Done)
@@ -132,16 +137,4 @@ fn read_request(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Result<
         return Ok(None);
     }
     Ok(Some(serde_json::from_slice(&line).map_err(|error| error.to_string())))
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,19 +1,19 @@
 //! The body of the `ardent store` process: opens the store, mounts it, answers the control socket,
 //! and takes everything down again in the reverse order.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::claim::Claim;
 use crate::control::Control;
 use crate::disk::RealDisk;
 use crate::error::Error;
@@ -33,6 +33,8 @@ pub struct StoreConfig {
     pub mount_dir: PathBuf,
     /// Unix control socket.
     pub socket: PathBuf,
+    /// Bytes of the disk that new branches and growing files leave alone.
+    pub reserve_bytes: u64,
 }
 
 /// Serves the store until a `shutdown` request, SIGTERM or SIGINT.
@@ -43,16 +45,17 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
-    let StoreConfig { store_dir, mount_dir, socket } = config;
+    let StoreConfig { store_dir, mount_dir, socket, reserve_bytes } = config;
     let (stop, stopped) = sync_channel(1);
     // Before any other thread, so that all of them leave signals to this one.
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
     protect();
     fs::create_dir_all(&store_dir).map_err(io("make", &store_dir))?;
-    let lock = lock(&store_dir)?;
+    let claim = Claim::take(&store_dir, true)?;
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
-    let running = Running { open_files: raise_open_files(), run_max: Some(RUN_MAX) };
+    let (open_files, run_max) = (raise_open_files(), Some(RUN_MAX));
+    let running = Running { open_files, run_max, reserve: reserve_bytes };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;
@@ -69,7 +72,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     fs::remove_file(&socket).map_err(io("remove", &socket))?;
     mounted.unmount();
     store.close()?;
-    drop(lock);
+    drop(claim);
     Ok(())
 }
 
@@ -108,23 +111,7 @@ fn raise_open_files() -> usize {
     usize::try_from((current / 4).min(65_536)).unwrap_or(256)
 }
 
-/// Held until the process ends, however it ends.
-fn lock(store_dir: &Path) -> Result<File, Error> {
-    let path = store_dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| Error::Io { doing: "open", path, source })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Error::InUse { dir: store_dir.to_path_buf() }),
-    }
-}
-
-/// The lock on the store directory says that no live process has the socket.
+/// The claim on the store directory says that no live process has the socket.
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -67,6 +67,25 @@ pub enum Error {
         /// What happened to it.
         reason: String,
     },
+    /// The disk has no more than the reserve left.
+    #[error(
+        "{available} bytes are left on the disk under the store, of which {reserve} are kept for \
+         branches that exist; delete branches or make room"
+    )]
+    NoRoom {
+        /// Bytes that are left.
+        available: u64,
+        /// Bytes that are kept.
+        reserve: u64,
+    },
+    /// The files of a layer that the branch stands on are damaged.
+    #[error("branch {branch} cannot be served: {reason}; `ardent store check` tells what is left")]
+    BranchLost {
+        /// The branch.
+        branch: u32,
+        /// Which layer, and what is wrong with it.
+        reason: String,
+    },
     /// Another process serves this store directory.
     #[error("store directory {} is in use by another process", dir.display())]
     InUse {
@@ -183,6 +202,7 @@ impl Error {
             Self::BranchNumber { .. } | Self::NoSuchBranch { .. } | Self::BranchExists { .. } => {
                 Advice::Refuse
             }
+            Self::NoRoom { .. } => Advice::Refuse,
             Self::Refused { code, .. } => code.advice(),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Advice::Refuse
@@ -191,15 +211,28 @@ impl Error {
         }
     }
 
+    /// The error with its causes, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     /// The code under which this error travels to the client.
     pub(crate) fn code(&self) -> RefusalCode {
         match self {
             Self::BranchNumber { .. } => RefusalCode::BadRequest,
             Self::NoSuchBranch { .. } => RefusalCode::NoSuchBranch,
             Self::BranchExists { .. } => RefusalCode::BranchExists,
-            Self::BranchFailed { .. } => RefusalCode::Failed,
+            Self::BranchFailed { .. } | Self::BranchLost { .. } => RefusalCode::Failed,
             Self::Protocol { .. } => RefusalCode::Version,
             Self::Stopping => RefusalCode::Stopping,
+            Self::NoRoom { .. } => RefusalCode::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 RefusalCode::NoSpace
             }

@@ -1,4 +1,5 @@
-//! The identity filter: what a fork must not inherit from a running Postgres.
+//! The identity filter: what a fork must not inherit from a running Postgres, and the little else
+//! that the store knows of a data directory.
 //!
 //! Applied to a child's first namespace, and again, with the same result, whenever that namespace
 //! is loaded. The list is the one that `pg_basebackup` leaves out (`basebackup.c`,
@@ -23,6 +24,20 @@ const EMPTIED: [&str; 7] = [
     "pg_dynshmem",
 ];
 
+/// Directories whose files must be able to grow as long as there is any space.
+const VITAL: [&str; 10] = [
+    "",
+    "global",
+    "pg_wal",
+    "pg_xact",
+    "pg_multixact/offsets",
+    "pg_multixact/members",
+    "pg_commit_ts",
+    "pg_subtrans",
+    "pg_twophase",
+    "pg_logical",
+];
+
 /// A relation cache file, whole or still being written.
 const RELATION_CACHE: &str = "pg_internal.init";
 /// Temporary files of queries, and their directory.
@@ -35,13 +50,31 @@ const CLUSTERS_MAX: usize = 64;
 /// Takes what must not be inherited out of `tree`, whose changes belong to `layer`. Returns how
 /// many bytes of files went.
 pub(crate) fn strip(tree: &mut Tree, layer: LayerId) -> u64 {
+    clusters(tree).into_iter().map(|directory| strip_cluster(tree, directory, layer)).sum()
+}
+
+/// Whether a Postgres that cannot extend `file` is down, rather than one of its statements: WAL,
+/// the states of transactions, the small files in the data directory itself. Costs a look at all of
+/// those.
+pub(crate) fn is_vital(tree: &Tree, file: FileId) -> bool {
+    clusters(tree).into_iter().any(|cluster| {
+        VITAL.iter().any(|path| {
+            let mut names = path.split('/').filter(|name| !name.is_empty());
+            let directory = names.try_fold(cluster, |at, name| child(tree, at, name));
+            let files = directory.map(|directory| children(tree, directory, b"", usize::MAX));
+            files.into_iter().flatten().any(|(_, found)| found == file)
+        })
+    })
+}
+
+fn clusters(tree: &Tree) -> Vec<FileId> {
     let mut clusters = vec![FileId::ROOT];
     if child(tree, FileId::ROOT, "PG_VERSION").is_none() {
         let inside = children(tree, FileId::ROOT, b"", CLUSTERS_MAX);
         clusters.extend(inside.into_iter().map(|(_, file)| file));
     }
     clusters.retain(|directory| child(tree, *directory, "PG_VERSION").is_some());
-    clusters.into_iter().map(|directory| strip_cluster(tree, directory, layer)).sum()
+    clusters
 }
 
 fn strip_cluster(tree: &mut Tree, cluster: FileId, layer: LayerId) -> u64 {

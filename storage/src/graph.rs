@@ -3,24 +3,30 @@
 //! A pure value, changed by the edits of `branches.journal` and by nothing else. A layer is kept as
 //! long as a branch or another layer stands on it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::id::{BranchId, LayerId};
 use crate::journal::{BranchEdit, ForkLayers};
 use crate::wire::Owner;
 
-#[derive(Clone, Copy, Debug)]
+/// What stands directly on a layer. Branches sort last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum User {
+    Layer(LayerId),
+    Branch(BranchId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LayerNode {
     pub(crate) base: Option<LayerId>,
     /// Its namespace begins as the base's less what the identity filter hides.
     pub(crate) filtered: bool,
     /// The last layer that was merged into it, else itself: which of its files count.
     pub(crate) face: LayerId,
-    /// Layers and branches that stand on it.
-    users: u32,
+    users: BTreeSet<User>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BranchNode {
     pub(crate) parent: Option<BranchId>,
     pub(crate) owner: Owner,
@@ -35,13 +41,20 @@ pub(crate) enum Misfit {
     Layers,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Graph {
     layers: BTreeMap<LayerId, LayerNode>,
     branches: HashMap<BranchId, BranchNode>,
     /// Every branch number ever used.
     used: HashSet<BranchId>,
     next_layer: Option<LayerId>,
+}
+
+/// Numbers that were given out and not used yet make no difference.
+impl PartialEq for Graph {
+    fn eq(&self, other: &Self) -> bool {
+        self.layers == other.layers && self.branches == other.branches && self.used == other.used
+    }
 }
 
 impl Graph {
@@ -61,8 +74,8 @@ impl Graph {
         Some(layer)
     }
 
-    pub(crate) fn layers(&self) -> impl Iterator<Item = (LayerId, LayerNode)> + '_ {
-        self.layers.iter().map(|(layer, node)| (*layer, *node))
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (LayerId, &LayerNode)> + '_ {
+        self.layers.iter().map(|(layer, node)| (*layer, node))
     }
 
     pub(crate) fn branches(&self) -> impl Iterator<Item = (BranchId, BranchNode)> + '_ {
@@ -109,19 +122,19 @@ impl Graph {
         self.check(edit)?;
         match edit {
             BranchEdit::Create { branch, owner, top } => {
-                self.add_layer(*top, None, false);
+                self.add_layer(*top, None, *branch);
                 let node = BranchNode { parent: None, owner: *owner, top: *top };
                 self.add_branch(*branch, node);
             }
             BranchEdit::Fork { parent, child, owner, layers } => {
-                self.fork(*parent, layers);
+                self.fork(*parent, *child, layers);
                 let node =
                     BranchNode { parent: Some(*parent), owner: *owner, top: layers.child_top };
                 self.add_branch(*child, node);
             }
             BranchEdit::Delete { branch } => {
                 let node = self.branches.remove(branch).ok_or(Misfit::NoSuchBranch(*branch))?;
-                return Ok(self.release(node.top));
+                return Ok(self.release(node.top, *branch));
             }
             BranchEdit::Merge { lower, upper } => self.merge(*lower, *upper),
             BranchEdit::SetOwner { branch, owner } => {
@@ -138,28 +151,72 @@ impl Graph {
         std::iter::from_fn(move || {
             let layer = next?;
             let node = self.layers.get(&layer)?;
-            alone = alone && node.users == 1;
+            alone = alone && node.users.len() == 1;
             next = node.base;
             Some((layer, alone))
         })
     }
 
+    /// The branches whose chain holds `layer`.
+    pub(crate) fn branches_above(&self, layer: LayerId) -> Vec<BranchId> {
+        let (mut found, mut open) = (Vec::new(), vec![layer]);
+        while let Some(node) = open.pop().and_then(|layer| self.layers.get(&layer)) {
+            for user in &node.users {
+                match user {
+                    User::Layer(above) => open.push(*above),
+                    User::Branch(branch) => found.push(*branch),
+                }
+            }
+        }
+        found
+    }
+
+    /// The branch whose chain holds `layer`, if there is just one.
+    pub(crate) fn sole_branch(&self, layer: LayerId) -> Option<BranchId> {
+        let mut at = layer;
+        loop {
+            let users = &self.layers.get(&at)?.users;
+            match users.first()? {
+                _ if users.len() > 1 => return None,
+                User::Branch(branch) => return Some(*branch),
+                User::Layer(above) => at = *above,
+            }
+        }
+    }
+
+    /// The layers from `layer` down that only one thing stands on each.
+    pub(crate) fn run_below(&self, layer: LayerId) -> impl Iterator<Item = LayerId> + '_ {
+        let mut next = Some(layer);
+        std::iter::from_fn(move || {
+            let layer = next?;
+            let node = self.layers.get(&layer).filter(|node| node.users.len() == 1)?;
+            next = node.base;
+            Some(layer)
+        })
+    }
+
     /// Whether nothing but `upper` stands on `lower`, and its namespace begins as the other's ends.
     pub(crate) fn may_merge(&self, lower: LayerId, upper: LayerId) -> bool {
-        self.layers.get(&lower).is_some_and(|node| node.users == 1)
-            && self
-                .layers
-                .get(&upper)
-                .is_some_and(|node| node.base == Some(lower) && !node.filtered)
-            && !self.branches.values().any(|branch| branch.top == upper)
+        let carries_branch = |node: &LayerNode| matches!(node.users.last(), Some(User::Branch(_)));
+        self.sole_layer(lower) == Some(upper)
+            && self.layers.get(&upper).is_some_and(|node| !node.filtered && !carries_branch(node))
+    }
+
+    /// The layer that stands on `lower`, if nothing else does.
+    pub(crate) fn sole_layer(&self, lower: LayerId) -> Option<LayerId> {
+        let users = &self.layers.get(&lower)?.users;
+        match users.first()? {
+            User::Layer(upper) if users.len() == 1 => Some(*upper),
+            _ => None,
+        }
     }
 
     /// Layers that one layer stands on, with that layer, whose namespace begins as theirs ends.
-    /// Ordered by the upper one. A layer that only a branch stands on has none.
+    /// Ordered by the upper one.
     pub(crate) fn single_users(&self) -> impl Iterator<Item = (LayerId, LayerId)> + '_ {
         self.layers.iter().filter(|(_, node)| !node.filtered).filter_map(|(upper, node)| {
             let lower = node.base?;
-            (self.layers.get(&lower)?.users == 1).then_some((lower, *upper))
+            (self.layers.get(&lower)?.users.len() == 1).then_some((lower, *upper))
         })
     }
 
@@ -167,15 +224,40 @@ impl Graph {
         Some(self.layers.get(&layer)?.face)
     }
 
+    /// What does not fit in it, if anything: who stands on a layer must be just those whose base or
+    /// top it is, and a base has a smaller number.
+    pub(crate) fn flaw(&self) -> Option<String> {
+        let mut users: BTreeMap<LayerId, BTreeSet<User>> = BTreeMap::new();
+        for (layer, node) in &self.layers {
+            if let Some(base) = node.base {
+                if base >= *layer || !self.layers.contains_key(&base) {
+                    return Some(format!("layer {layer} lies on layer {base}, which cannot be"));
+                }
+                users.entry(base).or_default().insert(User::Layer(*layer));
+            }
+        }
+        for (branch, node) in &self.branches {
+            users.entry(node.top).or_default().insert(User::Branch(*branch));
+        }
+        let mut wrong =
+            self.layers.iter().filter(|(layer, node)| users.get(layer) != Some(&node.users));
+        let (layer, _) = wrong.next()?;
+        Some(format!("layer {layer} does not know what stands on it"))
+    }
+
     /// What stood on `upper` stands on `lower` now.
     fn merge(&mut self, lower: LayerId, upper: LayerId) {
         let Some(gone) = self.layers.remove(&upper) else { return };
+        for user in &gone.users {
+            if let User::Layer(above) = user
+                && let Some(node) = self.layers.get_mut(above)
+            {
+                node.base = Some(lower);
+            }
+        }
         if let Some(node) = self.layers.get_mut(&lower) {
             node.users = gone.users;
             node.face = upper;
-        }
-        for node in self.layers.values_mut().filter(|node| node.base == Some(upper)) {
-            node.base = Some(lower);
         }
     }
 
@@ -183,23 +265,27 @@ impl Graph {
         if self.used.contains(&branch) { Err(Misfit::BranchExists(branch)) } else { Ok(()) }
     }
 
-    fn fork(&mut self, parent: BranchId, layers: &ForkLayers) {
+    fn fork(&mut self, parent: BranchId, child: BranchId, layers: &ForkLayers) {
         if let Some(node) = self.branches.get_mut(&parent) {
             let old_top = std::mem::replace(&mut node.top, layers.parent_top);
             if old_top != layers.parent_top {
-                self.add_layer(layers.parent_top, Some(layers.base), false);
-                self.release(old_top);
+                self.add_layer(layers.parent_top, Some(layers.base), parent);
+                self.release(old_top, parent);
             }
         }
-        self.add_layer(layers.child_top, Some(layers.base), true);
+        self.add_layer(layers.child_top, Some(layers.base), child);
+        if let Some(node) = self.layers.get_mut(&layers.child_top) {
+            node.filtered = true;
+        }
     }
 
-    /// Adds a layer that a branch is about to stand on.
-    fn add_layer(&mut self, layer: LayerId, base: Option<LayerId>, filtered: bool) {
+    /// Adds a layer that `branch` stands on.
+    fn add_layer(&mut self, layer: LayerId, base: Option<LayerId>, branch: BranchId) {
         if let Some(below) = base.and_then(|base| self.layers.get_mut(&base)) {
-            below.users += 1;
+            below.users.insert(User::Layer(layer));
         }
-        self.layers.insert(layer, LayerNode { base, filtered, face: layer, users: 1 });
+        let users = BTreeSet::from([User::Branch(branch)]);
+        self.layers.insert(layer, LayerNode { base, filtered: false, face: layer, users });
         self.next_layer = self.next_layer.max(layer.next());
     }
 
@@ -208,17 +294,17 @@ impl Graph {
         self.branches.insert(branch, node);
     }
 
-    /// One user of `layer` is gone.
-    fn release(&mut self, layer: LayerId) -> Vec<LayerId> {
+    /// `branch` stands on `layer` no more. Returns what nothing stands on then.
+    fn release(&mut self, layer: LayerId, branch: BranchId) -> Vec<LayerId> {
         let mut unreachable = Vec::new();
-        let mut next = Some(layer);
-        while let Some(layer) = next {
+        let mut next = Some((layer, User::Branch(branch)));
+        while let Some((layer, user)) = next {
             let Some(node) = self.layers.get_mut(&layer) else { break };
-            node.users = node.users.saturating_sub(1);
-            if node.users > 0 {
+            node.users.remove(&user);
+            if !node.users.is_empty() {
                 break;
             }
-            next = node.base;
+            next = node.base.map(|base| (base, User::Layer(layer)));
             self.layers.remove(&layer);
             unreachable.push(layer);
         }

@@ -165,6 +165,14 @@ impl FileBody {
         lost
     }
 
+    /// Forgets pages past the end, which `layer` got from a write that did not come to its end.
+    /// Returns how many.
+    pub(crate) fn drop_past_end(&mut self, layer: LayerId) -> u64 {
+        let lost = self.pages.cut(pages_in(self.size), layer);
+        self.own_pages = self.own_pages.saturating_sub(lost);
+        lost
+    }
+
     /// The file is empty and starts over under another number.
     pub(crate) fn empty(&mut self, contents: FileId) {
         *self = Self::new(contents);

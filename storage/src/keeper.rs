@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::files::layer_dir;
 use crate::holdings::Holdings;
 use crate::id::LayerId;
-use crate::layer::Layer;
+use crate::layer::{Layer, Sealed};
 use crate::load;
 use crate::locks;
 use crate::merge::{self, Pair};
@@ -34,6 +34,8 @@ pub(crate) enum Job {
     Remove(Vec<LayerId>),
     /// Look after this layer's data files without a name from now on.
     Tidy(Weak<Layer>),
+    /// Run something while nothing is sealed, merged or removed.
+    Pause(Box<dyn FnOnce() + Send>),
     /// Say when all jobs before are done and nothing is left to merge.
     #[cfg(test)]
     Report(Sender<()>),
@@ -58,7 +60,13 @@ impl Keeper {
     pub(crate) fn start(holdings: Arc<Holdings>, run_max: Option<usize>) -> io::Result<Self> {
         let (jobs, queue) = channel();
         let Some(run_max) = run_max else {
-            let hold = move || while !matches!(queue.recv(), Ok(Job::Stop) | Err(_)) {};
+            let hold = move || loop {
+                match queue.recv() {
+                    Ok(Job::Pause(job)) => job(),
+                    Ok(Job::Stop) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            };
             let thread = std::thread::Builder::new().spawn(hold)?;
             let backlog = Arc::new(Backlog { unsealed: Mutex::new(None), fewer: Condvar::new() });
             let stopping = Arc::default();
@@ -72,6 +80,7 @@ impl Keeper {
             backlog: backlog.clone(),
             stopping: stopping.clone(),
             tops: Vec::new(),
+            postponed: Vec::new(),
             unmerged: HashSet::new(),
         };
         let thread = std::thread::Builder::new()
@@ -97,6 +106,20 @@ impl Keeper {
         if self.jobs.send(job).is_err() {
             tracing::error!("the keeper thread is gone; layers are no longer sealed");
         }
+    }
+
+    /// Runs `work` on the thread and waits for what it says; nothing is sealed, merged or removed
+    /// meanwhile. None if the store is stopping.
+    pub(crate) fn paused<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, wait) = channel();
+        self.push(Job::Pause(Box::new(move || {
+            // Nobody waits only if the caller panicked.
+            drop(done.send(work()));
+        })));
+        wait.recv().ok()
     }
 
     /// Ends the thread after the file it works on. Jobs that are queued are left to the next start,
@@ -138,6 +161,8 @@ struct Worker {
     holdings: Arc<Holdings>,
     run_max: usize,
     tops: Vec<Weak<Layer>>,
+    /// Layers whose manifest could not be written; tried again at the next tidying.
+    postponed: Vec<Weak<Layer>>,
     /// Upper layers of merges that could not be done; they are tried again at the next tidying.
     unmerged: HashSet<LayerId>,
 }
@@ -179,15 +204,20 @@ impl Worker {
                     self.merge_next();
                 }
                 Ok(Job::Tidy(layer)) => self.tops.push(layer),
+                Ok(Job::Pause(job)) => job(),
                 #[cfg(test)]
                 Ok(Job::Report(done)) => {
+                    self.seal_postponed();
                     while self.merge_next() {}
+                    self.tidy();
                     drop(done);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= tidy_at {
                 self.tidy();
+                self.holdings.media.room.ask();
+                self.seal_postponed();
                 self.unmerged.clear();
                 // One at a time, between jobs, so that nothing waits long.
                 let more = self.merge_next();
@@ -196,24 +226,48 @@ impl Worker {
         }
     }
 
-    fn seal(&self, layer: &Arc<Layer>) {
+    fn seal_postponed(&mut self) {
+        for layer in std::mem::take(&mut self.postponed) {
+            if let Some(layer) = layer.upgrade() {
+                self.seal(&layer);
+            }
+        }
+    }
+
+    fn seal(&mut self, layer: &Arc<Layer>) {
         let wanted = !layer.is_abandoned() && !layer.is_sealed();
         let Some(tree) = layer.frozen().filter(|_| wanted) else { return };
         let sealed = self.flush_slowly(layer).and_then(|()| {
             layer.make_durable()?;
             layer.remove_retired()?;
-            load::seal(layer, &tree)
+            layer.sync_freeze()?;
+            load::seal(layer, &tree, |inode| self.holdings.any_orphan(&[inode]))
         });
         match sealed {
-            Ok(bytes) => {
-                layer.set_sealed(bytes);
+            Ok(sealed) => {
+                self.account_seal(layer, sealed);
                 // A merge asks the upper layer only, and the lowest is never that.
                 if self.is_lowest(layer.id) {
                     layer.forget_frozen();
                 }
             }
             Err(_) if layer.is_abandoned() || self.is_stopping() => {}
-            Err(error) => tracing::warn!(layer = %layer.id, %error, "layer stays unsealed"),
+            Err(error) => {
+                tracing::warn!(layer = %layer.id, %error, "layer stays unsealed");
+                // A failed sync is never tried again.
+                if layer.failure().is_none() {
+                    self.postponed.push(Arc::downgrade(layer));
+                }
+            }
+        }
+    }
+
+    fn account_seal(&self, layer: &Layer, sealed: Sealed) {
+        let mut shape = locks::lock(&self.holdings.shape);
+        let before = layer.bytes();
+        layer.set_sealed(sealed);
+        if let Ok(shape) = &mut shape {
+            shape.resized(layer, before);
         }
     }
 
@@ -273,7 +327,11 @@ impl Worker {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%layer, %error, "remove the directory of a layer");
             }
-            _ => {}
+            _ => {
+                if let Ok(mut shape) = locks::lock(&self.holdings.shape) {
+                    shape.pending.remove(&layer);
+                }
+            }
         }
     }
 }

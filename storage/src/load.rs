@@ -9,15 +9,15 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::disk::{Open, read_all};
+use crate::disk::{Medium, Open, read_all};
 use crate::error::Error;
 use crate::files::layer_dir;
 use crate::filter::strip;
 use crate::graph::LayerNode;
-use crate::id::{DataName, LayerId};
+use crate::id::{DataName, FileId, LayerId};
 use crate::inode::{Names, nanoseconds};
 use crate::journal::{Edit, Entry, Log, LogKind};
-use crate::layer::{Layer, Media};
+use crate::layer::{Layer, Media, Sealed};
 use crate::locks;
 use crate::manifest::{DataPages, JOURNAL, MANIFEST, Manifest, face_name, face_path};
 use crate::pages::{PAGE, page_of, pages_in};
@@ -34,7 +34,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(
     media: &Arc<Media>,
     id: LayerId,
-    node: LayerNode,
+    node: &LayerNode,
     base: Option<&Loaded>,
     open: bool,
 ) -> Result<Loaded, Error> {
@@ -48,8 +48,12 @@ pub(crate) fn load(
     if node.filtered {
         strip(&mut tree, id);
     }
-    let manifest =
-        if open { None } else { Manifest::read(&*media.disk, id, node.face).map_err(fault)? };
+    let manifest = if open {
+        discard_manifest(media, id).map_err(fault)?;
+        None
+    } else {
+        Manifest::read(&*media.disk, id, node.face).map_err(fault)?
+    };
     if manifest.is_none() && node.face != id {
         let detail = format!("it was merged with layer {} and has no manifest", node.face);
         return Err(Error::Damaged { path: layer_dir(id), detail });
@@ -68,19 +72,30 @@ pub(crate) fn load(
             restore_sealed(&layer, &mut tree, &manifest).map_err(fault)?;
             sweep(&layer, &manifest, node.face).map_err(fault)?;
             layer.set_durable();
-            layer.set_sealed(manifest.encode().len() as u64);
+            let manifest_bytes = manifest.encode().len() as u64;
+            layer.set_sealed(Sealed { pages: manifest.pages(), manifest_bytes });
             if node.base.is_some() {
-                layer.freeze(tree.clone());
+                layer.freeze(tree.clone(), 0);
             }
         }
         None => {
             restore_unsealed(&layer, &mut tree).map_err(fault)?;
             if !open {
-                layer.freeze(tree.clone());
+                layer.freeze(tree.clone(), 0);
             }
         }
     }
     Ok(Loaded { layer, tree, sealed })
+}
+
+/// A top has no manifest. Stores of earlier versions could publish one before the fork that froze
+/// the layer was durable.
+fn discard_manifest(media: &Media, id: LayerId) -> io::Result<()> {
+    match media.disk.remove_file(&layer_dir(id).join(MANIFEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => media.disk.sync_dir(&layer_dir(id)),
+        other => other,
+    }
 }
 
 /// Makes the directory and the journal of a new layer.
@@ -163,16 +178,7 @@ fn restore_unsealed(layer: &Arc<Layer>, tree: &mut Tree) -> io::Result<()> {
         if data.medium.len()? > size {
             data.medium.set_len(size)?;
         }
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        let mut at = 0;
-        while let Some(bytes) = data.medium.next_data(at)? {
-            let pages = page_of(bytes.start)..pages_in(bytes.end);
-            match runs.last_mut() {
-                Some(last) if last.end >= pages.start => last.end = pages.end,
-                _ => runs.push(pages),
-            }
-            at = bytes.end;
-        }
+        let runs = written_pages(&*data.medium)?;
         let modified = nanoseconds(data.medium.modified()?);
         restore_pages(layer, tree, &DataPages { name, modified, runs })?;
         kept.push(name);
@@ -217,21 +223,60 @@ pub(crate) fn data_names(layer: &Layer) -> io::Result<Vec<DataName>> {
     Ok(names)
 }
 
-/// Writes the manifest of a frozen layer that is durable. Returns its length.
-pub(crate) fn seal(layer: &Layer, tree: &Tree) -> io::Result<u64> {
-    let mut files = Vec::new();
-    for name in data_names(layer)? {
-        let Some(cell) = tree.cell(name.inode).filter(|cell| cell.layer == layer.id) else {
-            continue;
-        };
-        let inode = locks::read(&cell.inode)?;
-        let Some(body) = inode.file().filter(|body| body.data_name(name.inode) == name) else {
-            continue;
-        };
-        let runs = body.pages.runs(0..pages_in(body.size));
-        let own = runs.filter(|run| run.layer == Some(layer.id)).map(|run| run.pages).collect();
-        files.push(DataPages { name, modified: inode.modified, runs: own });
+/// The pages of a data file that were written, as the file system tells.
+pub(crate) fn written_pages(medium: &dyn Medium) -> io::Result<Vec<Range<u64>>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut at = 0;
+    while let Some(bytes) = medium.next_data(at)? {
+        let pages = page_of(bytes.start)..pages_in(bytes.end);
+        match runs.last_mut() {
+            Some(last) if last.end >= pages.start => last.end = pages.end,
+            _ => runs.push(pages),
+        }
+        at = bytes.end;
     }
-    let last_record = layer.journal.appended();
-    Manifest { layer: layer.id, last_record, files }.publish(&*layer.media().disk, layer.id)
+    Ok(runs)
+}
+
+/// Writes the manifest of a frozen layer that is durable. Data files it does not speak of are
+/// removed, but for those of inodes that are `open`.
+pub(crate) fn seal(
+    layer: &Layer,
+    tree: &Tree,
+    open: impl Fn(FileId) -> bool,
+) -> io::Result<Sealed> {
+    let (mut files, mut unnamed) = (Vec::new(), Vec::new());
+    for name in data_names(layer)? {
+        match own_pages(layer, tree, name)? {
+            Some(file) => files.push(file),
+            None => unnamed.push(name),
+        }
+    }
+    let manifest = Manifest { layer: layer.id, last_record: layer.journal.appended(), files };
+    let manifest_bytes = manifest.publish(&*layer.media().disk, layer.id)?;
+    let mut pages = manifest.pages();
+    for name in unnamed {
+        if open(name.inode) {
+            let kept = written_pages(&*layer.data(name)?.medium)?;
+            pages += kept.iter().map(|run| run.end - run.start).sum::<u64>();
+        } else {
+            layer.media().files.forget(layer.id, name);
+            layer.remove_data(name)?;
+        }
+    }
+    Ok(Sealed { pages, manifest_bytes })
+}
+
+/// The pages of a data file that `tree` shows.
+fn own_pages(layer: &Layer, tree: &Tree, name: DataName) -> io::Result<Option<DataPages>> {
+    let Some(cell) = tree.cell(name.inode).filter(|cell| cell.layer == layer.id) else {
+        return Ok(None);
+    };
+    let inode = locks::read(&cell.inode)?;
+    let Some(body) = inode.file().filter(|body| body.data_name(name.inode) == name) else {
+        return Ok(None);
+    };
+    let runs = body.pages.runs(0..pages_in(body.size));
+    let runs = runs.filter(|run| run.layer == Some(layer.id)).map(|run| run.pages).collect();
+    Ok(Some(DataPages { name, modified: inode.modified, runs }))
 }

@@ -47,9 +47,19 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
+    /// What it says of data file `name`.
+    pub(crate) fn file(&self, name: DataName) -> Option<&DataPages> {
+        self.files.get(self.files.binary_search_by_key(&name, |file| file.name).ok()?)
+    }
+
     /// Whether it speaks of data file `name`.
     pub(crate) fn names(&self, name: DataName) -> bool {
-        self.files.binary_search_by_key(&name, |file| file.name).is_ok()
+        self.file(name).is_some()
+    }
+
+    /// Pages of all its data files.
+    pub(crate) fn pages(&self) -> u64 {
+        self.files.iter().flat_map(|file| &file.runs).map(|run| run.end - run.start).sum()
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -3,8 +3,8 @@
 //! So chains stay short however often a branch is forked and the forks are deleted. What happens
 //! for a lower layer L and an upper layer U, in this order:
 //! 1. The pages of U are copied into the data files of L, at their own offsets, and synced file by
-//!    file. Data files of L that are longer than the file is in U are cut. Nobody misses what is
-//!    overwritten or cut: only U stands on L, and shows none of it.
+//!    file. Data files of L that are longer than the file is in U are cut, and pages that U hides
+//!    are given back. Nobody misses them: only U stands on L, and shows none of it.
 //! 2. One journal and one manifest for both are written to L's directory under U's number, and
 //!    synced with the directory. Nothing reads them yet.
 //! 3. The merge is recorded in `branches.journal`: from here on L's files with U's number count,
@@ -25,11 +25,12 @@ use crate::files::layer_dir;
 use crate::holdings::{Holdings, Shape};
 use crate::id::{DataName, FileId, LayerId};
 use crate::journal::{BranchEdit, Edit, Entry, Log, LogKind};
-use crate::layer::{Layer, Media};
-use crate::load::{data_names, sweep};
+use crate::layer::{Layer, Media, Sealed};
+use crate::load::{data_names, sweep, written_pages};
 use crate::locks;
 use crate::manifest::{DataPages, JOURNAL, Manifest, face_path};
 use crate::pages::{PAGE, pages_in};
+use crate::ranges::outside;
 use crate::tree::Tree;
 
 /// Most bytes that are copied in one step.
@@ -110,7 +111,8 @@ pub(crate) fn merge(holdings: &Holdings, pair: &Pair) -> io::Result<bool> {
     let files: Vec<_> = merged.into_iter().map(|file| file.pages).collect();
     let manifest = Manifest { layer: pair.lower.id, last_record, files };
     let manifest_bytes = manifest.publish(&*holdings.media.disk, pair.upper.id)?;
-    let Some(record) = commit(holdings, pair, &manifest, (journal_bytes, manifest_bytes))? else {
+    let sealed = Sealed { pages: manifest.pages(), manifest_bytes };
+    let Some(record) = commit(holdings, pair, (journal_bytes, last_record), sealed)? else {
         return Ok(false);
     };
     holdings.media.branches.sync_to(record)?;
@@ -187,6 +189,11 @@ fn copy(media: &Media, pair: &Pair, file: &Merged) -> io::Result<()> {
             at += len;
         }
     }
+    // What the upper layer cut away and did not write again.
+    let written = written_pages(&*target.medium)?;
+    for run in outside(&written, &file.pages.runs) {
+        target.medium.punch(run.start * PAGE, (run.end - run.start) * PAGE)?;
+    }
     // Also if nothing was done: an attempt that a crash ended may have cut it and not got here.
     target.medium.sync()
 }
@@ -252,8 +259,8 @@ fn without_steps<'a>(entries: &[Entry<'a>]) -> Vec<Entry<'a>> {
 fn commit(
     holdings: &Holdings,
     pair: &Pair,
-    manifest: &Manifest,
-    (journal_bytes, manifest_bytes): (u64, u64),
+    journal: (u64, u64),
+    sealed: Sealed,
 ) -> io::Result<Option<u64>> {
     let (lower, upper) = (pair.lower.id, pair.upper.id);
     let mut shape = locks::lock(&holdings.shape)?;
@@ -264,9 +271,9 @@ fn commit(
     let (kind, payload) = edit.encode();
     let record = holdings.media.branches.append(kind, &payload)?;
     shape.graph.apply(&edit).map_err(|_| io::Error::other("a merge that was checked"))?;
-    let pages = manifest.files.iter().flat_map(|file| &file.runs);
-    let pages = pages.map(|run| run.end - run.start).sum();
-    pair.lower.absorb(&pair.upper, pages, journal_bytes, manifest_bytes);
+    let before = pair.lower.bytes() + pair.upper.bytes();
+    pair.lower.absorb(&pair.upper, journal, sealed);
+    shape.resized(&pair.lower, before);
     if shape.graph.base(lower).is_none() {
         pair.lower.forget_frozen();
     }

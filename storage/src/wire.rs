@@ -9,10 +9,30 @@ use crate::error::RefusalCode;
 use crate::id::BranchId;
 
 /// Version of this protocol. Raised with every change that an older end would misread.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest line either end accepts. A list of 10,000 branches is about 1 MB.
 pub const LINE_MAX: usize = 64 << 20;
+
+/// Most findings of one answer.
+pub const FINDINGS_MAX: usize = 10_000;
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The file below the store directory, or the branch.
+    pub place: String,
+    /// What is wrong, and what that means.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.place, self.problem, self.remedy)
+    }
+}
 
 /// Who owns every file of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +120,8 @@ pub enum Request {
     },
     /// Asks for all branches, by number.
     List,
+    /// Asks for everything that is not as it must be.
+    Check,
     /// Unmounts, makes everything durable and ends the process. The reply comes first.
     Shutdown,
 }
@@ -121,6 +143,11 @@ pub enum Reply {
     List {
         /// All branches, by number.
         branches: Vec<BranchSummary>,
+    },
+    /// Answer to `Check`.
+    Check {
+        /// What was found; more than [`FINDINGS_MAX`] are cut off.
+        findings: Vec<Finding>,
     },
     /// The request was not carried out.
     Refused {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::cli::{ARDENT, Ran, ardent};
+use super::cli::{ARDENT, Ran, ardent, bounded, run};
 use super::processes::{self, Process};
 use super::scratch::Scratch;
 use super::source::{Source, free_port};
@@ -113,6 +113,14 @@ impl Server {
     pub(crate) fn store(&self) -> Process {
         let mut own = processes::below(self.scratch.path()).into_iter();
         own.find(|process| process.command.contains(" store ")).expect("a running store")
+    }
+
+    /// The store proves itself, in service or not.
+    #[track_caller]
+    pub(crate) fn assert_store_is_sound(&self) {
+        let mut command = bounded(ARDENT);
+        let ran = run(command.args(["store", "check"]).arg(self.data_dir()));
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "the store is sound\n"), "{ran:#?}");
     }
 
     /// Everything of this server that runs or is mounted.

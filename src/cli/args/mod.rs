@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::processes::{Serve, StoreVerb};
+
 pub use connector::{Connector, Decisions, Quarantine, Source};
 
 /// Writable copies of a production Postgres in a tenth of a second.
@@ -63,9 +65,12 @@ pub enum Format {
 pub enum Command {
     /// Run the server in the foreground
     Serve(Serve),
-    /// Run the page store; started by the server
-    #[command(hide = true)]
-    Store,
+    /// Check the page store; without a verb, be it (the server starts that itself)
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: Option<StoreVerb>,
+    },
     /// Follow Postgres sources
     #[command(subcommand)]
     Connector(Connector),
@@ -95,20 +100,6 @@ pub enum Command {
         /// The statement
         text: String,
     },
-}
-
-/// `ardent serve`
-#[derive(Args, Debug)]
-pub struct Serve {
-    /// Address to listen on; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:6432", value_name = "HOST:PORT")]
-    pub listen: String,
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Take over from a running server without stopping computes
-    #[arg(long)]
-    pub takeover: bool,
 }
 
 /// `ardent branch ...`

@@ -99,6 +99,7 @@ impl Branch {
         let cell = self.find_own(file, top)?;
         let _io = locks::lock(&cell.io)?;
         let change = Change { file, top, cell: &cell };
+        self.check_growth(&change, end)?;
         let data_file = self.own_data(&change)?;
         let (name, size) = self.zero_cut_tail(&change, end)?;
         let (start, bytes) = self.whole_pages(&change, offset, data)?;
@@ -106,13 +107,15 @@ impl Branch {
         top.wrote(name, &data_file).map_err(|error| errno(&error))?;
         let reached = written.as_ref().map_or_else(|stopped| stopped.complete, |end| *end);
         self.mark_written(&change, start..reached)?;
-        if let Err(stopped) = written {
-            return Err(self.stopped(&stopped));
-        }
-        if end > size {
-            self.resize_recorded(&change, &Edit::Grow { inode: file, size: end, time: now() })?;
-        }
-        Ok(())
+        let done = match written {
+            Err(stopped) => Err(stopped),
+            Ok(_) if end <= size => return Ok(()),
+            Ok(_) => {
+                let edit = Edit::Grow { inode: file, size: end, time: now() };
+                self.resize_recorded(&change, &edit).map_err(|error| Stopped::at(reached, error))
+            }
+        };
+        done.map_err(|stopped| self.take_back(&change, &data_file, &stopped))
     }
 
     /// The data file of the top layer, made if there is none yet.
@@ -156,7 +159,7 @@ impl Branch {
             let bytes = self.lower_page(name, layer, page, size)?;
             let written = write_up_to(&data, &bytes[..], page * PAGE);
             change.top.wrote(name, &data).map_err(|error| errno(&error))?;
-            written.map_err(|stopped| self.stopped(&stopped))?;
+            written.map_err(|stopped| self.take_back(change, &data, &stopped))?;
             self.mark_written(change, page * PAGE..(page + 1) * PAGE)?;
         }
         if end > size {
@@ -218,12 +221,33 @@ impl Branch {
         Ok(bytes)
     }
 
-    /// What to say about a write that the disk stopped.
-    fn stopped(&self, stopped: &Stopped) -> Errno {
-        if stopped.torn {
-            self.fail(format!("a write stopped inside a page: {}", stopped.error));
+    /// Undoes what a write did that did not come to its end: past the end of the file and in the
+    /// page where it stopped, a restart or a later growth would take it for contents. Returns what
+    /// to say about the write.
+    fn take_back(&self, change: &Change<'_>, data: &DataFile, stopped: &Stopped) -> Errno {
+        let undone = self.undo(change, data, stopped).map_err(|error| errno(&error));
+        if let Err(error) = undone {
+            self.fail(format!("undo a write that stopped with {}: {error}", stopped.error));
         }
-        errno(&stopped.error)
+        stopped.error
+    }
+
+    fn undo(&self, change: &Change<'_>, data: &DataFile, stopped: &Stopped) -> io::Result<()> {
+        let mut inode = locks::write(&change.cell.inode)?;
+        let body = inode.file_mut().ok_or(Errno::ISDIR)?;
+        let lost = body.drop_past_end(change.top.id);
+        change.top.count_pages(0, lost);
+        let (name, size) = (body.data_name(change.file), body.size);
+        let torn = stopped.torn.filter(|page| body.pages.layer(*page) != Some(change.top.id));
+        drop(inode);
+        if data.medium.len()? > size {
+            data.medium.set_len(size)?;
+        }
+        if let Some(page) = torn.filter(|page| page * PAGE < size) {
+            data.medium.punch(page * PAGE, PAGE)?;
+        }
+        // Before a record can make it part of the file.
+        change.top.sync_file(name, data)
     }
 
     /// The data file of the top layer holds `range` now.
@@ -268,13 +292,19 @@ fn within(offset: u64) -> usize {
     usize::try_from(offset % PAGE).unwrap_or(0)
 }
 
-/// A write that the disk stopped.
+/// A write that did not come to its end.
 struct Stopped {
     /// Everything before is written.
     complete: u64,
-    /// The page after that is written in part: a restart would take it for whole.
-    torn: bool,
-    error: io::Error,
+    /// The page after that, if it is written in part.
+    torn: Option<u64>,
+    error: Errno,
+}
+
+impl Stopped {
+    fn at(complete: u64, error: Errno) -> Self {
+        Self { complete, torn: None, error }
+    }
 }
 
 /// Writes `data` at `start` and returns the end.
@@ -283,16 +313,16 @@ fn write_up_to(file: &DataFile, data: &[u8], start: u64) -> Result<u64, Stopped>
     let mut at = start;
     while !rest.is_empty() {
         let error = match file.medium.write_at(rest, at) {
-            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(0) => Errno::NOSPC,
             Ok(count) => {
                 rest = rest.split_at(count.min(rest.len())).1;
                 at += count as u64;
                 continue;
             }
-            Err(error) => error,
+            Err(error) => errno(&error),
         };
         let complete = start.max(at - at % PAGE);
-        return Err(Stopped { complete, torn: at != complete, error });
+        return Err(Stopped { complete, torn: (at != complete).then(|| page_of(at)), error });
     }
     Ok(at)
 }

@@ -13,8 +13,10 @@
 //! So a slow disk holds up only those who need the same file, and a freeze waits only for changes
 //! that are running.
 
+mod audit;
 mod contents;
 mod durability;
+mod limits;
 mod names;
 mod resize;
 
@@ -33,6 +35,7 @@ use crate::locks::{self, FsResult};
 use crate::tree::{Cell, Tree, copy_up};
 use crate::wire::Owner;
 
+pub(crate) use audit::Tally;
 pub(crate) use names::{NewAttributes, Renaming};
 pub(crate) use resize::Sought;
 
@@ -157,6 +160,9 @@ impl Branch {
         let Top::Open(top) = &*gate else {
             return Err(Error::NoSuchBranch { branch: self.id.get() });
         };
+        if let Some(reason) = top.failure() {
+            self.fail(reason.to_owned());
+        }
         if self.failure().is_some() {
             return Err(self.as_error());
         }
@@ -192,10 +198,11 @@ impl Branch {
 
     /// The gate, taken for a change.
     fn enter(&self) -> FsResult<RwLockReadGuard<'_, Top>> {
-        if self.failure().is_some() {
-            return Err(Errno::IO);
+        let gate = locks::read(&self.gate)?;
+        if let Some(reason) = gate.open()?.failure() {
+            self.fail(reason.to_owned());
         }
-        locks::read(&self.gate)
+        if self.failure().is_some() { Err(Errno::IO) } else { Ok(gate) }
     }
 
     /// The inode's cell, wherever it was last changed.

@@ -116,6 +116,7 @@ impl Branch {
         if keep_size || end <= size {
             return Ok(());
         }
+        self.check_growth(&change, end)?;
         let data = self.own_data(&change)?;
         let start = (pages_in(size) * PAGE).max(offset - offset % PAGE);
         if end > start {

@@ -4,6 +4,7 @@
 //! relative to the store directory. Nothing here is cached or retried.
 
 mod real;
+mod rehearsal;
 
 use std::io;
 use std::ops::Range;
@@ -12,14 +13,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use real::RealDisk;
+pub(crate) use rehearsal::Rehearsal;
 
-/// How a file is opened. All are opened for reading and writing.
+/// How a file is opened: for reading and writing, but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
     /// It must exist.
     Existing,
     /// It is made if it does not exist.
     OrCreate,
+    /// It must exist and is only read.
+    Reading,
 }
 
 /// Space of the file system under the store, in bytes.
@@ -55,6 +59,8 @@ pub(crate) trait Medium: Send + Sync {
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>>;
     /// Reserves space, which reads as zeros and counts as not written.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives whole pages back: they read as zeros and count as not written.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     fn modified(&self) -> io::Result<SystemTime>;
 }
 

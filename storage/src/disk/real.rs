@@ -69,7 +69,7 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Medium>> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(how != Open::Reading)
             .create(how == Open::OrCreate)
             .truncate(false)
             .mode(0o600)
@@ -146,6 +146,11 @@ impl Medium for RealFile {
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.0, how, offset, len)?)
     }
 
     fn modified(&self) -> io::Result<SystemTime> {

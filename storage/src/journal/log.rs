@@ -146,9 +146,12 @@ impl Log {
         }
     }
 
-    /// The file of a closed log was replaced by one of `bytes`.
-    pub(crate) fn replaced(&self, bytes: u64) {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).end = bytes;
+    /// The file of a closed log was replaced by one of `bytes`, durable up to record `last`.
+    pub(crate) fn replaced(&self, bytes: u64, last: u64) {
+        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) =
+            Tail { end: bytes, sequence: last };
+        self.appended.store(last, Ordering::Release);
+        self.synced.store(last, Ordering::Release);
     }
 
     /// Shows every good record to `accept` without opening for writing. Returns the number of the

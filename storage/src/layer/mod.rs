@@ -27,6 +27,7 @@ use crate::inode::Names;
 use crate::journal::{Edit, Log};
 use crate::locks::{FsResult, errno};
 use crate::pages::PAGE;
+use crate::room::Room;
 use crate::tree::Tree;
 
 /// Files of one layer that may be dirty, and thus open, at a time. Past it a writer syncs one.
@@ -36,8 +37,16 @@ const DIRTY_MAX: usize = 4096;
 pub(crate) struct Media {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Files,
+    pub(crate) room: Room,
     /// `branches.journal`.
     pub(crate) branches: Log,
+}
+
+/// What a layer has on disk once its manifest is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) pages: u64,
+    pub(crate) manifest_bytes: u64,
 }
 
 pub(crate) struct Layer {
@@ -46,6 +55,8 @@ pub(crate) struct Layer {
     pub(crate) journal: Log,
     /// The record of `branches.journal` that made this layer known.
     birth: u64,
+    /// The record that froze it; 0 while it is a top, or if that is durable already.
+    frozen_by: AtomicU64,
     /// The layer below, as long as it may not be durable.
     base: Mutex<Option<Arc<Self>>>,
     dirty: Mutex<BTreeMap<DataName, Arc<DataFile>>>,
@@ -87,6 +98,7 @@ impl Layer {
             media,
             journal,
             birth,
+            frozen_by: AtomicU64::new(0),
             base: Mutex::new(base),
             dirty: Mutex::default(),
             inherited: Mutex::default(),
@@ -186,11 +198,19 @@ impl Layer {
     pub(crate) fn count_pages(&self, gained: u64, lost: u64) {
         self.pages.fetch_add(gained, Ordering::Relaxed);
         self.pages.fetch_sub(lost, Ordering::Relaxed);
+        if gained > 0 {
+            self.media.room.used(gained * PAGE);
+        }
+    }
+
+    /// Pages in the data files.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 
     /// Bytes on disk: pages and metadata.
     pub(crate) fn bytes(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed) * PAGE + self.metadata_bytes()
+        self.pages() * PAGE + self.metadata_bytes()
     }
 
     /// Bytes on disk that are not pages.
@@ -198,9 +218,10 @@ impl Layer {
         self.journal.bytes() + self.manifest_bytes.load(Ordering::Relaxed)
     }
 
-    /// Its manifest of that length is published; the journal gets no more records.
-    pub(crate) fn set_sealed(&self, manifest_bytes: u64) {
-        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+    /// Its manifest is published; the journal gets no more records.
+    pub(crate) fn set_sealed(&self, sealed: Sealed) {
+        self.pages.store(sealed.pages, Ordering::Relaxed);
+        self.manifest_bytes.store(sealed.manifest_bytes, Ordering::Relaxed);
         self.journal.close();
         self.sealed.store(true, Ordering::Release);
     }
@@ -209,11 +230,11 @@ impl Layer {
         self.sealed.load(Ordering::Acquire)
     }
 
-    /// The layer above is part of this one now.
-    pub(crate) fn absorb(&self, upper: &Self, pages: u64, journal_bytes: u64, manifest_bytes: u64) {
-        self.pages.store(pages, Ordering::Relaxed);
-        self.journal.replaced(journal_bytes);
-        self.manifest_bytes.store(manifest_bytes, Ordering::Relaxed);
+    /// The layer above is part of this one now; the journal of both has so many bytes and records.
+    pub(crate) fn absorb(&self, upper: &Self, (bytes, last): (u64, u64), sealed: Sealed) {
+        self.pages.store(sealed.pages, Ordering::Relaxed);
+        self.journal.replaced(bytes, last);
+        self.manifest_bytes.store(sealed.manifest_bytes, Ordering::Relaxed);
         *held(&self.frozen) = upper.frozen();
     }
 
@@ -226,6 +247,11 @@ impl Layer {
     /// Whether data files wait to be removed.
     pub(crate) fn has_retired(&self) -> bool {
         !held(&self.retired).is_empty()
+    }
+
+    /// Whether `name` is among them.
+    pub(crate) fn is_retired(&self, name: DataName) -> bool {
+        held(&self.retired).iter().any(|(_, retired)| *retired == name)
     }
 
     /// Removes data files that belong to nothing, durably so.
@@ -255,9 +281,17 @@ impl Layer {
 
     // --- freezing ---
 
-    /// The layer got its last edit; `tree` is what the branch held then.
-    pub(crate) fn freeze(&self, tree: Tree) {
+    /// The layer got its last edit, says record `record` of `branches.journal`; `tree` is what the
+    /// branch held then.
+    pub(crate) fn freeze(&self, tree: Tree, record: u64) {
+        self.frozen_by.store(record, Ordering::Release);
         *held(&self.frozen) = Some(tree);
+    }
+
+    /// Makes it durable that the layer is frozen. A manifest before that would outlive a power cut
+    /// that made the layer a top again, and speak for pages that are written later.
+    pub(crate) fn sync_freeze(&self) -> io::Result<()> {
+        self.media.branches.sync_to(self.frozen_by.load(Ordering::Acquire))
     }
 
     /// The namespace at the freeze, until [`Layer::forget_frozen`].
@@ -278,9 +312,14 @@ impl Layer {
         self.abandoned.load(Ordering::Acquire)
     }
 
+    /// Why nothing of the layer is known to be durable any more, if so.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
     fn check(&self) -> io::Result<()> {
-        match self.failed.get() {
-            Some(reason) => Err(io::Error::other(reason.clone())),
+        match self.failure() {
+            Some(reason) => Err(io::Error::other(reason.to_owned())),
             None => Ok(()),
         }
     }

@@ -28,6 +28,7 @@ use crate::wire::{BranchSummary, Owner, Usage};
 /// Name of the journal of the branch tree.
 const BRANCHES: &str = "branches.journal";
 
+mod checking;
 mod opening;
 
 pub(crate) use opening::Running;
@@ -43,25 +44,36 @@ impl Store {
     }
 
     pub(crate) fn branch(&self, branch: BranchId) -> Result<Arc<Branch>, Error> {
-        locks::read(&self.holdings.branches)
+        let served = locks::read(&self.holdings.branches)
             .ok()
-            .and_then(|branches| branches.get(&branch).cloned())
-            .ok_or(Error::NoSuchBranch { branch: branch.get() })
+            .and_then(|branches| branches.get(&branch).cloned());
+        served.ok_or_else(|| match self.why_lost(branch) {
+            Some(reason) => Error::BranchLost { branch: branch.get(), reason },
+            None => Error::NoSuchBranch { branch: branch.get() },
+        })
+    }
+
+    /// Why a branch that exists is not served.
+    fn why_lost(&self, branch: BranchId) -> Option<String> {
+        if self.holdings.lost.is_empty() {
+            return None;
+        }
+        let node = self.shape().ok()?.graph.branch(branch)?;
+        self.holdings.lost.get(&node.top).cloned()
     }
 
     pub(crate) fn create(&self, branch: BranchId, owner: Owner) -> Result<(), Error> {
+        self.holdings.media.room.check()?;
+        let (id, journal) = self.prepare()?;
         let (top, record) = {
             let mut shape = self.shape()?;
-            let id = shape.graph.allocate_layer().ok_or_else(used_up)?;
             let edit = BranchEdit::Create { branch, owner, top: id };
-            shape.graph.check(&edit).map_err(misfit)?;
-            let journal = load::prepare(&self.holdings.media, id)
-                .map_err(io_error("make a layer in", "."))?;
-            let record = self.record(&mut shape, &edit)?;
+            let record = self.record(&mut shape, &edit).inspect_err(|_| self.discard(&[id]))?;
             let layer =
                 Arc::new(Layer::new(id, self.holdings.media.clone(), journal, record, None));
             layer.touch();
             shape.layers.insert(id, layer.clone());
+            shape.ledger.created(branch);
             (layer, record)
         };
         let tree = Tree::new(top.id, 0);
@@ -76,28 +88,21 @@ impl Store {
         owner: Owner,
     ) -> Result<(), Error> {
         let source = self.branch(parent)?;
+        self.holdings.media.room.check()?;
         self.keeper.wait_for_room();
-        let mut tops = [self.prepare()?, self.prepare()?].into_iter();
-        let (Some(next), Some(child_top)) = (tops.next(), tops.next()) else {
-            return Err(used_up());
-        };
-        let child_id = child_top.0;
+        let next = self.prepare()?;
         let spare = next.0;
+        let child_top = self.prepare().inspect_err(|_| self.discard(&[spare]))?;
+        let child_id = child_top.0;
         let result = source.freeze(|top, frozen| {
             self.split(top, frozen, Split { parent, child, owner, next, child_top })
         });
-        let forked = match result {
-            Ok(forked) => forked,
-            Err(error) => {
-                self.keeper.push(Job::Remove(vec![spare, child_id]));
-                return Err(error);
-            }
-        };
+        let forked = result.inspect_err(|_| self.discard(&[spare, child_id]))?;
         if let Some(frozen) = &forked.frozen {
             self.keeper.push(Job::Seal(frozen.clone()));
             self.keeper.push(Job::Tidy(Arc::downgrade(&forked.parent_top)));
         } else {
-            self.keeper.push(Job::Remove(vec![spare]));
+            self.discard(&[spare]);
         }
         let mut tree = forked.held.tree;
         let gone = strip(&mut tree, child_id);
@@ -108,19 +113,28 @@ impl Store {
     }
 
     pub(crate) fn delete(&self, branch: BranchId) -> Result<(), Error> {
-        let ended = self.branch(branch)?;
+        let ended = match self.branch(branch) {
+            // It can be deleted all the same.
+            Err(Error::BranchLost { .. }) => None,
+            served => Some(served?),
+        };
         let (unreachable, record) = {
             let mut shape = self.shape()?;
             let edit = BranchEdit::Delete { branch };
             shape.graph.check(&edit).map_err(misfit)?;
+            let left = shape.graph.chain(branch).find(|(_, alone)| !alone).map(|(layer, _)| layer);
             let record = self.append(&edit)?;
             let unreachable = shape.graph.apply(&edit).map_err(misfit)?;
             for layer in unreachable.iter().filter_map(|layer| shape.layers.remove(layer)) {
                 layer.abandon();
             }
+            shape.deleted(branch, left);
+            shape.pending.extend(&unreachable);
             (unreachable, record)
         };
-        ended.end();
+        if let Some(ended) = ended {
+            ended.end();
+        }
         if let Ok(mut branches) = locks::write(&self.holdings.branches) {
             branches.remove(&branch);
         }
@@ -146,18 +160,16 @@ impl Store {
         Ok(())
     }
 
-    /// What a branch costs: the layers of its chain, and which of them it alone stands on.
+    /// What a branch costs.
     pub(crate) fn usage(&self, branch: BranchId) -> Result<Usage, Error> {
         let served = self.branch(branch)?;
         let shape = self.shape()?;
-        let (mut unique, mut shared) = (0, 0);
-        for (layer, alone) in shape.graph.chain(branch) {
-            let bytes = shape.layers.get(&layer).map_or(0, |layer| layer.bytes());
-            if alone { unique += bytes } else { shared += bytes }
-        }
+        let account = shape.ledger.account(branch);
+        let top = shape.graph.branch(branch).and_then(|node| shape.layers.get(&node.top));
+        let unique = account.unique + top.map_or(0, |top| top.bytes());
         Ok(Usage {
             unique_bytes: unique,
-            shared_bytes: shared,
+            shared_bytes: account.shared,
             reclaimable_bytes: unique,
             logical_bytes: served.logical_bytes(),
             failed: served.failure().map(str::to_owned),
@@ -175,6 +187,14 @@ impl Store {
                 failed: branch.failure().map(str::to_owned),
             })
             .collect();
+        let lost = &self.holdings.lost;
+        if !lost.is_empty() {
+            let shape = self.shape()?;
+            list.extend(shape.graph.branches().filter_map(|(branch, node)| {
+                let failed = Some(lost.get(&node.top)?.clone());
+                Some(BranchSummary { branch, parent: node.parent, owner: node.owner, failed })
+            }));
+        }
         list.sort_unstable_by_key(|summary| summary.branch);
         Ok(list)
     }
@@ -192,6 +212,19 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn depth(&self, branch: BranchId) -> usize {
         self.holdings.shape.lock().unwrap().graph.chain(branch).count()
+    }
+
+    /// Unique and shared bytes of a branch by the ledger, and by walking its chain.
+    #[cfg(test)]
+    pub(crate) fn both_counts(&self, branch: BranchId) -> [(u64, u64); 2] {
+        let shape = self.holdings.shape.lock().unwrap();
+        let account = shape.ledger.account(branch);
+        let top = shape.layers[&shape.graph.branch(branch).unwrap().top].bytes();
+        let of = |wanted: bool| {
+            let layers = shape.graph.chain(branch).filter(|(_, alone)| *alone == wanted);
+            layers.map(|(layer, _)| shape.layers[&layer].bytes()).sum()
+        };
+        [(account.unique + top, account.shared), (of(true), of(false))]
     }
 
     /// Makes everything durable. The mount is gone already.
@@ -213,10 +246,16 @@ impl Store {
     }
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
-        let id = self.shape()?.graph.allocate_layer().ok_or_else(used_up)?;
-        let log =
-            load::prepare(&self.holdings.media, id).map_err(io_error("make a layer in", "."))?;
+        let id = self.shape()?.allocate_layer().ok_or_else(used_up)?;
+        let log = load::prepare(&self.holdings.media, id)
+            .map_err(io_error("make a layer in", "."))
+            .inspect_err(|_| self.discard(&[id]))?;
         Ok((id, log))
+    }
+
+    /// Removes layers that were prepared and are not needed.
+    fn discard(&self, layers: &[LayerId]) {
+        self.keeper.push(Job::Remove(layers.to_vec()));
     }
 
     /// The part of a fork for which changes of the parent wait.
@@ -246,6 +285,7 @@ impl Store {
         child_top.touch();
         shape.layers.insert(child_top.id, child_top.clone());
         if below.is_some() {
+            shape.ledger.forked(parent, child, 0);
             let parent_top = top.clone();
             let forked =
                 Forked { held, child_top, parent_top: parent_top.clone(), frozen: None, record };
@@ -253,7 +293,8 @@ impl Store {
         }
         let parent_top = layer(next);
         shape.layers.insert(parent_top.id, parent_top.clone());
-        top.freeze(held.tree.clone());
+        top.freeze(held.tree.clone(), record);
+        shape.ledger.forked(parent, child, top.bytes());
         let frozen = Some(top.clone());
         let forked = Forked { held, child_top, parent_top: parent_top.clone(), frozen, record };
         Ok((parent_top, forked))
@@ -272,6 +313,14 @@ impl Store {
         shape.graph.check(edit).map_err(misfit)?;
         let record = self.append(edit)?;
         shape.graph.apply(edit).map_err(misfit)?;
+        match edit {
+            BranchEdit::Create { top, .. } => drop(shape.pending.remove(top)),
+            BranchEdit::Fork { layers, .. } => {
+                shape.pending.remove(&layers.parent_top);
+                shape.pending.remove(&layers.child_top);
+            }
+            _ => {}
+        }
         Ok(record)
     }
 

@@ -1,7 +1,7 @@
 //! Opening a store: the format check, the branch tree, what nothing stands on any more, and every
 //! layer in turn.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -9,7 +9,7 @@ use super::{BRANCHES, Store, io_error};
 use crate::branch::{Branch, Parts};
 use crate::disk::{Disk, Open, read_all, write_all};
 use crate::error::Error;
-use crate::files::{Files, layer_dir};
+use crate::files::Files;
 use crate::graph::Graph;
 use crate::holdings::{Holdings, Shape};
 use crate::id::LayerId;
@@ -18,6 +18,7 @@ use crate::keeper::{Job, Keeper};
 use crate::layer::Media;
 use crate::load::{self, Loaded};
 use crate::locks;
+use crate::room::Room;
 use crate::tree::Tree;
 
 /// Version of everything in the store directory.
@@ -31,6 +32,8 @@ pub(crate) struct Running {
     /// How many layers that could be merged may lie on each other; see [`Keeper::start`]. Without
     /// it the keeper does not work: nothing but requests touches the disk.
     pub(crate) run_max: Option<usize>,
+    /// Bytes of the disk that are kept for branches that exist; see `room.rs`.
+    pub(crate) reserve: u64,
 }
 
 impl Store {
@@ -43,13 +46,17 @@ impl Store {
             edit.is_some_and(|edit| graph.apply(&edit).is_ok())
         })
         .map_err(io_error("open", BRANCHES))?;
-        let media =
-            Arc::new(Media { files: Files::new(disk.clone(), running.open_files), disk, branches });
+        let media = Arc::new(Media {
+            files: Files::new(disk.clone(), running.open_files),
+            room: Room::new(disk.clone(), running.reserve),
+            disk,
+            branches,
+        });
         // What is read from it now must not be lost by a power cut after we acted on it.
         media.branches.sync_to(media.branches.appended()).map_err(io_error("sync", BRANCHES))?;
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
-        let loaded = load_layers(&media, &graph)?;
+        let (loaded, lost) = load_layers(&media, &graph);
         let mut branches = HashMap::new();
         for (id, node) in graph.branches() {
             let Some(found) = loaded.get(&node.top) else { continue };
@@ -67,8 +74,8 @@ impl Store {
         unsealed.sort_unstable_by_key(|found| found.layer.id);
         let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
         let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
-        let shape = Mutex::new(Shape { graph, layers });
-        let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches) });
+        let shape = Mutex::new(Shape::new(graph, layers));
+        let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches), lost });
         let keeper = Keeper::start(holdings.clone(), running.run_max)
             .map_err(io_error("start a thread in", "."))?;
         for layer in unsealed {
@@ -119,22 +126,34 @@ fn sweep(media: &Media, graph: &Graph) -> Result<(), Error> {
     Ok(())
 }
 
-/// Loads every layer, each after the one below it: numbers rise.
-fn load_layers(media: &Arc<Media>, graph: &Graph) -> Result<HashMap<LayerId, Loaded>, Error> {
-    let tops: Vec<_> = graph.branches().map(|(_, node)| node.top).collect();
+/// Loads every layer, each after the one below it: numbers rise. Of those that cannot be loaded it
+/// tells why; they keep their files.
+fn load_layers(
+    media: &Arc<Media>,
+    graph: &Graph,
+) -> (HashMap<LayerId, Loaded>, BTreeMap<LayerId, String>) {
+    let tops: HashSet<_> = graph.branches().map(|(_, node)| node.top).collect();
     let mut loaded: HashMap<LayerId, Loaded> = HashMap::new();
+    let mut lost = BTreeMap::new();
     for (id, node) in graph.layers() {
-        let base = match node.base {
-            Some(base) => Some(loaded.get(&base).ok_or_else(|| Error::Damaged {
-                path: layer_dir(id),
-                detail: format!("it lies on layer {base}, which is not known"),
-            })?),
-            None => None,
+        let base = node.base.and_then(|base| loaded.get(&base));
+        let found = match node.base.filter(|_| base.is_none()) {
+            Some(below) => Err(match lost.get(&below) {
+                Some(reason) => String::clone(reason),
+                None => format!("layer {id} lies on layer {below}, which is not known"),
+            }),
+            None => load::load(media, id, node, base, tops.contains(&id))
+                .map_err(|error| error.with_causes()),
         };
-        let layer = load::load(media, id, node, base, tops.contains(&id))?;
-        loaded.insert(id, layer);
+        match found {
+            Ok(layer) => drop(loaded.insert(id, layer)),
+            Err(reason) => {
+                tracing::error!(layer = %id, reason, "layer is lost");
+                lost.insert(id, reason);
+            }
+        }
     }
-    Ok(loaded)
+    (loaded, lost)
 }
 
 fn logical_bytes(tree: &Tree) -> u64 {

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::recording::{Call, Crash, RecordingDisk, make_image};
-use super::{OWNER, TempDir, contents, id, open, open_on, resolve};
+use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, open_on, resolve};
 use crate::branch::{Branch, Renaming};
 use crate::id::FileId;
 use crate::journal::Making;
@@ -264,9 +264,12 @@ fn crash_everywhere(background: bool) {
             let image = TempDir::new();
             let mut random = StdRng::seed_from_u64(count as u64);
             make_image(&calls[..count], crash, &mut random, image.path());
+            assert_sound(image.path(), &context);
             let store = open(image.path());
             check(&store, &story.promises, count, &context);
+            assert_sane(&store, &context);
             drop(store);
+            assert_sound(image.path(), &context);
             // What recovery did must not undo anything either.
             check(&open(image.path()), &story.promises, count, &format!("{context}, reopened"));
         }

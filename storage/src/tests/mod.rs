@@ -1,6 +1,9 @@
 //! Tests of the engine as a whole, without a mount.
 
+mod check;
 mod crash;
+mod faults;
+mod faulty;
 mod merge;
 mod model;
 mod recording;
@@ -11,9 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::branch::Branch;
 use crate::disk::{Disk, RealDisk};
+use crate::error::Error;
 use crate::id::{BranchId, FileId};
 use crate::store::{Running, Store};
-use crate::wire::Owner;
+use crate::wire::{Finding, Owner};
 
 pub(crate) const OWNER: Owner = Owner { uid: 1, gid: 2 };
 
@@ -51,14 +55,39 @@ pub(crate) fn open(dir: &Path) -> Store {
     open_on(Arc::new(RealDisk::new(dir)), true)
 }
 
+pub(crate) fn try_open(disk: Arc<dyn Disk>) -> Result<Store, Error> {
+    let running = Running { open_files: 16, run_max: Some(1), reserve: 0 };
+    Store::open(disk, Path::new("store"), running)
+}
+
 pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     // Few files, so that descriptors are closed and opened again all the time.
     Store::open(
         disk,
         Path::new("store"),
-        Running { open_files: 16, run_max: background.then_some(1) },
+        Running { open_files: 16, run_max: background.then_some(1), reserve: 0 },
     )
     .unwrap()
+}
+
+/// Nothing is wrong in what lies in `dir`, which no store serves.
+#[track_caller]
+pub(crate) fn assert_sound(dir: &Path, context: &str) {
+    // The process that serves a store makes it first of all.
+    std::fs::write(dir.join("lock"), "").unwrap();
+    assert_none(&crate::offline::check(dir).unwrap(), context);
+}
+
+/// Nothing is wrong in an open store.
+#[track_caller]
+pub(crate) fn assert_sane(store: &Store, context: &str) {
+    assert_none(&store.check().unwrap(), context);
+}
+
+#[track_caller]
+fn assert_none(findings: &[Finding], context: &str) {
+    let lines: Vec<_> = findings.iter().map(Finding::to_string).collect();
+    assert!(lines.is_empty(), "{context}: {lines:#?}");
 }
 
 /// The file at `path` below `branch`.

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::{OWNER, TempDir, contents, id, open, resolve};
+use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, resolve};
 use crate::branch::{Branch, NewAttributes, Renaming};
 use crate::id::{BranchId, FileId};
 use crate::journal::Making;
@@ -18,6 +18,18 @@ struct Oracle {
     names: BTreeMap<String, Node>,
     files: HashMap<u64, Vec<u8>>,
     next: u64,
+}
+
+impl Oracle {
+    /// Bytes of all files that have a name, each once.
+    fn bytes(&self) -> u64 {
+        let named: std::collections::BTreeSet<_> = self
+            .names
+            .values()
+            .filter_map(|node| if let Node::File(number) = node { Some(number) } else { None })
+            .collect();
+        named.into_iter().map(|number| self.files[number].len() as u64).sum()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -91,6 +103,7 @@ impl Run {
     fn reopen(&mut self) {
         let empty = TempDir::new();
         drop(std::mem::replace(&mut self.store, open(empty.path())));
+        assert_sound(self.dir.path(), "between two stores");
         let store = open(self.dir.path());
         drop(std::mem::replace(&mut self.store, store));
     }
@@ -157,7 +170,12 @@ impl Run {
     }
 
     fn check(&self) {
+        assert_sane(&self.store, "in service");
         for (at, oracle) in &self.oracles {
+            let usage = self.store.usage(*at).unwrap();
+            let [kept, walked] = self.store.both_counts(*at);
+            assert_eq!(kept, walked, "cost of {at}");
+            assert_eq!(usage.logical_bytes, oracle.bytes(), "size of {at}");
             let branch = self.store.branch(*at).unwrap();
             let mut expected = BTreeMap::new();
             for (path, node) in &oracle.names {
@@ -294,6 +312,10 @@ fn branches_hold_what_an_oracle_holds() {
             run.step();
             if step % 50 == 49 {
                 println!("seed {seed} step {step}");
+                if step % 100 == 99 {
+                    // The keeper may work on while the others are checked.
+                    run.store.settle();
+                }
                 run.check();
             }
         }

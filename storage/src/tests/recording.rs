@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use rustix::fs::FallocateFlags;
 
 use crate::disk::{Disk, Medium, Open, RealDisk, Space};
 
@@ -23,6 +24,7 @@ pub(super) enum Call {
     Remove { path: PathBuf },
     Write { file: u64, offset: u64, data: Vec<u8> },
     SetLen { file: u64, len: u64 },
+    Punch { file: u64, offset: u64, len: u64 },
     Sync { file: u64 },
     SyncDir { path: PathBuf },
 }
@@ -177,6 +179,13 @@ impl Medium for RecordingFile {
         self.inner.allocate(offset, len)
     }
 
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut record = self.record.lock().unwrap();
+        self.inner.punch(offset, len)?;
+        record.calls.push(Call::Punch { file: self.file, offset, len });
+        Ok(())
+    }
+
     fn modified(&self) -> io::Result<SystemTime> {
         self.inner.modified()
     }
@@ -198,7 +207,9 @@ pub(super) fn make_image(calls: &[Call], crash: Crash, random: &mut StdRng, root
     let mut files: HashMap<u64, File> = HashMap::new();
     for (at, call) in calls.iter().enumerate() {
         let synced = match call {
-            Call::Write { file, .. } | Call::SetLen { file, .. } => data_synced.get(file).copied(),
+            Call::Write { file, .. } | Call::SetLen { file, .. } | Call::Punch { file, .. } => {
+                data_synced.get(file).copied()
+            }
             Call::CreateFile { path, .. }
             | Call::CreateDir { path }
             | Call::Remove { path }
@@ -207,7 +218,8 @@ pub(super) fn make_image(calls: &[Call], crash: Crash, random: &mut StdRng, root
             }
             Call::Sync { .. } | Call::SyncDir { .. } => continue,
         };
-        let is_name = !matches!(call, Call::Write { .. } | Call::SetLen { .. });
+        let is_name =
+            !matches!(call, Call::Write { .. } | Call::SetLen { .. } | Call::Punch { .. });
         let survives = synced.is_some_and(|synced| synced > at)
             || match crash {
                 Crash::Killed => true,
@@ -250,6 +262,12 @@ fn take_effect(call: &Call, root: &Path, files: &mut HashMap<u64, File>) {
         Call::SetLen { file, len } => {
             if let Some(file) = files.get(file) {
                 file.set_len(*len).unwrap();
+            }
+        }
+        Call::Punch { file, offset, len } => {
+            if let Some(file) = files.get(file) {
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, how, *offset, *len).unwrap();
             }
         }
         Call::Sync { .. } | Call::SyncDir { .. } => {}

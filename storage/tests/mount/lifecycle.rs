@@ -79,7 +79,7 @@ fn another_protocol_version_is_told_so() {
     stream.get_mut().write_all(b"{\"request\":\"hello\",\"version\":99}\n").unwrap();
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "{\"reply\":\"hello\",\"version\":1}");
+    assert_eq!(line.trim(), "{\"reply\":\"hello\",\"version\":2}");
     line.clear();
     assert_eq!(stream.read_line(&mut line).unwrap(), 0);
 
@@ -156,11 +156,13 @@ fn a_killed_store_loses_no_completed_write() {
             std::thread::yield_now();
         }
         // A fork of a branch that is being written to holds all that was acknowledged before.
+        served.assert_sound();
         let before = acknowledged.lock().unwrap().clone();
         client.fork(id(number), id(number + 1), root()).unwrap();
         served.kill();
         halt.store(true, Ordering::Relaxed);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
+        served.assert_sound();
         served.start();
         client = served.client();
         let all = acknowledged.lock().unwrap().clone();
@@ -245,6 +247,9 @@ fn forks_that_come_and_go_leave_nothing_behind() {
         client.fork(id(1), id(cycle + 2), root()).unwrap();
         fs::write(served.branch(cycle + 2).join("own"), b"own").unwrap();
         client.delete(id(cycle + 2)).unwrap();
+        if cycle % 50 == 49 {
+            served.assert_sound();
+        }
         if cycle == 99 {
             early = settled(&served);
         }

@@ -118,9 +118,11 @@ fn the_mount_does_what_a_plain_directory_does() {
                 } else {
                     served.stop();
                 }
+                served.assert_sound();
                 served.start();
             }
             if step % 50 == 49 {
+                served.assert_sound();
                 for number in 1..=last {
                     let expected = tree(&served.dir.join(mirror(number)));
                     assert!(tree(&served.branch(number)) == expected, "seed {seed} step {step}");

@@ -202,6 +202,7 @@ fn a_busy_trunk_is_whole_after_its_layers_were_merged() {
             if number % 20 == 0 {
                 let child = Cluster::start(&served, number);
                 child.check();
+                served.assert_sound();
                 child.stop("immediate");
             }
             if number % 40 == 0 {
@@ -216,6 +217,7 @@ fn a_busy_trunk_is_whole_after_its_layers_were_merged() {
     trunk.check();
     trunk.stop("fast");
     served.kill();
+    served.assert_sound();
     served.start();
     let trunk = Cluster::start(&served, 1);
     trunk.check();

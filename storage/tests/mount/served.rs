@@ -12,6 +12,9 @@ use storage::{BranchId, StoreClient, StoreConfig};
 /// Tells a copy of this program to be the store of that directory.
 const VARIABLE: &str = "ARDENT_TEST_STORE";
 
+/// Small, so that a small disk can be filled.
+pub(crate) const RESERVE: u64 = 32 << 20;
+
 pub(crate) fn root() -> Owner {
     Owner { uid: 0, gid: 0 }
 }
@@ -31,6 +34,7 @@ pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
         store_dir: dir.join("store"),
         mount_dir: dir.join("mnt"),
         socket: dir.join("store.sock"),
+        reserve_bytes: RESERVE,
     }
 }
 
@@ -92,6 +96,16 @@ impl Served {
     pub(crate) fn stop(&mut self) {
         self.client().shutdown().unwrap();
         assert!(self.child.take().unwrap().wait().unwrap().success());
+    }
+
+    /// The store proves itself, in service or not.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let findings = match &self.child {
+            Some(_) => self.client().check().unwrap(),
+            None => storage::offline::check(&config(&self.dir).store_dir).unwrap(),
+        };
+        assert!(findings.is_empty(), "{findings:#?}");
     }
 
     pub(crate) fn pid(&self) -> u32 {
