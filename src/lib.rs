@@ -13,6 +13,7 @@ pub mod config;
 pub mod data_dir;
 pub mod cli;
 pub mod catalog;
+pub mod environment;
 pub mod store;
 pub mod postgres;
 pub mod compute;

@@ -22,7 +22,7 @@ use super::help;
 use super::lexer::{self, Lexer, TokenKind};
 use super::operations::{Caller, Operations, Progress};
 use super::parser::{self, Parameters};
-use super::request::{CreateConnectorRequest, Level, SourceRequest};
+use super::request::{CreateConnectorRequest, Level};
 use super::row::{CreateConnectorOutcome, PreflightRow, RoleRecord};
 use super::statement::Statement;
 use super::syntax::SyntaxError;
@@ -82,7 +82,6 @@ impl<O: Operations> AdminConsole<O> {
         let operations = &self.operations;
         match statement {
             Statement::ConnectorPreflight(request) => {
-                refuse_environment(&request)?;
                 self.announce(&request.url, &notices).await?;
                 let rows = operations.preflight(caller, request).await?;
                 Ok(rows.into_iter().map(columns::preflight).collect())
@@ -102,9 +101,8 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.switch_connector(caller, name).await?;
                 Ok(vec![columns::connector_switch(row)])
             }
-            Statement::ConnectorRetrySetup { name, decisions } => {
-                let progress = progress(notices);
-                let outcome = operations.retry_setup(caller, name, decisions, progress).await?;
+            Statement::ConnectorRetrySetup(request) => {
+                let outcome = operations.retry_setup(caller, request, progress(notices)).await?;
                 let mut row = columns::connector(outcome.connector);
                 row.push(Value::Bool(outcome.no_work_needed));
                 Ok(vec![row])
@@ -180,8 +178,59 @@ impl<O: Operations> AdminConsole<O> {
             Statement::ShowComputes => {
                 Ok(operations.computes().await?.into_iter().map(columns::compute).collect())
             }
-            _ => Ok(operations.config()?.into_iter().map(columns::config).collect()),
+            Statement::ShowConfig => {
+                Ok(operations.config()?.into_iter().map(columns::config).collect())
+            }
+            other => self.execute_configuring(caller, other).await,
         }
+    }
+
+    /// What connectors are set up with, and the ways they take.
+    async fn execute_configuring(&self, caller: &Caller, statement: Statement) -> Rows {
+        let operations = &self.operations;
+        Ok(match statement {
+            Statement::ConnectorUpdate { name, drop_extensions } => {
+                let row = operations.update_connector(name, drop_extensions).await?;
+                vec![columns::connector_update(row)]
+            }
+            Statement::SettingsList => {
+                let rows = operations.list_settings(caller).await?;
+                rows.into_iter().map(columns::setting).collect()
+            }
+            Statement::SettingsSet(change) => {
+                vec![columns::setting(operations.set_setting(caller, change).await?)]
+            }
+            Statement::SettingsRemove { key, hook } => {
+                operations.remove_setting(caller, key, hook.clone()).await?;
+                vec![vec![columns::text(key.as_str()), hook.map_or(Value::Null, Value::Text)]]
+            }
+            Statement::EnvironmentCreate(request) => {
+                vec![columns::environment(operations.create_environment(request).await?)]
+            }
+            Statement::EnvironmentList => {
+                let rows = operations.list_environments().await?;
+                rows.into_iter().map(columns::environment).collect()
+            }
+            Statement::EnvironmentDelete(name) => {
+                operations.delete_environment(&name).await?;
+                vec![vec![Value::Text(name)]]
+            }
+            Statement::PrivateLinkCreate(request) => {
+                vec![columns::private_link(operations.create_private_link(request).await?)]
+            }
+            Statement::PrivateLinkList => {
+                let rows = operations.list_private_links().await?;
+                rows.into_iter().map(columns::private_link).collect()
+            }
+            Statement::PrivateLinkDelete(name) => {
+                operations.delete_private_link(&name).await?;
+                vec![vec![Value::Text(name)]]
+            }
+            other => {
+                debug_assert!(false, "{other:?} is executed elsewhere");
+                Vec::new()
+            }
+        })
     }
 
     /// Tells the client whom we are about to ask; checks take seconds on a bad network.
@@ -198,7 +247,6 @@ impl<O: Operations> AdminConsole<O> {
         request: CreateConnectorRequest,
         notices: NoticeSender,
     ) -> Rows {
-        refuse_environment(&request.source)?;
         let header = self.announce(&request.source.url, &notices).await?;
         let progress = progress(notices);
         match self.operations.create_connector(caller, request, progress).await? {
@@ -307,14 +355,6 @@ fn require_level(caller: &Caller, command: &Command) -> Outcome<()> {
 fn not_supported(name: &str) -> OperationError {
     OperationError::new(sqlstate::NOT_SUPPORTED, format!("ARDENT {name} is not supported yet"))
         .with_hint("ARDENT HELP lists all statements.")
-}
-
-/// No way into a private network exists yet: going another way than asked would be a leak.
-fn refuse_environment(request: &SourceRequest) -> Outcome<()> {
-    match request.environment.is_some() || request.private_link.is_some() {
-        true => Err(not_supported("ENVIRONMENT")),
-        false => Ok(()),
-    }
 }
 
 fn progress(notices: NoticeSender) -> Progress {

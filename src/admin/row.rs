@@ -322,3 +322,63 @@ pub struct ConfigRow {
     /// `default`, `file` or `command line`.
     pub origin: String,
 }
+
+/// The answer to `CONNECTOR UPDATE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectorUpdateRow {
+    /// The connector.
+    pub name: Name,
+    /// Extensions that branches are made without.
+    pub drop_extensions: Vec<String>,
+}
+
+/// One row of `ARDENT SETTINGS LIST`: a setting, or one hook of `branch_sql`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingRow {
+    /// The connector it is of.
+    pub connector: Name,
+    /// The setting.
+    pub key: &'static str,
+    /// Its value, if it is set.
+    pub value: Option<String>,
+    /// What it does.
+    pub summary: &'static str,
+    /// Name of the hook.
+    pub hook: Option<String>,
+    /// Lower ones run first.
+    pub position: Option<i64>,
+    /// The database the hook runs in, if not the source's.
+    pub database: Option<String>,
+    /// The role the hook runs as, if not the branch's owner.
+    pub run_as: Option<String>,
+}
+
+/// One row of `ARDENT ENVIRONMENT LIST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentRow {
+    /// Its name.
+    pub name: String,
+    /// `ssh://user@host:port` or `socks5://host:port`, without a password.
+    pub address: String,
+    /// Names of the private links in it.
+    pub private_links: Vec<String>,
+    /// Names of the connectors that go through it.
+    pub connectors: Vec<String>,
+    /// When it was created.
+    pub created_at: SystemTime,
+}
+
+/// One row of `ARDENT PRIVATE LINK LIST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateLinkRow {
+    /// Its name.
+    pub name: String,
+    /// The environment it is in.
+    pub environment: String,
+    /// `host:port`, as seen from inside.
+    pub endpoint: String,
+    /// Names of the connectors that use it.
+    pub connectors: Vec<String>,
+    /// When it was created.
+    pub created_at: SystemTime,
+}

@@ -2,8 +2,8 @@
 //! by endpoint, deleted.
 //!
 //! Invariants:
-//! * A branch is in the registry exactly when its row says `Active`; only then does its endpoint
-//!   lead anywhere.
+//! * A branch is reachable by its endpoint exactly when its row says `Active`. One whose hook failed
+//!   is kept apart, for its operator to look at and delete.
 //! * Creating and deleting one name happen one after the other ([`names::NameLocks`]).
 //! * A creation or deletion that began goes on when its caller leaves, and is finished or undone
 //!   by the next server if this one dies.
@@ -11,6 +11,7 @@
 mod create;
 mod credential;
 mod delete;
+mod hooks;
 mod names;
 mod url;
 mod verify;
@@ -53,6 +54,8 @@ pub struct BranchServices {
 pub struct Branches {
     services: BranchServices,
     by_endpoint: DashMap<String, Arc<BranchRecord>>,
+    /// Those whose hook failed.
+    failed: DashMap<BranchId, Arc<BranchRecord>>,
     names: NameLocks,
 }
 
@@ -65,6 +68,9 @@ pub enum BranchError {
     /// The name is taken by a branch made with other parameters.
     #[error("branch \"{0}\" already exists with other parameters")]
     Taken(String),
+    /// Nothing is cut from a branch whose hook failed.
+    #[error("branch \"{0}\" failed: it cannot be branched from")]
+    ParentFailed(String),
     /// The server is full.
     #[error("server has reached its limit of {0} branches")]
     TooMany(usize),
@@ -79,6 +85,16 @@ pub enum BranchError {
     Role {
         /// The role.
         role: String,
+        /// What Postgres said.
+        reason: String,
+    },
+    /// A hook failed; the branch is kept, and nobody connects to it.
+    #[error("hook \"{hook}\" failed on branch \"{branch}\": {reason}")]
+    Hook {
+        /// The branch.
+        branch: String,
+        /// The hook.
+        hook: String,
         /// What Postgres said.
         reason: String,
     },
@@ -103,10 +119,16 @@ impl Branches {
     /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
     /// registry.
     pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
-        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        let branches = Self {
+            services,
+            by_endpoint: DashMap::new(),
+            failed: DashMap::new(),
+            names: NameLocks::default(),
+        };
         for record in branches.services.catalog.branches()? {
             match (record.made.kind, record.state) {
                 (BranchKind::User, BranchState::Active) => branches.register(record),
+                (BranchKind::User, BranchState::Failed) => branches.keep_failed(record),
                 (BranchKind::User, BranchState::Creating | BranchState::Deleting) => {
                     tracing::info!(branch = %record.made.name, "removing unfinished branch");
                     branches.remove(&record).await?;
@@ -124,12 +146,8 @@ impl Branches {
 
     /// The branches of one connector, by name.
     pub fn of_connector(&self, connector: ConnectorId) -> Vec<Arc<BranchRecord>> {
-        let mut branches: Vec<_> = self
-            .by_endpoint
-            .iter()
-            .filter(|entry| entry.value().made.connector == connector)
-            .map(|entry| entry.value().clone())
-            .collect();
+        let mut branches: Vec<_> =
+            self.all().into_iter().filter(|branch| branch.made.connector == connector).collect();
         branches.sort_by(|a, b| a.made.name.cmp(&b.made.name));
         branches
     }
@@ -140,9 +158,8 @@ impl Branches {
         connector: ConnectorId,
         name: &str,
     ) -> Result<Arc<BranchRecord>, BranchError> {
-        self.by_endpoint
-            .iter()
-            .map(|entry| entry.value().clone())
+        self.all()
+            .into_iter()
             .find(|branch| branch.made.connector == connector && branch.made.name == name)
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }
@@ -180,6 +197,15 @@ impl Branches {
         (record.made.password, record.made.verifier) = (Some(password), Some(verifier));
         self.register(record);
         self.find(made.connector, &made.name)
+    }
+
+    fn all(&self) -> Vec<Arc<BranchRecord>> {
+        let connectable = self.by_endpoint.iter().map(|entry| entry.value().clone());
+        connectable.chain(self.failed.iter().map(|entry| entry.value().clone())).collect()
+    }
+
+    fn keep_failed(&self, record: BranchRecord) {
+        self.failed.insert(record.number, Arc::new(record));
     }
 
     fn register(&self, record: BranchRecord) {

@@ -39,7 +39,8 @@ impl BranchKind {
 /// |---|---|---|
 /// | (none) | `Creating` | CREATE, before the store is asked to fork |
 /// | `Creating` | `Active` | CREATE, after the branch answered a query |
-/// | `Creating`, `Active` | `Deleting` | DELETE, or a failed CREATE |
+/// | `Creating` | `Failed` | CREATE, after a hook failed |
+/// | `Creating`, `Active`, `Failed` | `Deleting` | DELETE, or a failed CREATE |
 /// | `Deleting` | (none) | DELETE, after the store let go of it |
 ///
 /// A server that starts finishes what stands in `Creating` (undone) and `Deleting` (done).
@@ -49,6 +50,8 @@ pub enum BranchState {
     Creating,
     /// Connectable; its compute may be suspended.
     Active,
+    /// A hook failed, so nobody connects to it; see the failure.
+    Failed,
     /// Going away.
     Deleting,
 }
@@ -58,12 +61,13 @@ impl BranchState {
         match self {
             Self::Creating => "creating",
             Self::Active => "active",
+            Self::Failed => "failed",
             Self::Deleting => "deleting",
         }
     }
 
     fn parse(text: &str) -> Result<Self, CatalogError> {
-        [Self::Creating, Self::Active, Self::Deleting]
+        [Self::Creating, Self::Active, Self::Failed, Self::Deleting]
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or(CatalogError::Damaged("branch state"))
@@ -93,6 +97,8 @@ pub struct NewBranch {
     pub password: Option<Vec<u8>>,
     /// SCRAM verifier of that password.
     pub verifier: Option<String>,
+    /// The database its URL names; none means the source's.
+    pub default_database: Option<String>,
 }
 
 /// A branch as stored.
@@ -110,6 +116,8 @@ pub struct BranchRecord {
     pub commit_time: Option<SystemTime>,
     /// Whether freshness could not be proved at creation.
     pub stale: bool,
+    /// Why a branch that failed did.
+    pub failure: Option<String>,
     /// When it was asked for.
     pub created_at: SystemTime,
 }
@@ -128,7 +136,8 @@ pub struct RoleVerifier {
 }
 
 const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, database, \
-                       role, password, verifier, lsn, commit_time, stale, created_at";
+                       role, password, verifier, lsn, commit_time, stale, created_at, \
+                       default_database, failure";
 
 impl Catalog {
     /// Stores a new branch in state `Creating` and gives it its number.
@@ -138,8 +147,8 @@ impl Catalog {
         connection
             .execute(
                 "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, \
-                 database, role, password, verifier, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 database, role, password, verifier, created_at, default_database) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
@@ -153,6 +162,7 @@ impl Catalog {
                     new.password,
                     new.verifier,
                     to_micros(created_at),
+                    new.default_database,
                 ],
             )
             .map_err(|error| taken(error, || format!("branch \"{}\"", new.name)))?;
@@ -165,6 +175,7 @@ impl Catalog {
             lsn: None,
             commit_time: None,
             stale: false,
+            failure: None,
             created_at,
         })
     }
@@ -205,6 +216,14 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let sql = "UPDATE branch SET state = ?2 WHERE number = ?1";
         self.lock().execute(sql, params![number.get(), state.as_str()])?;
+        Ok(())
+    }
+
+    /// Keeps a branch that must not be connected to, and why.
+    pub fn set_branch_failed(&self, number: BranchId, failure: &str) -> Result<(), CatalogError> {
+        let sql = "UPDATE branch SET state = ?2, failure = ?3 WHERE number = ?1";
+        let state = BranchState::Failed.as_str();
+        self.lock().execute(sql, params![number.get(), state, failure])?;
         Ok(())
     }
 
@@ -283,10 +302,12 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
             role: row.get(9)?,
             password: row.get(10)?,
             verifier: row.get(11)?,
+            default_database: row.get(16)?,
         },
         lsn: lsn.map_err(|_| CatalogError::Damaged("branch position"))?,
         commit_time: row.get::<_, Option<i64>>(13)?.map(from_micros),
         stale: row.get(14)?,
+        failure: row.get(17)?,
         created_at: from_micros(row.get(15)?),
     })
 }

@@ -18,6 +18,9 @@ fn connector(name: &str) -> NewConnector {
         system_identifier: "7".to_owned(),
         database_oid: 5,
         database: "shop".to_owned(),
+        environment: None,
+        private_link: None,
+        drop_extensions: Vec::new(),
     }
 }
 
@@ -33,6 +36,7 @@ fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
         role: "branch_owner".to_owned(),
         password: None,
         verifier: None,
+        default_database: None,
     }
 }
 
@@ -98,4 +102,50 @@ fn refuses_another_format() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     let error = schema::prepare(&connection).unwrap_err();
     assert!(error.to_string().contains("catalog format 99"), "{error}");
+}
+
+#[test]
+fn hooks_run_by_position_and_go_with_their_connector() {
+    let catalog = catalog();
+    let id = catalog.insert_connector(&connector("prod")).unwrap();
+    let hook = |name: &str, position| Hook {
+        name: name.to_owned(),
+        position,
+        sql: "select 1".to_owned(),
+        database: None,
+        run_as: None,
+    };
+    for hook in [hook("b", 2), hook("a", 2), hook("late", 9), hook("late", 1)] {
+        catalog.set_hook(id, &hook).unwrap();
+    }
+    let names = |catalog: &Catalog| -> Vec<String> {
+        catalog.hooks(id).unwrap().into_iter().map(|hook| hook.name).collect()
+    };
+    assert_eq!(names(&catalog), ["late", "a", "b"]);
+    assert!(catalog.remove_hooks(id, Some("a")).unwrap());
+    assert!(!catalog.remove_hooks(id, Some("a")).unwrap());
+    catalog.set_setting(id, SettingKey::DefaultDb, "app").unwrap();
+    catalog.delete_connector(id).unwrap();
+    assert!(names(&catalog).is_empty() && catalog.settings(id).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_connector_goes_through_cannot_be_deleted() {
+    let catalog = catalog();
+    let environment = EnvironmentRecord {
+        name: "env_1".to_owned(),
+        address: "socks5://h:1080".to_owned(),
+        url: vec![1],
+        key: None,
+        known_host: None,
+        created_at: from_micros(5),
+    };
+    catalog.insert_environment(&environment).unwrap();
+    assert!(catalog.insert_environment(&environment).is_err(), "name is taken");
+    let through = NewConnector { environment: Some("env_1".to_owned()), ..connector("prod") };
+    let id = catalog.insert_connector(&through).unwrap();
+    assert!(catalog.delete_environment("env_1").is_err());
+    catalog.delete_connector(id).unwrap();
+    assert!(catalog.delete_environment("env_1").unwrap());
+    assert!(catalog.environments().unwrap().is_empty());
 }

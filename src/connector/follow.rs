@@ -5,9 +5,9 @@ use std::time::Duration;
 use storage::client::StoreClient;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::SetupError;
 use super::setup;
 use super::worker::{Command, Next, Worker};
+use super::{ConnectorError, SetupError};
 use crate::catalog::{BranchRecord, ConnectorState};
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
@@ -112,8 +112,11 @@ impl Worker {
                 return self.cut_at_reference(followed, request, reply).await;
             }
             Command::Delete(drain, reply) => {
-                if let Some(drain) = drain {
-                    self.drain(followed, drain).await;
+                if let Some(limit) = drain
+                    && !self.drain(followed, limit).await
+                {
+                    drop(reply.send(Err(ConnectorError::NotDrained(limit))));
+                    return None;
                 }
                 return Some(Next::Delete(reply));
             }
@@ -121,12 +124,9 @@ impl Worker {
         None
     }
 
-    /// Waits until what the source has committed by now is applied, or the time is over: the
-    /// trunk goes away with the connector, so this only lets work in progress end well.
-    async fn drain(&self, followed: &Followed, limit: Duration) {
-        if !matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_))) {
-            tracing::warn!(connector = %self.record.made.name, "deleting without a full drain");
-        }
+    /// Waits until what the source has committed by now is applied; false if that took too long.
+    async fn drain(&self, followed: &Followed, limit: Duration) -> bool {
+        matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_)))
     }
 
     /// Starts the trunk again and lets the stream go on there.

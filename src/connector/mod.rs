@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::catalog::{Catalog, ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
 use crate::compute::Computes;
 use crate::config::Config;
+use crate::environment::{self, Gateway, Way};
 use crate::replication::{self, SetupProgress};
 use crate::secret::{Secret, SecretKey};
 use crate::source::SourceUrl;
@@ -73,8 +74,18 @@ pub struct Connector {
     locked: std::sync::RwLock<Option<String>>,
     /// Replica identity decisions in force; RETRY SETUP replaces those the row was made with.
     decisions: std::sync::RwLock<String>,
+    drop_extensions: std::sync::RwLock<Vec<String>>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
+}
+
+/// How a source in a private network is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    /// The environment.
+    pub environment: &'a str,
+    /// The endpoint inside it; none means the URL's own.
+    pub private_link: Option<&'a str>,
 }
 
 /// What can be seen of a connector at a moment.
@@ -135,6 +146,7 @@ impl Connectors {
         let url = self.services.key.open(&record.made.url)?;
         let source = SourceUrl::parse(&url)
             .map_err(|_| ConnectorError::Credentials(record.made.name.clone()))?;
+        let (source, gateway) = self.gateway(&record, source)?;
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let (publish, view) = watch::channel(ConnectorView {
             state: record.state,
@@ -142,7 +154,7 @@ impl Connectors {
             major: None,
             setup: None,
             status: replication::Status::default(),
-            warnings: Vec::new(),
+            warnings: record.warnings.clone(),
             created_at: record.created_at,
         });
         let id = record.id;
@@ -151,6 +163,7 @@ impl Connectors {
             source: source.clone(),
             locked: std::sync::RwLock::new(record.locked.clone()),
             decisions: std::sync::RwLock::new(record.made.decisions.clone()),
+            drop_extensions: std::sync::RwLock::new(record.made.drop_extensions.clone()),
             commands,
             view,
         });
@@ -163,11 +176,64 @@ impl Connectors {
         );
         let live = self.live.clone();
         self.workers.spawn(async move {
+            // The way to the source stays open as long as somebody may use it.
+            let _gateway = gateway;
             if worker.run().await.is_deleted() {
                 live.remove(&id);
             }
         });
         Ok(connector)
+    }
+
+    /// The source as it is reached, and the gateway that leads there if there has to be one.
+    fn gateway(
+        &self,
+        record: &ConnectorRecord,
+        source: SourceUrl,
+    ) -> Result<(SourceUrl, Option<Gateway>), ConnectorError> {
+        let Some(environment) = &record.made.environment else { return Ok((source, None)) };
+        let route = Route { environment, private_link: record.made.private_link.as_deref() };
+        let directory = format!("way-{}", record.id);
+        let (gateway, source) = self.open_gateway(route, &directory, &source)?;
+        Ok((source, Some(gateway)))
+    }
+
+    /// Opens a way to a source; the source comes back as it is reached through it.
+    pub fn open_gateway(
+        &self,
+        route: Route<'_>,
+        directory: &str,
+        source: &SourceUrl,
+    ) -> Result<(Gateway, SourceUrl), ConnectorError> {
+        let (way, endpoint) = self.way(route, source)?;
+        let directory = self.services.data_dir.run().join(directory);
+        let (gateway, target) = Gateway::open(&directory, way, endpoint, source.target())
+            .map_err(ConnectorError::Gateway)?;
+        Ok((gateway, SourceUrl::reached_as(target)))
+    }
+
+    /// The way of a route, and where its far end connects to.
+    pub fn way(
+        &self,
+        route: Route<'_>,
+        source: &SourceUrl,
+    ) -> Result<(Way, (String, u16)), ConnectorError> {
+        let catalog = &self.services.catalog;
+        let lacking = || ConnectorError::NoWay(route.environment.to_owned());
+        let mut environments = catalog.environments()?.into_iter();
+        let stored = environments.find(|found| found.name == route.environment);
+        let stored = stored.ok_or_else(lacking)?;
+        let url = self.services.key.open(&stored.url)?;
+        let key = stored.key.map(|key| self.services.key.open(&key)).transpose()?;
+        let way = Way::parse(&url, key.as_ref(), stored.known_host.as_deref())?;
+        let endpoint = match route.private_link {
+            Some(name) => {
+                let link = catalog.private_links()?.into_iter().find(|link| link.name == name);
+                link.and_then(|link| environment::endpoint(&link.endpoint)).ok_or_else(lacking)?
+            }
+            None => environment::endpoint(&source.address()).ok_or_else(lacking)?,
+        };
+        Ok((way, endpoint))
     }
 
     /// All connectors, oldest first.
@@ -200,6 +266,18 @@ impl Connectors {
     ) -> Result<(), ConnectorError> {
         self.services.catalog.set_connector_lock(connector.id(), reason.as_deref())?;
         *connector.locked.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
+        Ok(())
+    }
+
+    /// Changes the extensions that branches are made without.
+    pub fn set_drop_extensions(
+        &self,
+        connector: &Connector,
+        extensions: Vec<String>,
+    ) -> Result<(), ConnectorError> {
+        self.services.catalog.set_drop_extensions(connector.id(), &extensions)?;
+        *connector.drop_extensions.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            extensions;
         Ok(())
     }
 
@@ -238,6 +316,11 @@ impl Connector {
     /// Replica identity decisions in force, a JSON object.
     pub fn decisions(&self) -> String {
         self.decisions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Extensions that branches are made without.
+    pub fn drop_extensions(&self) -> Vec<String> {
+        self.drop_extensions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Why its deletion is refused, if it is; may be empty.

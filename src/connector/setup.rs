@@ -53,9 +53,16 @@ impl Setup {
         postgres::prepare_database(&session, &access.database).await?;
         // The first cut would wait for everything the copy left in memory.
         session.checkpoint().await?;
+        // A copy that an earlier server finished has nothing new to say.
+        let warnings = if outcome.warnings.is_empty() {
+            self.record.warnings.clone()
+        } else {
+            outcome.warnings
+        };
+        self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
         self.view.send_modify(|view| {
             view.setup = None;
-            view.warnings = outcome.warnings;
+            view.warnings = warnings;
         });
         Ok(())
     }
@@ -87,6 +94,7 @@ impl Setup {
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            default_database: None,
         })?;
         let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
         let create = move |client: &mut StoreClient| client.create(number, owner);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::source::NamedRoute;
 use super::{ControlPlane, refuse, rows, source};
-use crate::admin::request::{CreateConnectorRequest, Decisions, VerifyRequest};
+use crate::admin::request::{CreateConnectorRequest, Decisions, RetrySetupRequest, VerifyRequest};
 use crate::admin::row::{
     ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, RetrySetupOutcome, SwitchRow,
     VerifyRow,
@@ -83,10 +84,13 @@ impl ControlPlane {
         };
         let settled = source::decide(&request.decisions, &report.undecided)?;
         let new = self.new_connector(&request, &identity, settled.decisions)?;
-        let connector = if settled.open.is_empty() {
-            self.0.connectors.create(&new)
-        } else {
-            self.0.connectors.create_pending(&new, &rows::undecided_message(&settled.open))
+        let connector = match (settled.open.is_empty(), request.setup) {
+            (true, true) => self.0.connectors.create(&new),
+            (true, false) => self.0.connectors.create_pending(&new, rows::SETUP_NOT_BEGUN),
+            (false, _) => {
+                let message = rows::undecided_message(&settled.open);
+                self.0.connectors.create_pending(&new, &message)
+            }
         };
         let connector = connector.map_err(refuse::connector)?;
         let selection = Selection { connector: Some(new.name), branch: None };
@@ -106,6 +110,7 @@ impl ControlPlane {
         decisions: String,
     ) -> Outcome<NewConnector> {
         let url = source::parse(&request.source.url)?;
+        let route = self.route(&request.source)?;
         let name = match &request.name {
             Some(name) => name.to_string(),
             None => self.derived_name(&url),
@@ -119,6 +124,9 @@ impl ControlPlane {
             system_identifier: identity.system_identifier.to_string(),
             database_oid: identity.database_oid,
             database: url.database().to_owned(),
+            environment: route.as_ref().map(|route| route.environment.clone()),
+            private_link: route.and_then(|route| route.private_link),
+            drop_extensions: Vec::new(),
         })
     }
 
@@ -169,23 +177,26 @@ impl ControlPlane {
     pub(super) async fn do_retry_setup(
         &self,
         caller: &Caller,
-        name: Name,
-        decisions: Decisions,
+        request: RetrySetupRequest,
         progress: Progress,
     ) -> Outcome<RetrySetupOutcome> {
-        let connector = self.connector(name.as_str())?;
+        let connector = self.connector(request.name.as_str())?;
         let state = connector.view().state;
         let no_work_needed = state == ConnectorState::Ready;
         let mut open = Vec::new();
-        if matches!(state, ConnectorState::SetupPending | ConnectorState::Broken) {
-            let settled = self.settle_again(&connector, &decisions).await?;
-            open = settled.open;
-            if open.is_empty() {
-                let retried = connector.retry_setup(Some(settled.decisions)).await;
-                retried.map_err(refuse::connector)?;
+        match state {
+            ConnectorState::SetupPending | ConnectorState::Broken => {
+                let settled = self.settle_again(&connector, &request.decisions).await?;
+                open = settled.open;
+                if open.is_empty() && request.setup {
+                    let retried = connector.retry_setup(Some(settled.decisions)).await;
+                    retried.map_err(refuse::connector)?;
+                }
             }
+            ConnectorState::Validating => refuse_new_decisions(&connector, &request.decisions)?,
+            ConnectorState::Ready | ConnectorState::Deleting => {}
         }
-        if open.is_empty() {
+        if open.is_empty() && request.setup {
             follow_setup(&connector, &progress).await;
         }
         let mut row = self.connector_row(caller, &connector)?;
@@ -205,8 +216,9 @@ impl ControlPlane {
         for (table, decision) in rows::decisions(stored) {
             decisions.tables.entry(table).or_insert(decision);
         }
-        let options = crate::source::PreflightOptions { schemas: connector.made().schemas.clone() };
-        let report = crate::source::preflight(connector.source(), &options, |_| None).await;
+        let route = NamedRoute::of(connector);
+        let schemas = &connector.made().schemas;
+        let report = self.look_at(connector.source(), route.as_ref(), schemas, false).await?;
         if !report.passed {
             let message = "the source does not pass preflight";
             return Err(OperationError::new(sqlstate::WRONG_STATE, message)
@@ -242,6 +254,21 @@ impl ControlPlane {
         connector.delete(drain).await.map_err(refuse::connector)?;
         Ok(ConnectorDeleteRow { name, branches: names })
     }
+}
+
+/// Setup that runs was begun with decisions; others than those would change what it copies.
+fn refuse_new_decisions(connector: &Connector, given: &Decisions) -> Outcome<()> {
+    let stored =
+        serde_json::from_str(&connector.decisions()).map_err(|error| refuse::internal(&error))?;
+    let stored = rows::decisions(stored);
+    if given.tables.iter().all(|(table, decision)| stored.get(table) == Some(decision)) {
+        return Ok(());
+    }
+    let message = "replica identity decisions cannot be changed while setup is already in progress";
+    Err(OperationError::new(sqlstate::WRONG_STATE, message).with_hint(
+        "Wait for the current setup attempt to finish, then retry if the connector still shows \
+         setup pending.",
+    ))
 }
 
 fn locked(name: &Name, reason: &str) -> OperationError {

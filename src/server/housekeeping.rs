@@ -2,9 +2,11 @@
 //! is put right before serving: branches that only the store
 //! knows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage::BranchId;
 use storage::client::StoreClient;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +24,7 @@ const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The store is greeted this often, to notice one that lives but hangs.
 const GREETING_INTERVAL: Duration = Duration::from_secs(5);
 /// Idle branches are looked for this often at most.
+const IDLE_LOOK_MIN: Duration = Duration::from_secs(1);
 const IDLE_LOOK_MAX: Duration = Duration::from_secs(15);
 
 /// The tasks that run beside serving.
@@ -30,16 +33,18 @@ pub(super) struct Housekeeping(TaskTracker);
 impl Housekeeping {
     pub(super) fn start(
         config: &Config,
-        store: &Arc<Store>,
-        computes: &Computes,
+        catalog: &Arc<Catalog>,
+        (store, computes): (&Arc<Store>, &Computes),
         stop: &CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(replace_dead_stores(store.clone(), computes.clone(), stop.clone()));
-        if config.branch.suspend_after_s > 0 {
-            let limit = Duration::from_secs(config.branch.suspend_after_s);
-            tasks.spawn(suspend_idle(computes.clone(), limit, stop.clone()));
-        }
+        let idle = Idle {
+            limit: Duration::from_secs(config.branch.suspend_after_s),
+            catalog: catalog.clone(),
+            computes: computes.clone(),
+        };
+        tasks.spawn(idle.suspend(stop.clone()));
         tasks.close();
         Self(tasks)
     }
@@ -89,12 +94,33 @@ async fn silence(store: &Store) {
     }
 }
 
-async fn suspend_idle(computes: Computes, limit: Duration, stop: CancellationToken) {
-    let mut looks = tokio::time::interval((limit / 4).clamp(Duration::from_secs(1), IDLE_LOOK_MAX));
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = looks.tick() => computes.suspend_idle(limit).await,
+/// Suspends what nobody uses.
+struct Idle {
+    /// Of branches whose connector sets none; zero means never.
+    limit: Duration,
+    catalog: Arc<Catalog>,
+    computes: Computes,
+}
+
+impl Idle {
+    async fn suspend(self, stop: CancellationToken) {
+        loop {
+            // A failed look at the settings is made up for by the next one.
+            let set = self.catalog.suspend_limits().unwrap_or_else(|error| {
+                tracing::error!(error = %Causes(&error), "read settings");
+                BTreeMap::new()
+            });
+            let shortest = set.values().copied().chain([self.limit]).filter(|l| !l.is_zero()).min();
+            let pause = (shortest.unwrap_or(IDLE_LOOK_MAX) / 4).clamp(IDLE_LOOK_MIN, IDLE_LOOK_MAX);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let limit_of = |branch: BranchId| {
+                let limit = set.get(&branch).copied().unwrap_or(self.limit);
+                (!limit.is_zero()).then_some(limit)
+            };
+            self.computes.suspend_idle(limit_of).await;
         }
     }
 }

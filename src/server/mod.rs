@@ -143,7 +143,7 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     adopt(&catalog, &computes).await?;
     housekeeping::sweep(&catalog, &store, &computes).await?;
     let stop = CancellationToken::new();
-    let keeper = housekeeping::Housekeeping::start(&config, &store, &computes, &stop);
+    let keeper = housekeeping::Housekeeping::start(&config, &catalog, (&store, &computes), &stop);
     let parts = Parts { config, data_dir, catalog, key, store, computes };
     let served = parts.serve(listener, address, &mut signals).await;
     stop.cancel();

@@ -20,6 +20,9 @@ use super::url::SourceUrl;
 pub struct PreflightOptions {
     /// The schemas to follow; none named means all that are not the system's.
     pub schemas: Vec<String>,
+    /// Why the far end of an environment was not reached, if it was not; none where no environment
+    /// is gone through.
+    pub unreachable: Option<String>,
 }
 
 const GRANTS_REMEDY: &str = "Run the grant script below, then re-run preflight.";
@@ -46,12 +49,16 @@ pub async fn preflight(
 ) -> Report {
     let target = url.target().with_options(SESSION_OPTIONS);
     let mut report = Report::default();
-    if let Err(error) = reach(&target).await {
+    let unreachable = match (&options.unreachable, reach(&target).await) {
+        (Some(why), _) => Some(why.clone()),
+        (None, outcome) => outcome.err().map(|error| server::describe(&error)),
+    };
+    if let Some(why) = unreachable {
         let remedy = format!(
             "Check host and port, and that a firewall lets this machine reach {}.",
             target.address()
         );
-        report.rows.push(Row::fail("tcp reachable", server::describe(&error), remedy));
+        report.rows.push(Row::fail("tcp reachable", why, remedy));
         skip(&mut report, &AFTER_REACHABLE, "tcp reachable failed");
         return finish(report, None, None);
     }

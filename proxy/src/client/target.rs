@@ -33,6 +33,8 @@ pub struct Target {
     pub connect_timeout: Duration,
     /// Shown in the server's `pg_stat_activity`.
     pub application_name: String,
+    /// A socket that leads to the host, dialled in place of it. TLS still verifies the host's name.
+    pub via: Option<PathBuf>,
     /// Startup `options`, such as `-c statement_timeout=5s`.
     pub options: String,
 }
@@ -82,8 +84,14 @@ impl Target {
             root_certificate: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             application_name: "ardent".to_owned(),
+            via: None,
             options: String::new(),
         }
+    }
+
+    /// The same server, reached through a socket that leads to it.
+    pub fn through(&self, socket: &Path) -> Self {
+        Self { via: Some(socket.to_owned()), ..self.clone() }
     }
 
     /// The same target with more startup options after its own.

@@ -6,7 +6,8 @@ use super::support::server::{PASSWORD, Server, free_port};
 
 async fn look(url: &SourceUrl, schemas: &[&str]) -> Report {
     let schemas = schemas.iter().map(|schema| (*schema).to_owned()).collect();
-    preflight(url, &PreflightOptions { schemas }, |_: &Identity| None).await
+    let options = PreflightOptions { schemas, unreachable: None };
+    preflight(url, &options, |_: &Identity| None).await
 }
 
 /// The report as lines: mark, name, detail, remedy.
