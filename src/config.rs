@@ -21,6 +21,8 @@ pub struct Config {
     pub compute: ComputeConfig,
     /// Sources and the trunks that follow them.
     pub replication: ReplicationConfig,
+    /// The page store.
+    pub store: StoreConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
 }
@@ -81,6 +83,14 @@ pub struct ReplicationConfig {
     pub copy_jobs: usize,
     /// Longest CONNECTOR VERIFY, in seconds.
     pub verify_timeout_s: u64,
+}
+
+/// Section `[store]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Disk space that new branches and growing tables leave alone, in megabytes.
+    pub reserve_mb: u64,
 }
 
 /// Section `[branch]`.

@@ -37,16 +37,17 @@ fn main() -> ExitCode {
             logging::start();
             server::run(&options).map(|()| 0).map_err(Into::into)
         }
-        Command::Store { verb: Some(StoreVerb::Check { directory }) } => {
+        Command::Store { verb: Some(StoreVerb::Check { directory }), .. } => {
             let directory = directory.unwrap_or_else(|| cli::data_dir(&global));
             return check_store(&DataDir::of_server(directory));
         }
-        Command::Store { verb: None } => {
+        Command::Store { verb: None, reserve_bytes } => {
             let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
                 store_dir: data_dir.store(),
                 mount_dir: data_dir.mount(),
                 socket: data_dir.store_socket(),
+                reserve_bytes,
             };
             logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)

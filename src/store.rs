@@ -37,6 +37,8 @@ pub struct StorePaths {
     pub socket: PathBuf,
     /// What the store logs.
     pub log: PathBuf,
+    /// Disk space that it keeps for what exists.
+    pub reserve_bytes: u64,
 }
 
 /// A running store process.
@@ -176,6 +178,8 @@ async fn spawn(paths: &StorePaths) -> Result<StoreProcess, StoreError> {
         .arg("store")
         .arg("--data-dir")
         .arg(&paths.data_dir)
+        .arg("--reserve-bytes")
+        .arg(paths.reserve_bytes.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);

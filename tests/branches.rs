@@ -31,6 +31,32 @@ fn a_child_of_a_running_branch_holds_what_its_parent_held() {
     assert_eq!(psql(&child, "select count(*) from item").ok(), "3", "the parent is gone");
 }
 
+/// A branch that reached its limit is told so, goes on, and is as it was after a restart.
+#[test]
+fn a_branch_holds_no_more_of_its_own_than_it_may() {
+    let source = Source::start();
+    source.sql("create table item (id bigint primary key)");
+    let mut server = Server::start();
+    server.follow(&source);
+    let create = ["branch", "create", "small", "--max-size", "60MB", "--print-url"];
+    let url = server.ardent(&create).ok();
+    assert_eq!(server.ardent(&create).ok(), url, "the same request again");
+    server.ardent(&["branch", "create", "small"]).failed(1);
+    assert_eq!(server.info("small")["max_size_bytes"], 60 << 20);
+    psql(&url, "create table filler (text text); insert into item values (1)").ok();
+    psql(&url, "alter table filler alter text set storage plain").ok();
+    server.kill();
+    server.start_again();
+    let piece = "insert into filler select repeat('x', 7000) from generate_series(1, 500)";
+    let refused = (0..100).map(|_| psql(&url, piece)).find(|said| said.code != 0);
+    let refused = refused.expect("an end of the space").stderr;
+    assert!(refused.contains("Disk quota exceeded"), "{refused}");
+    psql(&url, "update item set id = id + 1; truncate filler").ok();
+    psql(&url, piece).ok();
+    server.branch("unlimited");
+    assert!(server.info("unlimited")["max_size_bytes"].is_null());
+}
+
 #[test]
 fn a_rotated_password_is_the_only_one_that_counts() {
     let source = Source::start();

@@ -129,6 +129,7 @@ pub(super) fn branch(row: BranchRow, now: SystemTime) -> Vec<Value> {
         optional(row.compute_socket, Value::Text),
         Value::Bool(row.current),
         lines(&row.warnings),
+        optional(row.max_size_bytes, Value::Int8),
     ]
 }
 

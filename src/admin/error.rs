@@ -55,6 +55,8 @@ pub mod sqlstate {
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     /// Disk, memory or a configured limit.
     pub const INSUFFICIENT_RESOURCES: &str = "53000";
+    /// The disk is full, but for what is kept for what exists.
+    pub const DISK_FULL: &str = "53100";
     /// The source or a compute cannot be reached.
     pub const CONNECTION_FAILURE: &str = "08006";
     /// Took longer than its limit; the work may still be going on.

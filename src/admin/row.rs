@@ -246,6 +246,8 @@ pub struct BranchRow {
     pub current: bool,
     /// Excluded tables, stale data and the like, one sentence each.
     pub warnings: Vec<String>,
+    /// The most bytes it may come to hold of its own.
+    pub max_size_bytes: Option<i64>,
 }
 
 /// One row of `ARDENT BRANCH LIST`.

@@ -3,7 +3,7 @@
 //! | step | durable after it | undone by |
 //! |---|---|---|
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
-//! | cut | the fork in the store | deleting the branch from the store |
+//! | cut | the fork in the store, with its limit | deleting the branch from the store |
 //! | start | nothing | killing the compute |
 //! | hooks | `Failed` if one failed: kept for its operator, nobody connects | DELETE, or CREATE again |
 //! | proof | `Active`: the URL works | DELETE |
@@ -33,6 +33,8 @@ pub struct CreateBranch {
     pub from: Option<Name>,
     /// The role of its URL; none means [`OWNER_ROLE`].
     pub role: Option<String>,
+    /// The most bytes it may come to hold of its own.
+    pub max_size_bytes: Option<u64>,
     /// Longest wait for the trunk to reach the source's present position.
     pub freshness_timeout: Option<Duration>,
 }
@@ -67,11 +69,11 @@ impl Branches {
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let parent = self.parent(request)?.map(|parent| parent.number);
         let role = request.role.as_deref().unwrap_or(OWNER_ROLE);
-        if existing.made.role == role && existing.made.parent == parent {
-            Ok(existing)
-        } else {
-            Err(BranchError::Taken(existing.made.name.clone()))
-        }
+        let made = &existing.made;
+        let is_same = made.role == role
+            && made.parent == parent
+            && made.max_size_bytes == request.max_size_bytes;
+        if is_same { Ok(existing) } else { Err(BranchError::Taken(existing.made.name.clone())) }
     }
 
     fn parent(&self, request: &CreateBranch) -> Result<Option<Arc<BranchRecord>>, BranchError> {
@@ -139,6 +141,7 @@ impl Branches {
             password: Some(password),
             verifier: Some(verifier),
             default_database: self.setting(request, SettingKey::DefaultDb)?,
+            max_size_bytes: request.max_size_bytes,
         };
         let candidates = endpoint_candidates(&request.name, request.connector.name());
         for endpoint in candidates.take(self.services.config.branch.branches_max + 2) {
@@ -167,6 +170,7 @@ impl Branches {
                 request.connector.cut(cut).await?
             }
         };
+        self.limit(&record).await?;
         let was_cut = Instant::now();
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
@@ -225,6 +229,15 @@ impl Branches {
         Session::check_login(socket_dir, &role, database.unwrap_or(request.connector.database()))
             .await
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
+    }
+
+    /// Tells the store what the branch may come to hold, before anybody can write to it.
+    async fn limit(&self, record: &BranchRecord) -> Result<(), BranchError> {
+        let (number, max_size) = (record.number, record.made.max_size_bytes);
+        if max_size.is_some() {
+            self.services.store.call(move |client| client.limit(number, max_size)).await?;
+        }
+        Ok(())
     }
 
     /// Forks a running or suspended branch as it is. A running one is forked at a moment between

@@ -54,6 +54,7 @@ impl Branches {
             password: None,
             verifier: None,
             default_database: None,
+            max_size_bytes: None,
         })?)
     }
 

@@ -99,6 +99,8 @@ pub struct NewBranch {
     pub verifier: Option<String>,
     /// The database its URL names; none means the source's.
     pub default_database: Option<String>,
+    /// The most bytes it may come to hold of its own.
+    pub max_size_bytes: Option<u64>,
 }
 
 /// A branch as stored.
@@ -137,7 +139,7 @@ pub struct RoleVerifier {
 
 const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, database, \
                        role, password, verifier, lsn, commit_time, stale, created_at, \
-                       default_database, failure";
+                       max_size, default_database, failure";
 
 impl Catalog {
     /// Stores a new branch in state `Creating` and gives it its number.
@@ -147,8 +149,8 @@ impl Catalog {
         connection
             .execute(
                 "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, \
-                 database, role, password, verifier, created_at, default_database) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                 database, role, password, verifier, created_at, max_size, default_database) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
@@ -162,6 +164,7 @@ impl Catalog {
                     new.password,
                     new.verifier,
                     to_micros(created_at),
+                    new.max_size_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
                     new.default_database,
                 ],
             )
@@ -302,12 +305,13 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
             role: row.get(9)?,
             password: row.get(10)?,
             verifier: row.get(11)?,
-            default_database: row.get(16)?,
+            max_size_bytes: row.get::<_, Option<i64>>(16)?.map(i64::unsigned_abs),
+            default_database: row.get(17)?,
         },
         lsn: lsn.map_err(|_| CatalogError::Damaged("branch position"))?,
         commit_time: row.get::<_, Option<i64>>(13)?.map(from_micros),
         stale: row.get(14)?,
-        failure: row.get(17)?,
+        failure: row.get(18)?,
         created_at: from_micros(row.get(15)?),
     })
 }

@@ -6,7 +6,7 @@ use super::CatalogError;
 
 /// What each format adds to the one before. `user_version` is the number of steps a file has had;
 /// a step that was released is never changed.
-const STEPS: [&str; 2] = [TABLES, WAYS_AND_SETTINGS];
+const STEPS: [&str; 3] = [TABLES, LIMITS, WAYS_AND_SETTINGS];
 
 const TABLES: &str = "
 CREATE TABLE connector (
@@ -63,6 +63,8 @@ CREATE TABLE selection (
     branch            TEXT
 ) STRICT;
 ";
+
+const LIMITS: &str = "ALTER TABLE branch ADD COLUMN max_size INTEGER;";
 
 const WAYS_AND_SETTINGS: &str = "
 CREATE TABLE environment (

@@ -37,6 +37,7 @@ fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
         password: None,
         verifier: None,
         default_database: None,
+        max_size_bytes: Some(10 << 30),
     }
 }
 

@@ -95,6 +95,7 @@ impl Setup {
             password: None,
             verifier: None,
             default_database: None,
+            max_size_bytes: None,
         })?;
         let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
         let create = move |client: &mut StoreClient| client.create(number, owner);

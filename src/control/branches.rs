@@ -39,17 +39,13 @@ impl ControlPlane {
         caller: &Caller,
         request: CreateBranchRequest,
     ) -> Outcome<BranchRow> {
-        if request.max_size_bytes.is_some() {
-            let message = "max_size is not supported yet";
-            return Err(OperationError::new(sqlstate::NOT_SUPPORTED, message)
-                .with_hint("Leave max_size out."));
-        }
         let connector = self.current_connector(caller)?;
         let create = CreateBranch {
             connector: connector.clone(),
             name: request.name.clone(),
             from: request.from,
             role: request.role,
+            max_size_bytes: request.max_size_bytes,
             freshness_timeout: request.freshness_timeout,
         };
         let branch = self.0.branches.create(create).await.map_err(refuse::branch)?;
@@ -91,6 +87,7 @@ impl ControlPlane {
             created_at: branch.created_at,
             compute_socket: compute.map(|c| c.socket_dir().display().to_string()),
             current: self.is_current(caller, branch)?,
+            max_size_bytes: branch.made.max_size_bytes.and_then(rows::count),
             warnings,
         })
     }

@@ -1,11 +1,14 @@
 //! Errors of the layers below, in the words and codes of SQL.
 
+use storage::RefusalCode;
+
 use crate::admin::{OperationError, sqlstate};
 use crate::branch::BranchError;
 use crate::catalog::CatalogError;
 use crate::cause::Causes;
 use crate::compute::ComputeError;
 use crate::connector::{ConnectorError, CutError};
+use crate::store::StoreError;
 
 /// SQLSTATE `57P03`: the server is going down.
 const CANNOT_CONNECT_NOW: &str = "57P03";
@@ -65,7 +68,7 @@ pub(super) fn cut(error: &CutError) -> OperationError {
         CutError::Compute(error) => compute(error),
         CutError::Stopping => stopping(),
         CutError::Trunk(_) => refused.with_hint("Try again in a moment."),
-        CutError::Store(error) => internal(error),
+        CutError::Store(error) => store(error),
     }
 }
 
@@ -101,7 +104,23 @@ pub(super) fn branch(error: BranchError) -> OperationError {
             OperationError::new(sqlstate::CONNECTION_FAILURE, error.chain())
                 .with_hint("Nothing was changed; try again.")
         }
-        BranchError::Store(_) | BranchError::Secret(_) => internal(&error),
+        BranchError::Store(error) => store(&error),
+        BranchError::Secret(_) => internal(&error),
+    }
+}
+
+/// A full disk is the operator's to mend; anything else should not happen.
+fn store(error: &StoreError) -> OperationError {
+    match error {
+        StoreError::Refused(storage::Error::Refused { code: RefusalCode::NoSpace, message }) => {
+            OperationError::new(sqlstate::DISK_FULL, "no disk space is left for another branch")
+                .with_detail(format!("{message}."))
+                .with_hint(
+                    "Delete branches, or make room on the disk under the data directory. \
+                     store.reserve_mb is kept for the branches that exist.",
+                )
+        }
+        error => internal(error),
     }
 }
 
@@ -122,4 +141,19 @@ pub(super) fn internal(error: &dyn std::error::Error) -> OperationError {
     let line = Causes(error).to_string();
     tracing::error!(error = %line, "operation failed");
     OperationError::new(sqlstate::INTERNAL, line).with_hint("The server's log has more.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_its_own_code_and_a_way_out() {
+        let full = storage::Error::Refused {
+            code: RefusalCode::NoSpace,
+            message: "5 bytes are left".to_owned(),
+        };
+        let error = branch(BranchError::Store(StoreError::Refused(full)));
+        assert_eq!(error.sqlstate, "53100");
+    }
 }

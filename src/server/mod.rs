@@ -320,17 +320,18 @@ fn open_key(config: &Config, data_dir: &DataDir) -> Result<SecretKey, SecretErro
     SecretKey::load_or_create(&key_path(config, data_dir))
 }
 
-fn store_paths(data_dir: &DataDir) -> StorePaths {
+fn store_paths(data_dir: &DataDir, config: &Config) -> StorePaths {
     StorePaths {
         data_dir: data_dir.path().to_owned(),
         socket: data_dir.store_socket(),
         log: data_dir.store_log(),
+        reserve_bytes: config.store.reserve_mb.saturating_mul(1 << 20),
     }
 }
 
 /// Adopts the store, or starts one after whatever ran on the last one is gone for certain.
 async fn open_store(catalog: &Catalog, places: &ComputePlaces) -> Result<Store, ServerError> {
-    let paths = store_paths(&places.data_dir);
+    let paths = store_paths(&places.data_dir, &places.config);
     if let Some(store) = Store::adopt(&paths).await {
         return Ok(store);
     }

@@ -54,6 +54,12 @@ impl StoreClient {
         self.command(&Request::SetOwner { branch, owner })
     }
 
+    /// Limits what a branch may come to hold of its own, that is, its unique bytes: files that a
+    /// Postgres can do without extending stop growing there (EDQUOT). Durable on return.
+    pub fn limit(&mut self, branch: BranchId, max_bytes: Option<u64>) -> Result<(), Error> {
+        self.command(&Request::Limit { branch, max_bytes })
+    }
+
     /// To be called before every start of a compute: everything the branch holds now will be
     /// durable before the compute's first fsync returns.
     pub fn begin_compute(&mut self, branch: BranchId) -> Result<(), Error> {

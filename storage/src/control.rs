@@ -114,6 +114,7 @@ impl Control {
                 self.store.set_owner(branch, owner)?;
                 self.mounted.forget(branch);
             }
+            Request::Limit { branch, max_bytes } => self.store.limit(branch, max_bytes)?,
             Request::BeginCompute { branch } => self.store.begin_compute(branch)?,
             Request::Usage { branch } => return Ok(Reply::Usage(self.store.usage(branch)?)),
             Request::List => return Ok(Reply::List { branches: self.store.list()? }),

@@ -18,11 +18,15 @@ use crate::control::Control;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::mount::Mounted;
-use crate::store::{Running, Store};
+use crate::running::Running;
+use crate::store::Store;
 
 /// Layers that could be merged and are not yet. More of them cost start-up time and descriptors,
 /// fewer of them cost writes: each merge copies the pages of one and rewrites the metadata of two.
 const RUN_MAX: usize = 8;
+
+/// Records of the branch tree, some 40 bytes each, that are not worth compacting.
+const RECORDS_MAX: u64 = 1024;
 
 /// Where the store lives and how it is reached.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
     let (open_files, run_max) = (raise_open_files(), Some(RUN_MAX));
-    let running = Running { open_files, run_max, reserve: reserve_bytes };
+    let running = Running { open_files, run_max, records_max: RECORDS_MAX, reserve: reserve_bytes };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;

@@ -3,10 +3,11 @@
 //! A pure value, changed by the edits of `branches.journal` and by nothing else. A layer is kept as
 //! long as a branch or another layer stands on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::id::{BranchId, LayerId};
-use crate::journal::{BranchEdit, ForkLayers};
+use crate::journal::{BranchEdit, ForkLayers, Seat};
+use crate::numbers::Numbers;
 use crate::wire::Owner;
 
 /// What stands directly on a layer. Branches sort last.
@@ -31,6 +32,8 @@ pub(crate) struct BranchNode {
     pub(crate) parent: Option<BranchId>,
     pub(crate) owner: Owner,
     pub(crate) top: LayerId,
+    /// The most it may come to hold of its own.
+    pub(crate) max_bytes: Option<u64>,
 }
 
 /// An edit does not fit the shape.
@@ -46,7 +49,7 @@ pub(crate) struct Graph {
     layers: BTreeMap<LayerId, LayerNode>,
     branches: HashMap<BranchId, BranchNode>,
     /// Every branch number ever used.
-    used: HashSet<BranchId>,
+    used: Numbers,
     next_layer: Option<LayerId>,
 }
 
@@ -62,7 +65,7 @@ impl Graph {
         Self {
             layers: BTreeMap::new(),
             branches: HashMap::new(),
-            used: HashSet::new(),
+            used: Numbers::default(),
             next_layer: Some(LayerId::FIRST),
         }
     }
@@ -111,7 +114,20 @@ impl Graph {
                     Err(Misfit::Layers)
                 }
             }
-            BranchEdit::Delete { branch } | BranchEdit::SetOwner { branch, .. } => {
+            // All but the first are checked as a whole; see `state`.
+            BranchEdit::State { .. } => {
+                if self.is_new() {
+                    Ok(())
+                } else {
+                    Err(Misfit::Layers)
+                }
+            }
+            BranchEdit::Layer { .. } | BranchEdit::Branch { .. } | BranchEdit::Used { .. } => {
+                Ok(())
+            }
+            BranchEdit::Delete { branch }
+            | BranchEdit::SetOwner { branch, .. }
+            | BranchEdit::Limit { branch, .. } => {
                 self.branch(*branch).map(|_| ()).ok_or(Misfit::NoSuchBranch(*branch))
             }
         }
@@ -123,13 +139,13 @@ impl Graph {
         match edit {
             BranchEdit::Create { branch, owner, top } => {
                 self.add_layer(*top, None, *branch);
-                let node = BranchNode { parent: None, owner: *owner, top: *top };
+                let node = BranchNode { parent: None, owner: *owner, top: *top, max_bytes: None };
                 self.add_branch(*branch, node);
             }
             BranchEdit::Fork { parent, child, owner, layers } => {
                 self.fork(*parent, *child, layers);
-                let node =
-                    BranchNode { parent: Some(*parent), owner: *owner, top: layers.child_top };
+                let (parent, owner, top) = (Some(*parent), *owner, layers.child_top);
+                let node = BranchNode { parent, owner, top, max_bytes: None };
                 self.add_branch(*child, node);
             }
             BranchEdit::Delete { branch } => {
@@ -139,6 +155,22 @@ impl Graph {
             BranchEdit::Merge { lower, upper } => self.merge(*lower, *upper),
             BranchEdit::SetOwner { branch, owner } => {
                 self.branches.get_mut(branch).ok_or(Misfit::NoSuchBranch(*branch))?.owner = *owner;
+            }
+            BranchEdit::State { next_layer, .. } => self.next_layer = *next_layer,
+            BranchEdit::Layer { layer, base, filtered, face } => {
+                self.restore_layer(*layer, (*base, *filtered, *face));
+            }
+            BranchEdit::Branch { branch, parent, owner, seat } => {
+                let Seat { top, max_bytes } = *seat;
+                let users = self.layers.get_mut(&top).map(|node| &mut node.users);
+                users.ok_or(Misfit::Layers)?.insert(User::Branch(*branch));
+                let node = BranchNode { parent: *parent, owner: *owner, top, max_bytes };
+                self.branches.insert(*branch, node);
+            }
+            BranchEdit::Used { first, last } => self.used.insert(first.get(), last.get()),
+            BranchEdit::Limit { branch, max_bytes } => {
+                let node = self.branches.get_mut(branch).ok_or(Misfit::NoSuchBranch(*branch))?;
+                node.max_bytes = *max_bytes;
             }
         }
         Ok(Vec::new())
@@ -224,6 +256,51 @@ impl Graph {
         Some(self.layers.get(&layer)?.face)
     }
 
+    /// Records that tell all of it, the first of them how many follow.
+    pub(crate) fn state(&self) -> Vec<BranchEdit> {
+        let layers = self.layers.iter().map(|(layer, node)| BranchEdit::Layer {
+            layer: *layer,
+            base: node.base,
+            filtered: node.filtered,
+            face: node.face,
+        });
+        let branches: BTreeMap<_, _> = self.branches.iter().collect();
+        let branches = branches.into_iter().map(|(branch, node)| BranchEdit::Branch {
+            branch: *branch,
+            parent: node.parent,
+            owner: node.owner,
+            seat: Seat { top: node.top, max_bytes: node.max_bytes },
+        });
+        let number = |number| BranchId::new(number).ok();
+        let used = self.used.runs().filter_map(|(first, last)| {
+            Some(BranchEdit::Used { first: number(first)?, last: number(last)? })
+        });
+        let mut state: Vec<_> = layers.chain(branches).chain(used).collect();
+        let records = state.len() as u64;
+        state.insert(0, BranchEdit::State { records, next_layer: self.next_layer });
+        state
+    }
+
+    /// Whether the number was given to a layer once, as far as is recorded.
+    pub(crate) fn was_given_out(&self, layer: LayerId) -> bool {
+        self.next_layer.is_none_or(|next| layer < next)
+    }
+
+    fn is_new(&self) -> bool {
+        self.layers.is_empty() && self.next_layer == Some(LayerId::FIRST)
+    }
+
+    fn restore_layer(
+        &mut self,
+        layer: LayerId,
+        (base, filtered, face): (Option<LayerId>, bool, LayerId),
+    ) {
+        if let Some(below) = base.and_then(|base| self.layers.get_mut(&base)) {
+            below.users.insert(User::Layer(layer));
+        }
+        self.layers.insert(layer, LayerNode { base, filtered, face, users: BTreeSet::new() });
+    }
+
     /// What does not fit in it, if anything: who stands on a layer must be just those whose base or
     /// top it is, and a base has a smaller number.
     pub(crate) fn flaw(&self) -> Option<String> {
@@ -262,7 +339,7 @@ impl Graph {
     }
 
     fn check_new(&self, branch: BranchId) -> Result<(), Misfit> {
-        if self.used.contains(&branch) { Err(Misfit::BranchExists(branch)) } else { Ok(()) }
+        if self.used.contains(branch.get()) { Err(Misfit::BranchExists(branch)) } else { Ok(()) }
     }
 
     fn fork(&mut self, parent: BranchId, child: BranchId, layers: &ForkLayers) {
@@ -290,7 +367,7 @@ impl Graph {
     }
 
     fn add_branch(&mut self, branch: BranchId, node: BranchNode) {
-        self.used.insert(branch);
+        self.used.insert(branch.get(), branch.get());
         self.branches.insert(branch, node);
     }
 

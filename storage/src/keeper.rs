@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::compaction;
 use crate::files::layer_dir;
 use crate::holdings::Holdings;
 use crate::id::LayerId;
@@ -20,6 +21,7 @@ use crate::layer::{Layer, Sealed};
 use crate::load;
 use crate::locks;
 use crate::merge::{self, Pair};
+use crate::running::Running;
 
 /// How often data files without a name are looked for. They are no use to anybody, so the only
 /// cost of waiting is space, and each look may cost a journal sync.
@@ -57,9 +59,9 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Starts the thread; without `run_max` it takes jobs and does none of them. No more than that
     /// many layers that could be merged lie on each other for long.
-    pub(crate) fn start(holdings: Arc<Holdings>, run_max: Option<usize>) -> io::Result<Self> {
+    pub(crate) fn start(holdings: Arc<Holdings>, running: Running) -> io::Result<Self> {
         let (jobs, queue) = channel();
-        let Some(run_max) = run_max else {
+        let Some(run_max) = running.run_max else {
             let hold = move || loop {
                 match queue.recv() {
                     Ok(Job::Pause(job)) => job(),
@@ -77,6 +79,7 @@ impl Keeper {
         let mut worker = Worker {
             holdings,
             run_max,
+            records_max: running.records_max,
             backlog: backlog.clone(),
             stopping: stopping.clone(),
             tops: Vec::new(),
@@ -160,6 +163,7 @@ struct Worker {
     stopping: Arc<AtomicBool>,
     holdings: Arc<Holdings>,
     run_max: usize,
+    records_max: u64,
     tops: Vec<Weak<Layer>>,
     /// Layers whose manifest could not be written; tried again at the next tidying.
     postponed: Vec<Weak<Layer>>,
@@ -209,6 +213,7 @@ impl Worker {
                 Ok(Job::Report(done)) => {
                     self.seal_postponed();
                     while self.merge_next() {}
+                    self.compact();
                     self.tidy();
                     drop(done);
                 }
@@ -218,6 +223,7 @@ impl Worker {
                 self.tidy();
                 self.holdings.media.room.ask();
                 self.seal_postponed();
+                self.compact();
                 self.unmerged.clear();
                 // One at a time, between jobs, so that nothing waits long.
                 let more = self.merge_next();
@@ -259,6 +265,12 @@ impl Worker {
                     self.postponed.push(Arc::downgrade(layer));
                 }
             }
+        }
+    }
+
+    fn compact(&self) {
+        if let Err(error) = compaction::compact(&self.holdings, self.records_max) {
+            tracing::warn!(%error, "branches.journal stays as long as it is");
         }
     }
 

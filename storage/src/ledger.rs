@@ -10,20 +10,43 @@
 //! * a layer is among the unique ones of a branch if and only if no other branch is above it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::graph::Graph;
 use crate::id::{BranchId, LayerId};
 
-/// Bytes of the frozen layers of one branch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Bytes of the frozen layers of one branch. Changed under the lock of the store's shape.
+#[derive(Debug, Default)]
 pub(crate) struct Account {
-    pub(crate) unique: u64,
-    pub(crate) shared: u64,
+    unique: AtomicU64,
+    shared: AtomicU64,
+}
+
+impl Account {
+    fn new(unique: u64, shared: u64) -> Arc<Self> {
+        Arc::new(Self { unique: AtomicU64::new(unique), shared: AtomicU64::new(shared) })
+    }
+
+    /// Bytes of frozen layers that only this branch stands on.
+    pub(crate) fn unique(&self) -> u64 {
+        self.unique.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of those that others stand on too.
+    pub(crate) fn shared(&self) -> u64 {
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, unique: u64, shared: u64) {
+        self.unique.store(unique, Ordering::Relaxed);
+        self.shared.store(shared, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    accounts: HashMap<BranchId, Account>,
+    accounts: HashMap<BranchId, Arc<Account>>,
 }
 
 impl Ledger {
@@ -31,29 +54,31 @@ impl Ledger {
     pub(crate) fn count(graph: &Graph, bytes: impl Fn(LayerId) -> u64) -> Self {
         let mut ledger = Self::default();
         for (branch, node) in graph.branches() {
-            let account = ledger.accounts.entry(branch).or_default();
+            let (mut unique, mut shared) = (0, 0);
             for (layer, alone) in graph.chain(branch).filter(|(layer, _)| *layer != node.top) {
-                *(if alone { &mut account.unique } else { &mut account.shared }) += bytes(layer);
+                *(if alone { &mut unique } else { &mut shared }) += bytes(layer);
             }
+            ledger.accounts.insert(branch, Account::new(unique, shared));
         }
         ledger
     }
 
-    pub(crate) fn account(&self, branch: BranchId) -> Account {
-        self.accounts.get(&branch).copied().unwrap_or_default()
+    /// The account of a branch; an empty one if there is none.
+    pub(crate) fn account(&self, branch: BranchId) -> Arc<Account> {
+        self.accounts.get(&branch).cloned().unwrap_or_default()
     }
 
     /// `branch` stands on nothing but its top.
     pub(crate) fn created(&mut self, branch: BranchId) {
-        self.accounts.insert(branch, Account::default());
+        self.accounts.insert(branch, Account::new(0, 0));
     }
 
     /// All that `parent` stood on is shared with `child` now, `frozen` bytes of its old top too.
     pub(crate) fn forked(&mut self, parent: BranchId, child: BranchId, frozen: u64) {
-        let before = self.account(parent);
-        let after = Account { unique: 0, shared: before.unique + before.shared + frozen };
-        self.accounts.insert(parent, after);
-        self.accounts.insert(child, after);
+        let account = self.account(parent);
+        let shared = account.unique() + account.shared() + frozen;
+        account.set(0, shared);
+        self.accounts.insert(child, Account::new(0, shared));
     }
 
     /// `branch` is gone from `graph`; `below` is the highest layer of its chain that is left.
@@ -67,19 +92,22 @@ impl Ledger {
         let Some(below) = below else { return };
         let Some(heir) = graph.sole_branch(below) else { return };
         let inherited: u64 = graph.run_below(below).map(bytes).sum();
-        let account = self.accounts.entry(heir).or_default();
-        account.unique += inherited;
-        account.shared = account.shared.saturating_sub(inherited);
+        let account = self.account(heir);
+        account.set(account.unique() + inherited, account.shared().saturating_sub(inherited));
     }
 
     /// The frozen layers from which `layer` was made had `before` bytes, it has `after`.
     pub(crate) fn resized(&mut self, graph: &Graph, layer: LayerId, (before, after): (u64, u64)) {
         let above = graph.branches_above(layer);
         let alone = above.len() == 1;
-        for branch in above {
-            let account = self.accounts.entry(branch).or_default();
-            let held = if alone { &mut account.unique } else { &mut account.shared };
-            *held = (*held + after).saturating_sub(before);
+        for account in above.into_iter().map(|branch| self.account(branch)) {
+            let (unique, shared) = (account.unique(), account.shared());
+            let moved = |held: u64| (held + after).saturating_sub(before);
+            if alone {
+                account.set(moved(unique), shared);
+            } else {
+                account.set(unique, moved(shared));
+            }
         }
     }
 }

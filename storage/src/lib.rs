@@ -8,6 +8,7 @@
 
 mod error;
 mod id;
+mod numbers;
 pub mod wire;
 mod locks;
 mod ranges;
@@ -27,6 +28,8 @@ mod ledger;
 mod load;
 mod holdings;
 mod merge;
+mod compaction;
+mod running;
 mod keeper;
 mod check;
 mod store;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::claim::Claim;
 use crate::disk::{RealDisk, Rehearsal};
 use crate::error::Error;
-use crate::store::{Running, Store};
+use crate::running::Running;
+use crate::store::Store;
 use crate::wire::Finding;
 
 /// Data files to keep open though nobody uses them.
@@ -19,8 +20,16 @@ const OPEN_FILES: usize = 256;
 pub fn check(store_dir: &Path) -> Result<Vec<Finding>, Error> {
     let claim = Claim::take(store_dir, false)?;
     let disk = Arc::new(Rehearsal::new(Arc::new(RealDisk::new(store_dir))));
-    let running = Running { open_files: OPEN_FILES, run_max: None, reserve: 0 };
-    let findings = Store::open(disk, store_dir, running)?.check();
+    let running = Running { open_files: OPEN_FILES, run_max: None, records_max: 0, reserve: 0 };
+    let findings = match Store::open(disk, store_dir, running) {
+        Err(Error::Damaged { path, detail }) => Ok(vec![Finding {
+            place: path.display().to_string(),
+            problem: format!("no branch can be served: {detail}"),
+            remedy: "bring the store directory back from a backup; a start changes nothing"
+                .to_owned(),
+        }]),
+        opened => opened?.check(),
+    };
     drop(claim);
     findings
 }

@@ -54,6 +54,8 @@ pub struct Usage {
     pub reclaimable_bytes: u64,
     /// Sum of the sizes of its files.
     pub logical_bytes: u64,
+    /// The most it may come to hold of its own, if that is limited.
+    pub max_bytes: Option<u64>,
     /// Why the branch accepts no more writes, if it does not.
     pub failed: Option<String>,
 }
@@ -107,6 +109,13 @@ pub enum Request {
         branch: BranchId,
         /// The new owner.
         owner: Owner,
+    },
+    /// Limits what a branch may come to hold of its own. Children do not inherit it.
+    Limit {
+        /// The branch.
+        branch: BranchId,
+        /// The most; none takes the limit away.
+        max_bytes: Option<u64>,
     },
     /// Says that a compute is about to start on the branch.
     BeginCompute {

@@ -26,6 +26,7 @@ const BRANCH: &[(&str, proxy::ColumnKind)] = &[
     ("compute_socket", Text),
     ("current", Bool),
     ("warnings", Text),
+    ("max_size_bytes", Int8),
 ];
 
 pub(super) const COMMANDS: &[Command] = &[

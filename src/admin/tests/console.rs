@@ -125,6 +125,7 @@ async fn answers_have_the_promised_columns() {
               compute_socket=-
               current=true
               warnings=-
+              max_size_bytes=-
             ARDENT BRANCH LIST
               name=a
               connector=prod-db

@@ -219,6 +219,7 @@ impl Operations for Fake {
             compute_socket: None,
             current: true,
             warnings: Vec::new(),
+            max_size_bytes: request.max_size_bytes.and_then(|bytes| bytes.try_into().ok()),
             name: name.clone(),
         };
         self.branches.lock().unwrap().insert(name.to_string(), row.clone());

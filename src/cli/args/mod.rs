@@ -81,6 +81,9 @@ pub enum Command {
     Serve(Serve),
     /// Check the page store; without a verb, be it (the server starts that itself)
     Store {
+        /// Disk space that new branches and growing tables leave alone.
+        #[arg(long, hide = true, default_value_t = 0)]
+        reserve_bytes: u64,
         /// What to do with it.
         #[command(subcommand)]
         verb: Option<StoreVerb>,

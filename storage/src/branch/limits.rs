@@ -1,9 +1,12 @@
 //! How far a branch may grow: the reserve of the disk, and its own quota.
 //!
-//! Both bind growing files only, and of those not the ones without which a Postgres is down (WAL,
-//! states of transactions). Pages that are copied because they change are never refused: a
-//! checkpoint that cannot write them could not end, and WAL would pile up until the branch dies. So
-//! a branch may come to hold its quota, what it changes of the pages it shares, and its WAL.
+//! Both bind growing files only, and of those neither small ones nor the ones without which a
+//! Postgres is down (WAL, states of transactions). Pages that are copied because they change are
+//! never refused: a checkpoint that cannot write them could not end, and WAL would pile up until
+//! the branch dies. So a branch may come to hold its quota, what it changes of the pages it shares,
+//! and its WAL, which `max_wal_size` bounds.
+
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -13,17 +16,41 @@ use crate::filter::is_vital;
 use crate::locks::{self, FsResult};
 use crate::pages::pages_in;
 
+/// Every file may grow to this: the visibility map of 8 GiB of a table, without which VACUUM could
+/// not make room in it.
+const SMALL: u64 = 256 << 10;
+
 impl Branch {
+    /// Bytes that no other branch shows.
+    pub(crate) fn unique_bytes(&self) -> u64 {
+        self.account.unique() + self.top().map_or(0, |top| top.bytes())
+    }
+
+    /// The most it may come to hold of its own, if that is limited.
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        Some(self.max()).filter(|max| *max != u64::MAX)
+    }
+
+    pub(crate) fn set_max_bytes(&self, max: Option<u64>) {
+        self.max_bytes.store(max.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn max(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
     /// Refuses a change that makes the file end at `end`, if there is no room for more pages.
     pub(super) fn check_growth(&self, change: &Change<'_>, end: u64) -> FsResult<()> {
         let size = locks::read(&change.cell.inode)?.file().ok_or(Errno::ISDIR)?.size;
-        if pages_in(end) <= pages_in(size) {
+        if pages_in(end) <= pages_in(size) || end <= SMALL {
             return Ok(());
         }
-        let refusal = if self.media.room.is_there() {
-            return Ok(());
-        } else {
+        let refusal = if !self.media.room.is_there() {
             Errno::NOSPC
+        } else if self.account.unique() + change.top.bytes() >= self.max() {
+            Errno::DQUOT
+        } else {
+            return Ok(());
         };
         if is_vital(&*locks::read(&self.tree)?, change.file) { Ok(()) } else { Err(refusal) }
     }

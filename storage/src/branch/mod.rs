@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::id::{BranchId, FileId, NodeId};
 use crate::inode::{Body, Inode, nanoseconds};
 use crate::layer::{Layer, Media};
+use crate::ledger::Account;
 use crate::locks::{self, FsResult};
 use crate::tree::{Cell, Tree, copy_up};
 use crate::wire::Owner;
@@ -86,6 +87,9 @@ pub(crate) struct Branch {
     opens: Mutex<HashMap<FileId, u64>>,
     /// Sum of the sizes of its files.
     logical_bytes: AtomicU64,
+    pub(crate) account: Arc<Account>,
+    /// The most it may come to hold of its own; [`u64::MAX`] if there is no limit.
+    max_bytes: AtomicU64,
     failed: OnceLock<String>,
 }
 
@@ -97,6 +101,8 @@ pub(crate) struct Parts {
     pub(crate) tree: Tree,
     pub(crate) top: Arc<Layer>,
     pub(crate) logical_bytes: u64,
+    pub(crate) account: Arc<Account>,
+    pub(crate) max_bytes: Option<u64>,
 }
 
 /// What a branch held at its freeze.
@@ -117,6 +123,8 @@ impl Branch {
             orphans: Mutex::default(),
             opens: Mutex::default(),
             logical_bytes: AtomicU64::new(parts.logical_bytes),
+            account: parts.account,
+            max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
             failed: OnceLock::new(),
         }
     }

@@ -27,7 +27,12 @@ pub(crate) fn check_shape(holdings: &Holdings) -> Vec<Finding> {
     let graph = shape.graph.clone();
     let records = holdings.media.branches.appended();
     let pending = shape.pending.clone();
-    let kept: Vec<_> = graph.branches().map(|(id, _)| (id, shape.ledger.account(id))).collect();
+    let figures = |ledger: &Ledger, branch| {
+        let account = ledger.account(branch);
+        (account.unique(), account.shared())
+    };
+    let kept: Vec<_> =
+        graph.branches().map(|(branch, _)| (branch, figures(&shape.ledger, branch))).collect();
     let layers = shape.layers.clone();
     drop(shape);
     let mut findings = Vec::new();
@@ -41,10 +46,13 @@ pub(crate) fn check_shape(holdings: &Holdings) -> Vec<Finding> {
     }
     let bytes = |layer: LayerId| layers.get(&layer).map_or(0, |layer| layer.bytes());
     let counted = Ledger::count(&graph, bytes);
-    for (branch, account) in kept {
-        if account != counted.account(branch) {
-            let counted = counted.account(branch);
-            let problem = format!("its frozen layers count as {account:?} and are {counted:?}");
+    for (branch, kept) in kept {
+        let counted = figures(&counted, branch);
+        if kept != counted {
+            let problem = format!(
+                "its frozen layers count as {} bytes of its own and {} shared, and are {} and {}",
+                kept.0, kept.1, counted.0, counted.1
+            );
             findings.push(Finding::confused(format!("branch {branch}"), problem));
         }
     }

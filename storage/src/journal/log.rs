@@ -83,6 +83,9 @@ pub(crate) struct Log {
 struct Tail {
     end: u64,
     sequence: u64,
+    /// How many more records there were since the log was opened than are in the file, which was
+    /// compacted meanwhile: its own numbers begin at 1 again.
+    dropped: u64,
 }
 
 impl Log {
@@ -98,14 +101,14 @@ impl Log {
         let bytes = read_all(&*medium)?;
         let header = kind.header();
         let seed = crc32c::crc32c(&header);
-        let mut tail = Tail { end: HEADER as u64, sequence: 0 };
+        let mut tail = Tail { end: HEADER as u64, sequence: 0, dropped: 0 };
         if bytes.get(..HEADER) == Some(&header[..]) {
             let mut at = HEADER;
             while let Some((entry, end)) = decode(&bytes, at, seed, tail.sequence + 1) {
                 if !accept(entry) {
                     break;
                 }
-                tail = Tail { end: end as u64, sequence: entry.sequence };
+                tail = Tail { end: end as u64, sequence: entry.sequence, dropped: 0 };
                 at = end;
             }
             if at != bytes.len() {
@@ -132,7 +135,7 @@ impl Log {
             medium: RwLock::new(None),
             seed: 0,
             appended: AtomicU64::new(last),
-            tail: Mutex::new(Tail { end: bytes, sequence: last }),
+            tail: Mutex::new(Tail { end: bytes, sequence: last, dropped: 0 }),
             syncing: Mutex::new(()),
             synced: AtomicU64::new(last),
             failed: AtomicBool::new(false),
@@ -149,7 +152,7 @@ impl Log {
     /// The file of a closed log was replaced by one of `bytes`, durable up to record `last`.
     pub(crate) fn replaced(&self, bytes: u64, last: u64) {
         *self.tail.lock().unwrap_or_else(PoisonError::into_inner) =
-            Tail { end: bytes, sequence: last };
+            Tail { end: bytes, sequence: last, dropped: 0 };
         self.appended.store(last, Ordering::Release);
         self.synced.store(last, Ordering::Release);
     }
@@ -207,12 +210,34 @@ impl Log {
         Ok((bytes, last))
     }
 
+    /// Records that follow number `before` in a file, as they must stand behind number `after` of
+    /// another; and how many they are.
+    pub(crate) fn renumber(
+        bytes: &[u8],
+        kind: LogKind,
+        before: u64,
+        after: u64,
+    ) -> io::Result<(Vec<u8>, u64)> {
+        let seed = crc32c::crc32c(&kind.header());
+        let (mut records, mut count, mut at) = (Vec::new(), 0, 0);
+        while let Some((entry, end)) = decode(bytes, at, seed, before + count + 1) {
+            count += 1;
+            records.extend_from_slice(&encode(seed, after + count, entry.kind, entry.payload)?);
+            at = end;
+        }
+        if at == bytes.len() {
+            Ok((records, count))
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    }
+
     /// Writes one record and returns its number. On an error the log is as before.
     pub(crate) fn append(&self, kind: u8, payload: &[u8]) -> io::Result<u64> {
         let mut tail = self.tail.lock().map_err(|_| poisoned())?;
         self.check()?;
         let sequence = tail.sequence + 1;
-        let record = encode(self.seed, sequence, kind, payload)?;
+        let record = encode(self.seed, sequence - tail.dropped, kind, payload)?;
         let medium = self.medium()?;
         if let Err(error) = write_all(&*medium, &record, tail.end) {
             if medium.set_len(tail.end).is_err() {
@@ -220,9 +245,42 @@ impl Log {
             }
             return Err(error);
         }
-        *tail = Tail { end: tail.end + record.len() as u64, sequence };
+        *tail = Tail { end: tail.end + record.len() as u64, sequence, ..*tail };
         self.appended.store(sequence, Ordering::Release);
         Ok(sequence)
+    }
+
+    /// How many records are in the file, and how long it is.
+    pub(crate) fn extent(&self) -> (u64, u64) {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        (tail.sequence - tail.dropped, tail.end)
+    }
+
+    /// Puts another file in the place of this one: `publish` gives it its name, with the records
+    /// that came meanwhile, while none is written, and says how many records it holds and how long
+    /// it is; `settle` makes its name durable. No record counts as durable in between.
+    pub(crate) fn exchange(
+        &self,
+        medium: Arc<dyn Medium>,
+        publish: impl FnOnce(&dyn Medium) -> io::Result<(u64, u64)>,
+        settle: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let _guard = self.syncing.lock().map_err(|_| poisoned())?;
+        self.check()?;
+        let reached = {
+            let mut tail = self.tail.lock().map_err(|_| poisoned())?;
+            let (records, end) = publish(&*medium)?;
+            tail.end = end;
+            tail.dropped = tail.sequence.saturating_sub(records);
+            *self.medium.write().map_err(|_| poisoned())? = Some(medium.clone());
+            tail.sequence
+        };
+        if let Err(error) = medium.sync().and_then(|()| settle()) {
+            self.failed.store(true, Ordering::Release);
+            return Err(error);
+        }
+        self.synced.store(reached, Ordering::Release);
+        Ok(())
     }
 
     /// The number of the last record written.

@@ -5,7 +5,7 @@ mod bytes;
 mod edit;
 mod log;
 
-pub(crate) use branches::{BranchEdit, ForkLayers};
+pub(crate) use branches::{BranchEdit, ForkLayers, Seat};
 pub(crate) use bytes::{Malformed, Reader, Writer};
 pub(crate) use edit::{Edit, Making, Name};
 pub(crate) use log::{Entry, Log, LogKind};

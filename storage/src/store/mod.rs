@@ -23,15 +23,14 @@ use crate::layer::{Layer, Media};
 use crate::load;
 use crate::locks;
 use crate::tree::Tree;
-use crate::wire::{BranchSummary, Owner, Usage};
+use crate::wire::Owner;
 
 /// Name of the journal of the branch tree.
 const BRANCHES: &str = "branches.journal";
 
 mod checking;
 mod opening;
-
-pub(crate) use opening::Running;
+mod report;
 
 pub(crate) struct Store {
     holdings: Arc<Holdings>,
@@ -77,7 +76,20 @@ impl Store {
             (layer, record)
         };
         let tree = Tree::new(top.id, 0);
-        self.serve(Parts { id: branch, parent: None, owner, tree, top, logical_bytes: 0 })?;
+        let account = self.shape()?.ledger.account(branch);
+        let max_bytes = None;
+        let logical_bytes = 0;
+        let id = branch;
+        self.serve(Parts {
+            id,
+            parent: None,
+            owner,
+            tree,
+            top,
+            logical_bytes,
+            account,
+            max_bytes,
+        })?;
         self.sync(record)
     }
 
@@ -107,8 +119,16 @@ impl Store {
         let mut tree = forked.held.tree;
         let gone = strip(&mut tree, child_id);
         let logical_bytes = forked.held.logical_bytes.saturating_sub(gone);
-        let top = forked.child_top;
-        self.serve(Parts { id: child, parent: Some(parent), owner, tree, top, logical_bytes })?;
+        self.serve(Parts {
+            id: child,
+            parent: Some(parent),
+            owner,
+            tree,
+            top: forked.child_top,
+            logical_bytes,
+            account: self.shape()?.ledger.account(child),
+            max_bytes: None,
+        })?;
         self.sync(forked.record)
     }
 
@@ -160,43 +180,12 @@ impl Store {
         Ok(())
     }
 
-    /// What a branch costs.
-    pub(crate) fn usage(&self, branch: BranchId) -> Result<Usage, Error> {
+    /// Sets or takes away the most that a branch may come to hold of its own.
+    pub(crate) fn limit(&self, branch: BranchId, max_bytes: Option<u64>) -> Result<(), Error> {
         let served = self.branch(branch)?;
-        let shape = self.shape()?;
-        let account = shape.ledger.account(branch);
-        let top = shape.graph.branch(branch).and_then(|node| shape.layers.get(&node.top));
-        let unique = account.unique + top.map_or(0, |top| top.bytes());
-        Ok(Usage {
-            unique_bytes: unique,
-            shared_bytes: account.shared,
-            reclaimable_bytes: unique,
-            logical_bytes: served.logical_bytes(),
-            failed: served.failure().map(str::to_owned),
-        })
-    }
-
-    pub(crate) fn list(&self) -> Result<Vec<BranchSummary>, Error> {
-        let mut list: Vec<_> = locks::read(&self.holdings.branches)
-            .map_err(|_| broken())?
-            .values()
-            .map(|branch| BranchSummary {
-                branch: branch.id,
-                parent: branch.parent,
-                owner: branch.owner(),
-                failed: branch.failure().map(str::to_owned),
-            })
-            .collect();
-        let lost = &self.holdings.lost;
-        if !lost.is_empty() {
-            let shape = self.shape()?;
-            list.extend(shape.graph.branches().filter_map(|(branch, node)| {
-                let failed = Some(lost.get(&node.top)?.clone());
-                Some(BranchSummary { branch, parent: node.parent, owner: node.owner, failed })
-            }));
-        }
-        list.sort_unstable_by_key(|summary| summary.branch);
-        Ok(list)
+        let record = self.record(&mut *self.shape()?, &BranchEdit::Limit { branch, max_bytes })?;
+        served.set_max_bytes(max_bytes);
+        self.sync(record)
     }
 
     /// Waits until the keeper has done all it was told.
@@ -206,25 +195,6 @@ impl Store {
         self.keeper.push(Job::Report(done));
         // The other end is dropped, never used.
         wait.recv().unwrap_err();
-    }
-
-    /// Layers below the top of a branch, that included.
-    #[cfg(test)]
-    pub(crate) fn depth(&self, branch: BranchId) -> usize {
-        self.holdings.shape.lock().unwrap().graph.chain(branch).count()
-    }
-
-    /// Unique and shared bytes of a branch by the ledger, and by walking its chain.
-    #[cfg(test)]
-    pub(crate) fn both_counts(&self, branch: BranchId) -> [(u64, u64); 2] {
-        let shape = self.holdings.shape.lock().unwrap();
-        let account = shape.ledger.account(branch);
-        let top = shape.layers[&shape.graph.branch(branch).unwrap().top].bytes();
-        let of = |wanted: bool| {
-            let layers = shape.graph.chain(branch).filter(|(_, alone)| *alone == wanted);
-            layers.map(|(layer, _)| shape.layers[&layer].bytes()).sum()
-        };
-        [(account.unique + top, account.shared), (of(true), of(false))]
     }
 
     /// Makes everything durable. The mount is gone already.

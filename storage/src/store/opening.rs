@@ -2,6 +2,7 @@
 //! layer in turn.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -9,7 +10,7 @@ use super::{BRANCHES, Store, io_error};
 use crate::branch::{Branch, Parts};
 use crate::disk::{Disk, Open, read_all, write_all};
 use crate::error::Error;
-use crate::files::Files;
+use crate::files::{Files, layer_dir};
 use crate::graph::Graph;
 use crate::holdings::{Holdings, Shape};
 use crate::id::LayerId;
@@ -18,28 +19,22 @@ use crate::keeper::{Job, Keeper};
 use crate::layer::Media;
 use crate::load::{self, Loaded};
 use crate::locks;
+use crate::manifest::MANIFEST;
 use crate::room::Room;
+use crate::running::Running;
 use crate::tree::Tree;
 
-/// Version of everything in the store directory.
-const FORMAT: u32 = 1;
-
-/// How a store is run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Running {
-    /// Data files to keep open though nobody uses them.
-    pub(crate) open_files: usize,
-    /// How many layers that could be merged may lie on each other; see [`Keeper::start`]. Without
-    /// it the keeper does not work: nothing but requests touches the disk.
-    pub(crate) run_max: Option<usize>,
-    /// Bytes of the disk that are kept for branches that exist; see `room.rs`.
-    pub(crate) reserve: u64,
-}
+/// Version of everything in the store directory. 2 added records of merges and limits to
+/// `branches.journal`, which a program of format 1 would take for the torn end of it.
+const FORMAT: u32 = 2;
+/// What this program reads as well, and makes the present one before it writes anything else.
+const FORMAT_BEFORE: u32 = 1;
 
 impl Store {
     /// Opens the store on `disk`, or makes one if the directory is empty. `root` is for messages.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, running: Running) -> Result<Self, Error> {
         check_format(&*disk, root)?;
+        guard(&*disk)?;
         let mut graph = Graph::new();
         let branches = Log::open(&*disk, Path::new(BRANCHES), LogKind::Branches, |entry| {
             let edit = BranchEdit::decode(&entry).ok();
@@ -57,8 +52,13 @@ impl Store {
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
         let (loaded, lost) = load_layers(&media, &graph);
+        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
+        unsealed.sort_unstable_by_key(|found| found.layer.id);
+        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
+        let layers = loaded.iter().map(|(id, found)| (*id, found.layer.clone())).collect();
+        let shape = Shape::new(graph, layers);
         let mut branches = HashMap::new();
-        for (id, node) in graph.branches() {
+        for (id, node) in shape.graph.branches() {
             let Some(found) = loaded.get(&node.top) else { continue };
             let parts = Parts {
                 id,
@@ -67,17 +67,16 @@ impl Store {
                 tree: found.tree.clone(),
                 top: found.layer.clone(),
                 logical_bytes: logical_bytes(&found.tree),
+                account: shape.ledger.account(id),
+                max_bytes: node.max_bytes,
             };
             branches.insert(id, Arc::new(Branch::new(parts)));
         }
-        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
-        unsealed.sort_unstable_by_key(|found| found.layer.id);
-        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
-        let layers = loaded.into_iter().map(|(id, found)| (id, found.layer)).collect();
-        let shape = Mutex::new(Shape::new(graph, layers));
+        drop(loaded);
+        let shape = Mutex::new(shape);
         let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches), lost });
-        let keeper = Keeper::start(holdings.clone(), running.run_max)
-            .map_err(io_error("start a thread in", "."))?;
+        let keeper =
+            Keeper::start(holdings.clone(), running).map_err(io_error("start a thread in", "."))?;
         for layer in unsealed {
             // The tops among them have no frozen namespace, so they are looked after, not sealed.
             keeper.push(Job::Tidy(Arc::downgrade(&layer)));
@@ -96,6 +95,13 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
     if found == FORMAT.to_string() {
         return Ok(());
     }
+    if found == FORMAT_BEFORE.to_string() {
+        let raise = || {
+            write_all(&*medium, format!("{FORMAT}\n").as_bytes(), 0)?;
+            medium.sync()
+        };
+        return raise().map_err(io_error("raise", "format"));
+    }
     let entries = disk.list(Path::new(".")).map_err(io_error("list", "."))?;
     if !found.is_empty() || entries.iter().any(|name| name == BRANCHES) {
         return Err(Error::Format { dir: root.to_path_buf(), found, expected: FORMAT });
@@ -109,6 +115,38 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
         disk.sync_dir(Path::new("."))
     };
     make().map_err(io_error("set up", "."))
+}
+
+/// Refuses a store whose journal lost records that had been durable, before anything is cut off or
+/// swept: the state it began with must be whole, and it must know of every sealed layer.
+fn guard(disk: &dyn Disk) -> Result<(), Error> {
+    let damaged = |detail: String| Error::Damaged { path: BRANCHES.into(), detail };
+    let fault = io_error("read", BRANCHES);
+    let bytes = match disk.open(Path::new(BRANCHES), Open::Reading) {
+        Ok(medium) => read_all(&*medium).map_err(fault)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(fault(error)),
+    };
+    let (mut graph, mut state) = (Graph::new(), 0);
+    let good = Log::scan(&bytes, LogKind::Branches, |entry| {
+        let edit = BranchEdit::decode(&entry).ok();
+        if let Some(BranchEdit::State { records, .. }) = &edit {
+            state = records.saturating_add(1);
+        }
+        edit.is_some_and(|edit| graph.apply(&edit).is_ok())
+    });
+    if good < state {
+        return Err(damaged(format!("record {} of {state} does not read well", good + 1)));
+    }
+    for name in disk.list(Path::new("layers")).map_err(io_error("list", "layers"))? {
+        let layer = name.parse().ok().and_then(LayerId::new);
+        let Some(layer) = layer.filter(|layer| !graph.was_given_out(*layer)) else { continue };
+        let entries = disk.list(&layer_dir(layer)).map_err(io_error("list", "layers"))?;
+        if entries.iter().any(|name| name == MANIFEST) {
+            return Err(damaged(format!("it ends before layer {layer}, which was sealed")));
+        }
+    }
+    Ok(())
 }
 
 /// Removes directories of layers that nothing stands on.

@@ -124,6 +124,8 @@ fn tell(background: bool) -> (TempDir, Story) {
     story.store.settle();
     if background {
         assert_eq!(story.store.depth(id(1)), 2, "all frozen layers are one");
+        let compacted = |call: &Call| matches!(call, Call::Rename { to, .. } if to.ends_with("branches.journal"));
+        assert!(story.disk.calls().iter().any(compacted), "the branch tree was compacted");
     }
     story.append(1, 21);
     story.store.close().unwrap();

@@ -16,7 +16,8 @@ use crate::branch::Branch;
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
 use crate::id::{BranchId, FileId};
-use crate::store::{Running, Store};
+use crate::running::Running;
+use crate::store::Store;
 use crate::wire::{Finding, Owner};
 
 pub(crate) const OWNER: Owner = Owner { uid: 1, gid: 2 };
@@ -56,7 +57,7 @@ pub(crate) fn open(dir: &Path) -> Store {
 }
 
 pub(crate) fn try_open(disk: Arc<dyn Disk>) -> Result<Store, Error> {
-    let running = Running { open_files: 16, run_max: Some(1), reserve: 0 };
+    let running = Running { open_files: 16, run_max: Some(1), records_max: 8, reserve: 0 };
     Store::open(disk, Path::new("store"), running)
 }
 
@@ -65,7 +66,7 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     Store::open(
         disk,
         Path::new("store"),
-        Running { open_files: 16, run_max: background.then_some(1), reserve: 0 },
+        Running { open_files: 16, run_max: background.then_some(1), records_max: 8, reserve: 0 },
     )
     .unwrap()
 }

@@ -238,13 +238,16 @@ fn forks_that_come_and_go_leave_nothing_behind() {
         .map(|number| File::create(served.branch(1).join(format!("file-{number}"))).unwrap())
         .collect();
     let mut early = [0; 3];
+    let mut took = Vec::new();
     for cycle in 0..cycles {
         for (number, file) in files.iter().enumerate() {
             let at = (cycle as usize * 7 + number) % 50 * 4096;
             file.write_all_at(&[7; 5000], at as u64).unwrap();
         }
         files[0].sync_data().unwrap();
+        let begin = std::time::Instant::now();
         client.fork(id(1), id(cycle + 2), root()).unwrap();
+        took.push(begin.elapsed());
         fs::write(served.branch(cycle + 2).join("own"), b"own").unwrap();
         client.delete(id(cycle + 2)).unwrap();
         if cycle % 50 == 49 {
@@ -257,6 +260,16 @@ fn forks_that_come_and_go_leave_nothing_behind() {
     println!("{:?} at the end", holds(&served));
     let late = settled(&served);
     println!("descriptors, resident KiB, layers: {early:?} after 100, {late:?} after {cycles}");
+    let middle = |took: &[std::time::Duration]| {
+        let mut sorted = took.to_vec();
+        sorted.sort_unstable();
+        sorted[sorted.len() / 2]
+    };
+    let (first, last) = (middle(&took[..100]), middle(&took[took.len() - 100..]));
+    println!("a fork took {first:?} in the first 100, {last:?} in the last");
+    assert!(last < 4 * first + std::time::Duration::from_millis(5), "{first:?} {last:?}");
+    let journal = served.dir.join("store/branches.journal").metadata().unwrap().len();
+    assert!(journal < 300_000, "{journal} bytes tell of the branch tree");
     assert!(late[0] < early[0] + 100, "{early:?} {late:?}");
     assert!(late[1] < early[1] + 4096, "{early:?} {late:?}");
     let usage = client.usage(id(1)).unwrap();

@@ -7,3 +7,4 @@ mod lifecycle;
 mod mirror;
 mod postgres;
 mod served;
+mod space;

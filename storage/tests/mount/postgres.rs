@@ -20,14 +20,19 @@ fn bin(program: &str) -> PathBuf {
 }
 
 /// Postgres does not run as root, and its `initdb` wants a user with a name.
-fn postgres() -> Owner {
+pub(crate) fn postgres() -> Owner {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("user postgres");
     let mut numbers = line.split(':').skip(2).map(|field| field.parse().unwrap());
     Owner { uid: numbers.next().unwrap(), gid: numbers.next().unwrap() }
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    try_run(program, arguments).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}"))
+}
+
+/// What the program says, or complains about.
+fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let owner = postgres();
     let output = Command::new(bin(program))
         .args(arguments)
@@ -37,18 +42,17 @@ fn run(program: &str, arguments: &[&str]) -> String {
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
-    let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {arguments:?}: {err}");
-    String::from_utf8_lossy(out).trim().to_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-struct Cluster<'a> {
+pub(crate) struct Cluster<'a> {
     served: &'a Served,
     number: u32,
 }
 
 impl<'a> Cluster<'a> {
-    fn start(served: &'a Served, number: u32) -> Self {
+    pub(crate) fn start(served: &'a Served, number: u32) -> Self {
         served.client().begin_compute(id(number)).unwrap();
         let cluster = Self { served, number };
         let log = served.dir.join(format!("log-{number}"));
@@ -68,20 +72,24 @@ impl<'a> Cluster<'a> {
         self.served.branch(self.number)
     }
 
-    fn sql(&self, sql: &str) -> String {
-        let port = (6000 + self.number).to_string();
-        let host = self.served.dir.to_str().unwrap();
-        run("psql", &["-X", "-At", "-h", host, "-p", &port, "-d", "postgres", "-c", sql])
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        self.try_sql(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    fn pgbench(&self, arguments: &[&str]) {
+    pub(crate) fn try_sql(&self, sql: &str) -> Result<String, String> {
+        let port = (6000 + self.number).to_string();
+        let host = self.served.dir.to_str().unwrap();
+        try_run("psql", &["-X", "-At", "-h", host, "-p", &port, "-d", "postgres", "-c", sql])
+    }
+
+    pub(crate) fn pgbench(&self, arguments: &[&str]) {
         let port = (6000 + self.number).to_string();
         let host = self.served.dir.to_str().unwrap();
         run("pgbench", &[&["-h", host, "-p", &port][..], arguments, &["postgres"]].concat());
     }
 
     /// Indexes agree with tables, and money neither appeared nor vanished.
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         self.sql("create extension if not exists amcheck");
         let indexes = "select count(bt_index_check(c.oid, true)) from pg_class c \
                        join pg_am a on a.oid = c.relam \
@@ -94,7 +102,7 @@ impl<'a> Cluster<'a> {
         assert_eq!(self.sql(sums), "t");
     }
 
-    fn stop(self, mode: &str) {
+    pub(crate) fn stop(self, mode: &str) {
         run("pg_ctl", &["-w", "-m", mode, "-D", self.dir().to_str().unwrap(), "stop"]);
     }
 }

@@ -23,6 +23,16 @@ pub(crate) fn id(number: u32) -> BranchId {
     BranchId::new(number).unwrap()
 }
 
+/// Waits for what the store does in the background.
+#[track_caller]
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !holds() {
+        assert!(begin.elapsed().as_secs() < 60, "it does not come to hold");
+        std::thread::yield_now();
+    }
+}
+
 pub(crate) struct Served {
     pub(crate) dir: PathBuf,
     child: Option<Child>,
@@ -51,7 +61,11 @@ impl Served {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ardent-mount-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
+        Self::at(std::env::temp_dir().join(name))
+    }
+
+    /// In a directory of that name, which must not exist.
+    pub(crate) fn at(dir: PathBuf) -> Self {
         std::fs::create_dir(&dir).unwrap();
         // Tests of Postgres put sockets and logs here.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
