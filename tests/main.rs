@@ -10,9 +10,15 @@ mod admin;
 #[cfg(test)]
 mod branches;
 #[cfg(test)]
+mod broken_sources;
+#[cfg(test)]
 mod chain;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod environments;
 #[cfg(test)]
 mod front_door;
 #[cfg(test)]
@@ -21,5 +27,9 @@ mod preflight;
 mod privileges;
 #[cfg(test)]
 mod replication;
+#[cfg(test)]
+mod settings;
+#[cfg(test)]
+mod setup_stages;
 #[cfg(test)]
 mod start;

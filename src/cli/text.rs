@@ -128,9 +128,14 @@ pub(super) fn connector_list(rows: &[Row], style: Style) -> String {
             line += " [delete locked]";
         }
         let (paint, icon) = icon(row);
-        let mark = highlight(row, &format!("{} ", current(row)), style);
-        let icon = style.paint(paint, &icon.to_string());
-        push_line!(out, "{mark}{icon}{}", highlight(row, &line, style));
+        let mark = format!("{} ", current(row));
+        if paint == row_paint(row) {
+            push_line!(out, "{}", style.paint(paint, &format!("{mark}{icon}{line}")));
+        } else {
+            let icon = style.paint(paint, &icon.to_string());
+            let (mark, line) = (highlight(row, &mark, style), highlight(row, &line, style));
+            push_line!(out, "{mark}{icon}{line}");
+        }
         warnings(&mut out, row, "    ", style);
         push_line!(out, "{}", highlight(row, &format!("    {}", row.text("service")), style));
     }
@@ -139,7 +144,11 @@ pub(super) fn connector_list(rows: &[Row], style: Style) -> String {
 
 /// The current one is green, the others stand back.
 fn highlight(row: &Row, text: &str, style: Style) -> String {
-    style.paint(if row.flag("current") { Paint::Green } else { Paint::Dim }, text)
+    style.paint(row_paint(row), text)
+}
+
+fn row_paint(row: &Row) -> Paint {
+    if row.flag("current") { Paint::Green } else { Paint::Dim }
 }
 
 fn current(row: &Row) -> char {

@@ -43,7 +43,12 @@ impl Setup {
         };
         let link = link(&self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
-            self.view.send_modify(|view| view.setup = Some(progress.clone()));
+            self.view.send_modify(|view| {
+                if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
+                    self.log_stage(progress.stage.as_str());
+                }
+                view.setup = Some(progress.clone());
+            });
         };
         let jobs = self.services.config.replication.copy_jobs;
         let outcome =
@@ -80,7 +85,12 @@ impl Setup {
         Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
     }
 
+    fn log_stage(&self, stage: &str) {
+        tracing::info!(connector = %self.record.made.name, stage, "setup");
+    }
+
     async fn make_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
+        self.log_stage("preparing trunk");
         remove_trunk(&self.services, &self.record).await?;
         let catalog = &self.services.catalog;
         let mut trunk = catalog.insert_branch(&NewBranch {

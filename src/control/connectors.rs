@@ -238,6 +238,13 @@ impl ControlPlane {
         if let Some(reason) = connector.locked() {
             return Err(locked(&name, &reason));
         }
+        if let ConnectorView { state: ConnectorState::Deleting, message, .. } = connector.view() {
+            let refused = format!("connector \"{name}\" is being deleted");
+            let reason = message.unwrap_or_else(|| "it will be gone in a moment".to_owned());
+            return Err(OperationError::new(sqlstate::WRONG_STATE, refused)
+                .with_detail(format!("{reason}."))
+                .with_hint("Its removal is tried again until it succeeds."));
+        }
         let branches = self.0.branches.of_connector(connector.id());
         let names: Vec<_> = branches.iter().map(|branch| branch.made.name.clone()).collect();
         if !names.is_empty() && !force {

@@ -41,14 +41,14 @@ impl ControlPlane {
         is_new: bool,
     ) -> Outcome<Report> {
         let taken_by = |identity: &Identity| is_new.then(|| self.follower_of(identity)).flatten();
-        let mut options = PreflightOptions { schemas: schemas.to_vec(), unreachable: None };
+        let mut options = PreflightOptions { schemas: schemas.to_vec(), beyond: None };
         let Some(route) = route else {
             return Ok(source::preflight(url, &options, taken_by).await);
         };
         let way = self.0.connectors.way(route.borrow(), url).map_err(refuse::connector)?;
         let (way, (host, port)) = way;
-        options.unreachable =
-            way.open(&host, port).await.err().map(|error| Causes(&error).to_string());
+        let opened = way.open(&host, port).await;
+        options.beyond = Some(opened.map(drop).map_err(|error| Causes(&error).to_string()));
         let directory = format!("way-{:016x}", rand::random::<u64>());
         let opened = self.0.connectors.open_gateway(route.borrow(), &directory, url);
         let (_gateway, reached) = opened.map_err(refuse::connector)?;

@@ -1,21 +1,21 @@
-//! The sockets of one connector that lead through its environment.
+//! The sockets of one connector that lead through its environment. Bytes pass as they are: TLS is
+//! between whoever connects here and the source.
 //!
-//! | socket | who connects | what it carries |
-//! |---|---|---|
-//! | `direct` | our own client | bytes as they are: TLS is between that client and the source |
-//! | `.s.PGSQL.5432` | `pg_dump`, which has no TLS on a unix socket | Postgres in clear up to here, TLS from here on |
-//!
-//! Both lie in a directory that only the server's user can enter.
+//! | socket | who connects |
+//! |---|---|
+//! | `direct`, in a directory that only the server's user can enter | our own client |
+//! | a port of 127.0.0.1, for processes of the server's user alone | `pg_dump`, which has no TLS on a unix socket |
 
 use std::fs::DirBuilder;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use proxy::client::{Target, dial};
+use proxy::client::{ByteStream, Target, Via};
 use tokio::io::copy_bidirectional;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use super::Way;
@@ -28,8 +28,15 @@ pub struct Gateway {
     _relays: JoinSet<()>,
 }
 
-/// Connections through one gateway at a time; more than setup and stream use together.
+/// Connections through one socket at a time; more than setup and stream use together.
 const CONNECTIONS_MAX: usize = 256;
+
+/// Where a gateway leads.
+struct FarEnd {
+    way: Way,
+    host: String,
+    port: u16,
+}
 
 impl Gateway {
     /// Opens the sockets in `directory`, which is made for them. `endpoint` is where the far end
@@ -37,7 +44,7 @@ impl Gateway {
     pub fn open(
         directory: &Path,
         way: Way,
-        endpoint: (String, u16),
+        (host, port): (String, u16),
         source: &Target,
     ) -> io::Result<(Self, Target)> {
         match std::fs::remove_dir_all(directory) {
@@ -45,18 +52,18 @@ impl Gateway {
             _ => {}
         }
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
-        let direct = directory.join("direct");
-        let target = source.through(&direct);
+        let socket = directory.join("direct");
+        let unix = UnixListener::bind(&socket)?;
+        let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let loopback = std::net::TcpListener::bind(any_port)?;
+        loopback.set_nonblocking(true)?;
+        let loopback_port = loopback.local_addr()?.port();
+        let loopback = TcpListener::from_std(loopback)?;
+        let far_end = Arc::new(FarEnd { way, host, port });
         let mut relays = JoinSet::new();
-        let way = Arc::new(way);
-        relays.spawn(accept(UnixListener::bind(&direct)?, move |client| {
-            relay_direct(client, way.clone(), endpoint.clone())
-        }));
-        let inside = target.clone();
-        let plain = directory.join(".s.PGSQL.5432");
-        relays.spawn(accept(UnixListener::bind(plain)?, move |client| {
-            relay_encrypted(client, inside.clone())
-        }));
+        relays.spawn(accept_unix(unix, far_end.clone()));
+        relays.spawn(accept_loopback(loopback, far_end));
+        let target = source.through(Via { socket, loopback_port });
         Ok((Self { directory: directory.to_owned(), _relays: relays }, target))
     }
 }
@@ -69,27 +76,38 @@ impl Drop for Gateway {
     }
 }
 
-async fn accept<F>(listener: UnixListener, relay: impl Fn(UnixStream) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
+async fn accept_unix(listener: UnixListener, far_end: Arc<FarEnd>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((client, _)) => drop(connections.spawn(relay(client))),
-                Err(error) => {
-                    tracing::error!(%error, "accept at a gateway");
-                    return;
-                }
+                Ok((client, _)) => drop(connections.spawn(relay(client, far_end.clone()))),
+                Err(error) => return tracing::error!(%error, "accept at a gateway"),
             },
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn relay_direct(mut client: UnixStream, way: Arc<Way>, (host, port): (String, u16)) {
-    match way.open(&host, port).await {
+async fn accept_loopback(listener: TcpListener, far_end: Arc<FarEnd>) {
+    let mut connections = JoinSet::new();
+    let us = rustix::process::geteuid().as_raw();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((client, peer)) if owner_of(peer) == Some(us) => {
+                    connections.spawn(relay(client, far_end.clone()));
+                }
+                Ok(_) => tracing::warn!("another user knocked at a gateway"),
+                Err(error) => return tracing::error!(%error, "accept at a gateway"),
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn relay(mut client: impl ByteStream, far_end: Arc<FarEnd>) {
+    match far_end.way.open(&far_end.host, far_end.port).await {
         // Either end closing ends both; whoever spoke last knows why.
         Ok(mut far) => drop(copy_bidirectional(&mut client, &mut far).await),
         Err(error) => {
@@ -98,11 +116,30 @@ async fn relay_direct(mut client: UnixStream, way: Arc<Way>, (host, port): (Stri
     }
 }
 
-async fn relay_encrypted(mut client: UnixStream, source: Target) {
-    match dial(&source).await {
-        Ok(mut far) => drop(copy_bidirectional(&mut client, &mut far).await),
-        Err(error) => {
-            tracing::warn!(error = %Causes(&error), "source not reached through environment")
-        }
+/// The uid of the process at the other end of a connection within this machine.
+fn owner_of(peer: SocketAddr) -> Option<u32> {
+    let SocketAddr::V4(peer) = peer else { return None };
+    // proc(5), /proc/net/tcp: the address as the machine's own 32-bit integer, in hexadecimal.
+    let address = u32::from_ne_bytes(peer.ip().octets());
+    let local = format!("{address:08X}:{:04X}", peer.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        (fields.next()? == local).then(|| fields.nth(5)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_who_connects() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        assert_eq!(owner_of(peer), Some(rustix::process::geteuid().as_raw()));
+        drop(client);
+        assert_eq!(owner_of("127.0.0.1:1".parse().unwrap()), None);
     }
 }

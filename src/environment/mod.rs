@@ -2,8 +2,8 @@
 //! connector takes one.
 //!
 //! ```text
-//!  session, walsender, COPY --> gateway (private unix socket) --> ssh channel or SOCKS --> source
-//!  pg_dump ----------------------^ its own socket, TLS done here
+//!  session, walsender, COPY --> gateway (private socket) --> ssh channel or SOCKS --> source
+//!  pg_dump ----------------------^ (loopback, our uid only)
 //! ```
 //!
 //! Invariants:

@@ -11,9 +11,11 @@ mod plugin;
 mod preflight;
 mod privileges;
 mod provider;
+mod reach;
 mod report;
 mod server;
 mod url;
+mod wal2json;
 
 pub use error::Error;
 pub use facts::{

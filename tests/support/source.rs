@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::cli::{bounded, run};
 use super::drivers::psql;
+use super::network::Network;
 use super::processes;
 use super::scratch::Scratch;
 use super::wait::eventually;
@@ -45,6 +46,32 @@ impl Source {
         let source = Self { postmaster, port, bin, scratch };
         source.wait_ready();
         source
+    }
+
+    /// A source on the loopback of a private network, with TLS as `db.internal`. Its unix socket is
+    /// reached from here as ever.
+    pub(crate) fn within(network: &Network) -> Self {
+        let scratch = Scratch::new("source");
+        let bin = bin_dir();
+        let port = free_port();
+        initdb(&bin, scratch.path());
+        let data = scratch.path().join("data");
+        let mut openssl = as_account(PathBuf::from("openssl"));
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", "/CN=db.internal", "-addext", "subjectAltName=DNS:db.internal"]);
+        openssl.arg("-keyout").arg(data.join("server.key"));
+        run(openssl.arg("-out").arg(data.join("server.crt"))).ok();
+        configure(&bin, &scratch, &[("ssl", "on")]);
+        let inside = network.command(as_account(PathBuf::new()).get_program());
+        let postmaster = postmaster_as(inside, &bin, scratch.path(), port);
+        let source = Self { postmaster, port, bin, scratch };
+        source.wait_ready();
+        source
+    }
+
+    /// The certificate that a source within a private network shows.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.scratch.path().join("data/server.crt")
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -212,10 +239,22 @@ fn configure(bin: &Path, scratch: &Scratch, settings: &[(&str, &str)]) {
 
 /// Starts Postgres on `data` below `scratch`, with its socket there.
 pub(crate) fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
-    let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     let mut command = as_account(bin.join("postgres"));
+    listen(&mut command, scratch, port);
+    command.spawn().expect("start the source")
+}
+
+/// The same, started by a program that brings it to another place.
+fn postmaster_as(mut command: Command, bin: &Path, scratch: &Path, port: u16) -> Child {
+    command.args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups"]);
+    command.arg(bin.join("postgres"));
+    listen(&mut command, scratch, port);
+    command.spawn().expect("start the source")
+}
+
+fn listen(command: &mut Command, scratch: &Path, port: u16) {
+    let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     command.arg("-D").arg(scratch.join("data")).arg("-k").arg(scratch);
     command.args(["-p", &port.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("start the source")
 }

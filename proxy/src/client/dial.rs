@@ -84,8 +84,8 @@ async fn connect(target: &Target) -> Result<Stream, Error> {
             let stream = UnixStream::connect(target.socket_path()).await.map_err(unreachable)?;
             Ok(Box::new(stream))
         }
-        (Host::Name(_), Some(socket)) => {
-            let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+        (Host::Name(_), Some(via)) => {
+            let stream = UnixStream::connect(&via.socket).await.map_err(unreachable)?;
             Ok(Box::new(stream))
         }
         (Host::Name(name), None) => {

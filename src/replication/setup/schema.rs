@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use proxy::client::{Host, Target, TlsMode, quote_identifier};
+use proxy::client::{Host, Target, quote_identifier};
 use tokio::process::Command;
 
 use super::super::error::Error;
@@ -30,8 +30,6 @@ const LEFT_OUT: &[&str] = &[
 ];
 /// More of a program's complaints than this help nobody.
 const WARNINGS_MAX: usize = 50;
-/// In the name of the gateway's socket for programs.
-const GATEWAY_PORT: u16 = 5432;
 const SAID_BYTES_MAX: usize = 2_000;
 const COMMAND_CHARS_MAX: usize = 100;
 
@@ -165,28 +163,27 @@ fn complaints(stderr: &str) -> Option<Vec<String>> {
 
 /// Everything about the connection goes through the environment: arguments are visible to others.
 fn environment(command: &mut Command, target: &Target) {
-    // Through a gateway, which does the TLS that Postgres' own programs do not do on a socket.
-    let gateway = target.via.as_deref().and_then(Path::parent);
-    let (host, port, tls) = match (&target.host, gateway) {
-        (_, Some(directory)) => (directory.display().to_string(), GATEWAY_PORT, TlsMode::Disable),
-        (Host::Name(name), None) => (name.clone(), target.port, target.tls),
-        (Host::Socket(directory), None) => {
-            (directory.display().to_string(), target.port, target.tls)
-        }
+    let host = match &target.host {
+        Host::Name(name) => name.clone(),
+        Host::Socket(directory) => directory.display().to_string(),
     };
     for variable in ["PGSERVICE", "PGPASSFILE", "PGSSLCERT", "PGSSLKEY", "PGHOSTADDR"] {
         command.env_remove(variable);
     }
     command
         .env("PGHOST", host)
-        .env("PGPORT", port.to_string())
+        .env("PGPORT", target.port.to_string())
         .env("PGUSER", &target.user)
         .env("PGDATABASE", &target.database)
-        .env("PGSSLMODE", tls.to_string())
+        .env("PGSSLMODE", target.tls.to_string())
         .env("PGCONNECT_TIMEOUT", target.connect_timeout.as_secs().max(2).to_string())
         .env("PGOPTIONS", &target.options)
         .env("PGAPPNAME", &target.application_name)
         .env("LC_ALL", "C");
+    if let Some(via) = &target.via {
+        // libpq dials this and still verifies the certificate of the host.
+        command.env("PGHOSTADDR", "127.0.0.1").env("PGPORT", via.loopback_port.to_string());
+    }
     if let Some(password) = &target.password {
         command.env("PGPASSWORD", password);
     }

@@ -6,7 +6,7 @@ use super::support::server::{PASSWORD, Server, free_port};
 
 async fn look(url: &SourceUrl, schemas: &[&str]) -> Report {
     let schemas = schemas.iter().map(|schema| (*schema).to_owned()).collect();
-    let options = PreflightOptions { schemas, unreachable: None };
+    let options = PreflightOptions { schemas, beyond: None };
     preflight(url, &options, |_: &Identity| None).await
 }
 
