@@ -1,7 +1,7 @@
 # Every target works on a fresh clone of a bare Debian 12 with only Rust and make; the second run is quick.
 SHELL := /bin/bash
 
-.PHONY: demo test bench bench-store lint setup
+.PHONY: demo test bench bench-store bench-replication lint setup
 
 demo: setup              ## set up what is missing, build, and show the main job on a throw-away source
 	cargo build --release --locked
@@ -15,6 +15,9 @@ bench: setup             ## what a branch costs in time, beside the ordinary way
 
 bench-store: setup       ## forks, Postgres on a branch beside the host's file system, space, memory
 	cargo bench --locked --bench store
+
+bench-replication: setup ## what following a source costs, beside Postgres' own subscription, dump and restore
+	cargo bench --locked --bench replication
 
 lint:                    ## formatting and lints, warnings denied
 	cargo fmt --all --check

@@ -19,10 +19,10 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// The Postgres processes that serve branches and trunks.
     pub compute: ComputeConfig,
-    /// Sources and the trunks that follow them.
-    pub replication: ReplicationConfig,
     /// The page store.
     pub store: StoreConfig,
+    /// Sources and the trunks that follow them.
+    pub replication: ReplicationConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
 }
@@ -75,6 +75,14 @@ pub struct ComputeConfig {
     pub stop_timeout_s: u64,
 }
 
+/// Section `[store]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Disk space that new branches and growing tables leave alone, in megabytes.
+    pub reserve_mb: u64,
+}
+
 /// Section `[replication]`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -83,14 +91,6 @@ pub struct ReplicationConfig {
     pub copy_jobs: usize,
     /// Longest CONNECTOR VERIFY, in seconds.
     pub verify_timeout_s: u64,
-}
-
-/// Section `[store]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreConfig {
-    /// Disk space that new branches and growing tables leave alone, in megabytes.
-    pub reserve_mb: u64,
 }
 
 /// Section `[branch]`.

@@ -102,8 +102,13 @@ fn wal_level_and_the_plugin_allow_list_are_named_with_what_mends_them() {
         return;
     }
     let closed = Source::with(&[("output_plugin_libraries", "pgoutput")]);
-    let said = ["✗ wal2json", "output_plugin_libraries", "ALTER SYSTEM"];
-    assert_refused(&server, &closed.url(), &said);
+    let verb = ["connector", "preflight", "postgresql", &closed.url(), "--plugin"];
+    let said = server.ardent(&[&verb[..], &["wal2json"]].concat()).failed(2);
+    for expected in ["✗ wal2json", "output_plugin_libraries", "ALTER SYSTEM"] {
+        assert!(said.contains(expected), "no {expected}: {said}");
+    }
+    let said = server.ardent(&[&verb[..], &["auto"]].concat()).ok();
+    assert!(said.contains("pgoutput is used instead"), "{said}");
 }
 
 #[test]

@@ -27,6 +27,24 @@ fn every_common_type_and_change_arrives_as_it_was_committed() {
 }
 
 #[test]
+fn pgoutput_carries_them_as_well_and_leaves_nothing_behind() {
+    let source = Source::start();
+    source.sql(SCHEMA);
+    let server = Server::start();
+    let url = source.url();
+    let create = ["connector", "create", "postgresql", &url, "--name", "prod"];
+    server.ardent(&[&create[..], &["--plugin", "pgoutput"]].concat()).ok();
+    source.sql(CHANGES);
+    source.sql("insert into plain (id, exact, single, double) values (-2, 'NaN', 'NaN', 'NaN')");
+    let streamed = server.branch("streamed");
+    assert_equal(&streamed, &source, "the stream");
+    let status = server.ardent(&["connector", "status", "prod", "--format", "json"]).ok();
+    assert!(status.contains(r#""plugin":"pgoutput""#), "{status}");
+    server.ardent(&["connector", "delete", "prod", "--force"]).ok();
+    assert_eq!(source.traces(), "");
+}
+
+#[test]
 fn sequences_and_identity_columns_go_on_in_a_branch_where_the_source_stood() {
     let source = Source::start();
     source.sql(

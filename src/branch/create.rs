@@ -161,7 +161,7 @@ impl Branches {
         parent: Option<Arc<BranchRecord>>,
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let begun = Instant::now();
-        let cut = match parent {
+        let mut cut = match parent {
             Some(parent) => self.fork_branch(&record, &parent).await?,
             None => {
                 let owner = self.services.computes.places().owner(record.number);
@@ -175,6 +175,7 @@ impl Branches {
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
         let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
+        drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
         }
@@ -259,6 +260,7 @@ impl Branches {
             freshness_wait: Duration::ZERO,
             quiesce: Duration::ZERO,
             fork: begun.elapsed(),
+            start: None,
         })
     }
 }

@@ -175,6 +175,8 @@ pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link,
         source: source.clone(),
         schemas: record.made.schemas.clone(),
         excluded,
+        plugin: source::Plugin::named(&record.made.plugin)
+            .ok_or(crate::catalog::CatalogError::Damaged("plugin"))?,
     })
 }
 

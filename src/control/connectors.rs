@@ -17,7 +17,7 @@ use crate::catalog::{ConnectorState, NewConnector, Selection};
 use crate::connector::{Connector, ConnectorView};
 use crate::name::Name;
 use crate::replication::Scope;
-use crate::source::{Identity, SourceUrl};
+use crate::source::{Identity, Plugin, PluginChoice, PreflightOptions, SourceUrl};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -79,11 +79,12 @@ impl ControlPlane {
                 .with_hint("Choose another name."));
         }
         let report = self.check_source(&request.source).await?;
-        let (true, Some(identity)) = (report.passed, report.identity) else {
+        let (true, Some(identity), Some(plugin)) = (report.passed, report.identity, report.plugin)
+        else {
             return Ok(CreateConnectorOutcome::Refused(rows::preflight(&report)));
         };
         let settled = source::decide(&request.decisions, &report.undecided)?;
-        let new = self.new_connector(&request, &identity, settled.decisions)?;
+        let new = self.new_connector(&request, (identity, plugin), settled.decisions)?;
         let connector = match (settled.open.is_empty(), request.setup) {
             (true, true) => self.0.connectors.create(&new),
             (true, false) => self.0.connectors.create_pending(&new, rows::SETUP_NOT_BEGUN),
@@ -106,7 +107,7 @@ impl ControlPlane {
     fn new_connector(
         &self,
         request: &CreateConnectorRequest,
-        identity: &Identity,
+        (identity, plugin): (Identity, Plugin),
         decisions: String,
     ) -> Outcome<NewConnector> {
         let url = source::parse(&request.source.url)?;
@@ -120,7 +121,7 @@ impl ControlPlane {
             url: self.0.connectors.seal(&request.source.url),
             schemas: request.source.schemas.clone(),
             decisions,
-            plugin: "wal2json".to_owned(),
+            plugin: plugin.as_str().to_owned(),
             system_identifier: identity.system_identifier.to_string(),
             database_oid: identity.database_oid,
             database: url.database().to_owned(),
@@ -216,9 +217,15 @@ impl ControlPlane {
         for (table, decision) in rows::decisions(stored) {
             decisions.tables.entry(table).or_insert(decision);
         }
+        let made = connector.made();
+        let plugin = Plugin::named(&made.plugin).map_or(PluginChoice::Auto, PluginChoice::Only);
+        let options = PreflightOptions {
+            schemas: made.schemas.clone(),
+            plugin,
+            ..PreflightOptions::default()
+        };
         let route = NamedRoute::of(connector);
-        let schemas = &connector.made().schemas;
-        let report = self.look_at(connector.source(), route.as_ref(), schemas, false).await?;
+        let report = self.look_at(connector.source(), route.as_ref(), options, false).await?;
         if !report.passed {
             let message = "the source does not pass preflight";
             return Err(OperationError::new(sqlstate::WRONG_STATE, message)

@@ -8,7 +8,7 @@ use crate::admin::{OperationError, Outcome, sqlstate};
 use crate::cause::Causes;
 use crate::connector::{Connector, Route};
 use crate::secret::Secret;
-use crate::source::{self, Identity, PreflightOptions, Report, SourceUrl, TableName};
+use crate::source::{self, Identity, PluginChoice, PreflightOptions, Report, SourceUrl, TableName};
 
 /// Reads a source URL; the refusal does not repeat it.
 pub(super) fn parse(url: &Secret) -> Outcome<SourceUrl> {
@@ -21,14 +21,18 @@ pub(super) fn parse(url: &Secret) -> Outcome<SourceUrl> {
 impl ControlPlane {
     /// Runs preflight.
     pub(super) async fn check_source(&self, request: &SourceRequest) -> Outcome<Report> {
-        if request.plugin == Plugin::Pgoutput {
-            let message = "plugin pgoutput is not supported yet";
-            return Err(OperationError::new(sqlstate::NOT_SUPPORTED, message)
-                .with_hint("Leave plugin out, or write plugin = wal2json."));
-        }
         let url = parse(&request.url)?;
         let route = self.route(request)?;
-        self.look_at(&url, route.as_ref(), &request.schemas, true).await
+        let options = PreflightOptions {
+            schemas: request.schemas.clone(),
+            plugin: match request.plugin {
+                Plugin::Auto => PluginChoice::Auto,
+                Plugin::Wal2json => PluginChoice::Only(source::Plugin::Wal2json),
+                Plugin::Pgoutput => PluginChoice::Only(source::Plugin::Pgoutput),
+            },
+            ..PreflightOptions::default()
+        };
+        self.look_at(&url, route.as_ref(), options, true).await
     }
 
     /// Runs preflight on a source through the way it is reached by. `is_new`: nobody may follow it
@@ -37,11 +41,10 @@ impl ControlPlane {
         &self,
         url: &SourceUrl,
         route: Option<&NamedRoute>,
-        schemas: &[String],
+        mut options: PreflightOptions,
         is_new: bool,
     ) -> Outcome<Report> {
         let taken_by = |identity: &Identity| is_new.then(|| self.follower_of(identity)).flatten();
-        let mut options = PreflightOptions { schemas: schemas.to_vec(), beyond: None };
         let Some(route) = route else {
             return Ok(source::preflight(url, &options, taken_by).await);
         };

@@ -92,6 +92,15 @@ impl Session {
         done.map_err(PostgresError::query("checkpoint"))
     }
 
+    /// Bytes of log written since the last checkpoint began.
+    pub async fn log_since_checkpoint(&self) -> Result<i64, PostgresError> {
+        let sql = "SELECT (pg_current_wal_insert_lsn() - redo_lsn)::bigint \
+                   FROM pg_control_checkpoint()";
+        let row = self.client.query_one(sql, &[]).await;
+        let bytes = row.and_then(|row| row.try_get(0));
+        bytes.map_err(PostgresError::query("measure the log"))
+    }
+
     /// For statements that this module has no function for.
     pub fn client(&self) -> &Client {
         &self.client

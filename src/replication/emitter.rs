@@ -9,11 +9,12 @@ use proxy::client::Session;
 use tokio::sync::Mutex;
 
 use crate::lsn::Lsn;
-use crate::source::Sequence;
+use crate::source::{Plugin, Sequence, TableName};
 
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
+use super::publication;
 use super::sequences;
 use super::wal2json::MESSAGE_PREFIXES;
 
@@ -95,6 +96,16 @@ impl Emitter {
         let mut inner = self.inner.lock().await;
         let session = self.session(&mut inner.session).await?;
         sequences::read(session, &self.link.schemas).await.map_err(at_source)
+    }
+
+    /// Tables of the source that the plugin does not show us.
+    pub(super) async fn unseen_tables(&self) -> Result<Vec<TableName>, Error> {
+        if self.link.plugin == Plugin::Wal2json {
+            return Ok(Vec::new());
+        }
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        publication::unpublished(session, &self.link).await.map_err(at_source)
     }
 
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {

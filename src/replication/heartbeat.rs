@@ -38,6 +38,16 @@ pub(super) async fn heartbeat(emitter: Arc<Emitter>, shared: Arc<Shared>) {
                 continue;
             }
         }
+        match emitter.unseen_tables().await {
+            Ok(tables) => {
+                for table in tables {
+                    shared.warn(format!("{table} is not followed: no publication names it"));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(slot = status.slot, reason = error.chain(), "tables not looked at");
+            }
+        }
         let is_silent = status.transactions == transactions;
         transactions = status.transactions;
         if is_silent

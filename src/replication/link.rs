@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
-use crate::source::{PINNED_OPTIONS, SourceUrl, TableName};
+use crate::source::{PINNED_OPTIONS, Plugin, SourceUrl, TableName};
 
 use super::error::{Error, at_source};
+use super::publication;
 
 /// The superuser of a trunk, used for a closed list of things only.
 pub(super) const SYSTEM_ROLE: &str = "ardent_system";
@@ -27,6 +28,8 @@ pub struct Link {
     pub schemas: Vec<String>,
     /// Tables inside them that are not followed. They exist in the trunk, empty.
     pub excluded: Vec<TableName>,
+    /// What decodes the source's log.
+    pub plugin: Plugin,
 }
 
 /// A running trunk: a socket directory that trusts us, and the database in it.
@@ -42,6 +45,11 @@ impl Link {
     /// The slot on the source.
     pub fn slot(&self) -> String {
         slot_name(&self.connector)
+    }
+
+    /// The publications that pgoutput reads: of all changes, and of inserts and truncations.
+    pub(super) fn publications(&self) -> [String; 2] {
+        publication_names(&self.connector)
     }
 
     /// The source, with values printed as both sides agree.
@@ -73,6 +81,10 @@ impl TrunkAccess {
 
 fn slot_name(connector: &str) -> String {
     format!("ardent_{connector}")
+}
+
+fn publication_names(connector: &str) -> [String; 2] {
+    [format!("ardent_{connector}"), format!("ardent_{connector}_inserts")]
 }
 
 /// A walsender that has not noticed yet that its client is gone gets this long to go.
@@ -107,5 +119,6 @@ pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<
         tokio::time::sleep(DROP_PAUSE).await;
     };
     connection.close().await;
-    outcome
+    outcome?;
+    publication::drop_all(source, &publication_names(connector)).await
 }

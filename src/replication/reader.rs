@@ -16,9 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::lsn::Lsn;
 
 use super::change::{Change, Event};
+use super::decoder::Decoder;
 use super::error::{Error, at_source};
 use super::shared::Shared;
-use super::wal2json::{Decoder, lost_change};
+use super::wal2json::lost_change;
 
 pub(super) const QUEUE_BATCHES: usize = 16;
 const BATCH_BYTES: usize = 1 << 20;

@@ -6,6 +6,7 @@ use proxy::client::{self, ReplicationConnection};
 use crate::lsn::Lsn;
 use crate::source;
 
+use super::decoder::Decoder;
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::progress::Progress;
@@ -24,7 +25,7 @@ pub(super) async fn start(
         .await
         .map_err(at_source)?;
     check(&mut connection, link, progress).await?;
-    let mut options = wal2json::options(&link.schemas, &link.excluded);
+    let mut options = Decoder::options(link);
     let position = progress.start().to_string();
     loop {
         let Err(error) = connection.start(&link.slot(), &position, &options).await else {

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::lsn::Lsn;
 
 use super::applier::Applier;
+use super::decoder::Decoder;
 use super::emitter::Emitter;
 use super::error::{Action, Error};
 use super::halt::{Answer, Arrival, Halt};
@@ -31,7 +32,6 @@ use super::shared::Shared;
 use super::start;
 use super::status::{Phase, Position, Status};
 use super::verify::Reference;
-use super::wal2json::Decoder;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl Replication {
         let shared = Arc::new(Shared::default());
         shared.update(|status| {
             status.slot = link.slot();
-            status.plugin = "wal2json";
+            status.plugin = link.plugin.as_str();
         });
         let key = MessageKey::random();
         let emitter = Arc::new(Emitter::new(link.clone(), key.clone()));
@@ -255,7 +255,7 @@ impl Stream {
             start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
         let reader = Reader {
             connection,
-            decoder: Decoder::new(progress.lsn),
+            decoder: Decoder::new(&self.link, progress.lsn),
             durable: self.durable.subscribe(),
             shared: Arc::clone(&self.shared),
         };

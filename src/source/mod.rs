@@ -4,6 +4,7 @@
 //! connector can work and, if not, what to do. Must never write to the source, leave anything
 //! there, or show its password.
 
+mod decoding;
 mod error;
 mod facts;
 mod grants;
@@ -15,13 +16,13 @@ mod reach;
 mod report;
 mod server;
 mod url;
-mod wal2json;
 
 pub use error::Error;
 pub use facts::{
     Facts, Identity, RoleFacts, Sequence, Table, TableName, identity, read_facts, tables,
 };
-pub use preflight::{PreflightOptions, preflight};
+pub use plugin::Plugin;
+pub use preflight::{PluginChoice, PreflightOptions, preflight};
 pub use provider::Provider;
 pub use report::{Report, Row, RowKind, RowStatus};
 pub use url::{PINNED_OPTIONS, SourceUrl};

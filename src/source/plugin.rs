@@ -3,12 +3,37 @@
 
 use proxy::client::{self, ReplicationConnection};
 
-/// What a temporary slot said about wal2json.
+/// What decodes the source's log for us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plugin {
+    /// wal2json, format version 2. Follows whatever is in the schemas.
+    #[default]
+    Wal2json,
+    /// Postgres' own. Follows what our publications name.
+    Pgoutput,
+}
+
+impl Plugin {
+    /// Its name on the source.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wal2json => "wal2json",
+            Self::Pgoutput => "pgoutput",
+        }
+    }
+
+    /// The plugin of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Wal2json, Self::Pgoutput].into_iter().find(|plugin| plugin.as_str() == name)
+    }
+}
+
+/// What a temporary slot said about a plugin.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Probe {
     /// It works.
     Works {
-        /// From 2.6 on, NaN and infinities can be told from NULL.
+        /// NaN and infinities can be told from NULL: not by wal2json before 2.6.
         tells_nan_from_null: bool,
     },
     /// It works, but a transaction is open that slot creation has to wait for.
@@ -28,18 +53,28 @@ pub(super) enum Probe {
 /// `lock_timeout` does (replication notes, section 3.6).
 pub(super) const PROBE_OPTIONS: &str = "-c lock_timeout=5s";
 
-pub(super) async fn probe_wal2json(connection: &mut ReplicationConnection) -> Probe {
+/// Makes a temporary slot with the plugin; it is gone with the connection.
+pub(super) async fn probe(connection: &mut ReplicationConnection, plugin: Plugin) -> Probe {
     let slot = format!("ardent_probe_{:08x}", rand::random::<u32>());
-    let create =
-        format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL wal2json NOEXPORT_SNAPSHOT");
+    let create = format!(
+        "CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL {} NOEXPORT_SNAPSHOT",
+        plugin.as_str()
+    );
     if let Err(error) = connection.command(&create).await {
         return classify(&error);
     }
+    match plugin {
+        Plugin::Wal2json => ask_wal2json(connection, &slot).await,
+        Plugin::Pgoutput => Probe::Works { tells_nan_from_null: true },
+    }
+}
+
+async fn ask_wal2json(connection: &mut ReplicationConnection, slot: &str) -> Probe {
     let options = [
         ("format-version".to_owned(), "2".to_owned()),
         ("numeric-data-types-as-string".to_owned(), "1".to_owned()),
     ];
-    let tells_nan_from_null = match connection.start(&slot, "0/0", &options).await {
+    let tells_nan_from_null = match connection.start(slot, "0/0", &options).await {
         Ok(()) => true,
         Err(error) if is_unknown_option(&error) => false,
         Err(error) => return classify(&error),

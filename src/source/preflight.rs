@@ -5,17 +5,17 @@
 
 use proxy::client::{ReplicationConnection, Session, Target};
 
+use super::decoding::Decoding;
 use super::error::Error;
 use super::facts::{self, Identity, TableName};
 use super::grants;
-use super::plugin::PROBE_OPTIONS;
+use super::plugin::{PROBE_OPTIONS, Plugin};
 use super::privileges::Missing;
 use super::provider::Provider;
 use super::reach;
 use super::report::{NAMED_OBJECTS_MAX, Report, Row, RowKind, RowStatus, listed};
 use super::server;
 use super::url::SourceUrl;
-use super::wal2json::Wal2json;
 
 /// What to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,18 @@ pub struct PreflightOptions {
     /// Whether the far end of an environment was reached, or why not; none where no environment is
     /// gone through.
     pub beyond: Option<Result<(), String>>,
+    /// The plugin to follow with.
+    pub plugin: PluginChoice,
+}
+
+/// Which plugin an operator wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PluginChoice {
+    /// wal2json if it works, else pgoutput.
+    #[default]
+    Auto,
+    /// This one or none.
+    Only(Plugin),
 }
 
 const GRANTS_REMEDY: &str = "Run the grant script below, then re-run preflight.";
@@ -105,9 +117,10 @@ impl Checks<'_> {
             Err(error) => (Missing::default(), Err(error)),
         };
         missing.replication = may_not_replicate;
-        let plugin = Wal2json { session, schemas: &self.options.schemas };
-        let row = answered("wal2json", plugin.row(replication, &mut missing).await);
-        report.rows.push(row);
+        let decoding = Decoding { session, target: self.target, options: self.options };
+        let checked = decoding.check(replication, &mut missing).await;
+        report.plugin = checked.as_ref().ok().and_then(|(_, plugin)| *plugin);
+        report.rows.push(answered("wal2json", checked.map(|(row, _)| row)));
         report.rows.push(answered("can read tables", reading));
         self.run_quiet(report, taken_by).await;
         let script = grants::script(&missing, &provider, user, &self.target.database);

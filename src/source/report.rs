@@ -1,6 +1,7 @@
 //! What preflight found, as the rows of `ARDENT CONNECTOR PREFLIGHT`.
 
 use super::facts::{Identity, TableName};
+use super::plugin::Plugin;
 
 /// A preflight report. Rows come in the order to print.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Report {
     pub undecided: Vec<TableName>,
     /// Which database this is, if it could be asked.
     pub identity: Option<Identity>,
+    /// The plugin to follow it with, if there is one.
+    pub plugin: Option<Plugin>,
 }
 
 /// One row.

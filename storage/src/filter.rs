@@ -10,8 +10,11 @@ use crate::id::{FileId, LayerId};
 use crate::locks;
 use crate::tree::Tree;
 
+/// Names the process that serves the data directory now.
+const LOCK_FILE: &str = "postmaster.pid";
+
 /// Files in the data directory itself.
-const FILES: [&str; 4] = ["postmaster.pid", "postmaster.opts", "backup_label", "tablespace_map"];
+const FILES: [&str; 4] = [LOCK_FILE, "postmaster.opts", "backup_label", "tablespace_map"];
 
 /// Directories whose contents stay behind.
 const EMPTIED: [&str; 7] = [
@@ -65,6 +68,12 @@ pub(crate) fn is_vital(tree: &Tree, file: FileId) -> bool {
             files.into_iter().flatten().any(|(_, found)| found == file)
         })
     })
+}
+
+/// Whether `file` is of no use after a crash of the host, since whoever starts Postgres then takes it
+/// away. Postgres syncs it seven times at a start.
+pub(crate) fn is_lock_file(tree: &Tree, file: FileId) -> bool {
+    child(tree, FileId::ROOT, LOCK_FILE) == Some(file)
 }
 
 fn clusters(tree: &Tree) -> Vec<FileId> {

@@ -22,11 +22,12 @@ use std::path::Path;
 use proxy::client::Session;
 
 use crate::lsn::Lsn;
-use crate::source::{self, Table, TableName};
+use crate::source::{self, Plugin, Table, TableName};
 
 use super::error::{Error, at_source, at_trunk};
 use super::link::{Link, TrunkAccess};
 use super::progress;
+use super::publication;
 use super::sequences;
 
 /// How far setup is. Every call tells the whole state.
@@ -129,7 +130,16 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    let snapshot = Snapshot::take(link).await?;
+    if link.plugin == Plugin::Pgoutput {
+        publication::create(link).await?;
+    }
+    let snapshot = match Snapshot::take(link).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            drop(super::drop_source_objects(&link.source, &link.connector).await);
+            return Err(error);
+        }
+    };
     let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
     let outcome = setup.run(&mut state).await;
     snapshot.release().await;

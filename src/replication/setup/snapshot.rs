@@ -9,7 +9,7 @@ use std::time::Duration;
 use proxy::client::{ReplicationConnection, Session, quote_identifier};
 
 use crate::lsn::Lsn;
-use crate::source::{self, Identity, Table};
+use crate::source::{self, Identity, Plugin, Table};
 
 use super::super::error::{Error, at_source};
 use super::super::link::Link;
@@ -40,6 +40,7 @@ pub(in crate::replication) struct Snapshot {
 /// Whether a slot outlives the connection that made it, and how often its making is tried.
 struct NewSlot {
     name: String,
+    plugin: Plugin,
     is_temporary: bool,
     attempts: u32,
     options: &'static str,
@@ -50,6 +51,7 @@ impl Snapshot {
     pub(super) async fn take(link: &Link) -> Result<Self, Error> {
         let slot = NewSlot {
             name: link.slot(),
+            plugin: link.plugin,
             is_temporary: false,
             attempts: SLOT_ATTEMPTS,
             options: SLOT_OPTIONS,
@@ -61,6 +63,8 @@ impl Snapshot {
     pub(in crate::replication) async fn take_temporary(link: &Link) -> Result<Self, Error> {
         let slot = NewSlot {
             name: format!("{}_at_{:08x}", link.slot(), rand::random::<u32>()),
+            // Nothing is read from it, and every server has this one.
+            plugin: Plugin::Pgoutput,
             is_temporary: true,
             attempts: 1,
             options: TEMPORARY_OPTIONS,
@@ -133,9 +137,10 @@ async fn create_slot(
 ) -> Result<(Lsn, String), Error> {
     // The form without parentheses is understood by every major.
     let command = format!(
-        "CREATE_REPLICATION_SLOT {}{} LOGICAL wal2json EXPORT_SNAPSHOT",
+        "CREATE_REPLICATION_SLOT {}{} LOGICAL {} EXPORT_SNAPSHOT",
         quote_identifier(&slot.name),
         if slot.is_temporary { " TEMPORARY" } else { "" },
+        slot.plugin.as_str(),
     );
     let mut attempt = 0;
     let rows = loop {

@@ -1,10 +1,15 @@
 //! The whole chain under load.
 
-use super::support::Chain;
+use crate::source::Plugin;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pgbench_arrives_whole() {
-    let mut chain = Chain::prepare("SELECT 1").await;
+use super::support::{Chain, with_each_plugin};
+
+with_each_plugin! {
+    pgbench_arrives_whole
+}
+
+async fn pgbench_arrives_whole(plugin: Plugin) {
+    let mut chain = Chain::prepare_with(plugin, "SELECT 1").await;
     assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "2"]).wait().unwrap().success());
     let mut load = chain.source.pgbench("app", &["-c", "2", "-T", "6"]);
     chain.copy().await;

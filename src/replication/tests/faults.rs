@@ -2,15 +2,22 @@
 
 use crate::replication::{Phase, drop_source_objects, setup};
 
-use super::support::Chain;
+use crate::source::Plugin;
+
+use super::support::{Chain, with_each_plugin};
+
+with_each_plugin! {
+    aborted_appliers_and_a_killed_trunk_lose_nothing
+    a_restarted_source_is_followed_again
+    an_idle_stream_moves_the_slot
+}
 use super::support::server::bin_dir;
 
 /// How many transactions each life of the stream applies before its end.
 const LIVES: [u64; 6] = [100, 3, 200, 30, 60, 10];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn aborted_appliers_and_a_killed_trunk_lose_nothing() {
-    let mut chain = Chain::prepare("SELECT 1").await;
+async fn aborted_appliers_and_a_killed_trunk_lose_nothing(plugin: Plugin) {
+    let mut chain = Chain::prepare_with(plugin, "SELECT 1").await;
     assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "1"]).wait().unwrap().success());
     chain.copy().await;
     let mut load = chain.source.pgbench("app", &["-c", "3", "-T", "12"]);
@@ -41,9 +48,8 @@ async fn aborted_appliers_and_a_killed_trunk_lose_nothing() {
     assert_eq!(trunk, source);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_source_is_followed_again() {
-    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+async fn a_restarted_source_is_followed_again(plugin: Plugin) {
+    let mut chain = Chain::start_with(plugin, "CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.on_source("INSERT INTO t SELECT generate_series(1, 1000)").await;
     chain.catch_up().await;
     chain.source.crash().await;
@@ -73,9 +79,8 @@ async fn a_recreated_or_missing_slot_stops_the_stream() {
     reason.await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_stream_moves_the_slot() {
-    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+async fn an_idle_stream_moves_the_slot(plugin: Plugin) {
+    let chain = Chain::start_with(plugin, "CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.catch_up().await;
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
     let before = chain.source.value("app", confirmed).await;
@@ -136,5 +141,36 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
         drop_source_objects(&link.source, "c1").await.unwrap();
         let left = "SELECT count(*)::text FROM pg_replication_slots";
         assert_eq!(chain.source.value("app", left).await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_no_publication_names_is_said() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY)";
+    let mut chain = Chain::prepare_with(Plugin::Pgoutput, schema).await;
+    chain.copy().await;
+    chain.on_source("CREATE TABLE late (id int PRIMARY KEY)").await;
+    chain.follow();
+    let said = "public.late is not followed: no publication names it".to_owned();
+    chain.until("said", |status| status.warnings == [said.clone()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_drops_the_publications() {
+    let mut chain = Chain::start_with(
+        Plugin::Pgoutput,
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE keyless (id int)",
+    )
+    .await;
+    chain.on_source("INSERT INTO keyless VALUES (1); UPDATE keyless SET id = 2").await;
+    chain.catch_up().await;
+    assert_eq!(chain.trunk.value("app", "SELECT id::text FROM public.keyless").await, "1");
+    chain.replication.take().unwrap().stop().await;
+    let left = "SELECT (SELECT count(*) FROM pg_publication) || ' ' ||
+                       (SELECT count(*) FROM pg_replication_slots)";
+    assert_eq!(chain.source.value("app", left).await, "2 1");
+    for _ in 0..2 {
+        drop_source_objects(&chain.link().source, "c1").await.unwrap();
+        assert_eq!(chain.source.value("app", left).await, "0 0");
     }
 }

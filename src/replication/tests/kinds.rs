@@ -1,6 +1,17 @@
 //! Kinds of values, tables and changes.
 
-use super::support::Chain;
+use crate::source::Plugin;
+
+use super::support::{Chain, with_each_plugin};
+
+with_each_plugin! {
+    every_type_arrives_exactly
+    unchanged_long_values_stay
+    rows_without_a_key_are_told_apart
+    odd_tables_and_names_arrive
+    one_large_transaction_is_applied_in_rounds
+    sequences_come_with_a_barrier
+}
 
 const TYPES: &str = r#"
 CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree;
@@ -36,10 +47,9 @@ const VALUES: &str = r#"
  '(1,"x,""y")', '{"(1,a)","(2,)"}', 5, '{1,2}', '\xdeadbeef', '{"\\x00","\\xff"}', 'a=>1, b=>NULL',
  'CaSe', 'top.sub', 'pg_class', 42, '16/B374D848')"#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_type_arrives_exactly() {
+async fn every_type_arrives_exactly(plugin: Plugin) {
     let schema = format!("{TYPES} INSERT INTO everything VALUES {VALUES};");
-    let chain = Chain::start(&schema).await;
+    let chain = Chain::start_with(plugin, &schema).await;
     chain.assert_equal().await;
     chain.on_source("UPDATE everything SET id = 100").await;
     chain.on_source(&format!("INSERT INTO everything VALUES {VALUES}")).await;
@@ -59,9 +69,9 @@ async fn every_type_arrives_exactly() {
     chain.assert_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn unchanged_long_values_stay() {
-    let chain = Chain::start(
+async fn unchanged_long_values_stay(plugin: Plugin) {
+    let chain = Chain::start_with(
+        plugin,
         "CREATE TABLE doc (id int PRIMARY KEY, n int, body text);
          CREATE TABLE whole (id int, n int, body text);
          ALTER TABLE whole REPLICA IDENTITY FULL;
@@ -84,9 +94,9 @@ async fn unchanged_long_values_stay() {
     chain.assert_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_without_a_key_are_told_apart() {
-    let chain = Chain::start(
+async fn rows_without_a_key_are_told_apart(plugin: Plugin) {
+    let chain = Chain::start_with(
+        plugin,
         "CREATE TABLE dup (a int, b text, j json, p point, by bytea, f bool, c char(4));
          ALTER TABLE dup REPLICA IDENTITY FULL;
          CREATE TABLE keyed (id int NOT NULL, v text); CREATE UNIQUE INDEX k ON keyed (id);
@@ -120,9 +130,9 @@ async fn rows_without_a_key_are_told_apart() {
     chain.assert_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn odd_tables_and_names_arrive() {
-    let chain = Chain::start(
+async fn odd_tables_and_names_arrive(plugin: Plugin) {
+    let chain = Chain::start_with(
+        plugin,
         r#"CREATE SCHEMA "S p.a,c";
            CREATE TABLE "S p.a,c"."Quo""ted.Name" ("Ke y" int PRIMARY KEY, "a""b" text, "sel.ect"
            int);
@@ -174,9 +184,8 @@ async fn odd_tables_and_names_arrive() {
     chain.assert_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_large_transaction_is_applied_in_rounds() {
-    let chain = Chain::start("CREATE TABLE big (id int PRIMARY KEY, v text)").await;
+async fn one_large_transaction_is_applied_in_rounds(plugin: Plugin) {
+    let chain = Chain::start_with(plugin, "CREATE TABLE big (id int PRIMARY KEY, v text)").await;
     chain
         .on_source(
             "BEGIN; INSERT INTO big SELECT g, repeat('x', 100) FROM generate_series(1, 60000) g;
@@ -186,9 +195,9 @@ async fn one_large_transaction_is_applied_in_rounds() {
     chain.assert_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sequences_come_with_a_barrier() {
-    let chain = Chain::start(
+async fn sequences_come_with_a_barrier(plugin: Plugin) {
+    let chain = Chain::start_with(
+        plugin,
         "CREATE TABLE s (id serial PRIMARY KEY); CREATE SEQUENCE \"Odd\" START 7; CREATE SEQUENCE
         untouched START 3;",
     )
@@ -206,4 +215,20 @@ async fn sequences_come_with_a_barrier() {
         .await;
     chain.catch_up().await;
     assert_eq!(chain.trunk.value("app", values).await, "5/true 50/false 9/false");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgoutput_tells_nan_and_infinity_from_null() {
+    let chain = Chain::start_with(
+        Plugin::Pgoutput,
+        "CREATE TABLE n (id int PRIMARY KEY, a numeric, b float8, c float4)",
+    )
+    .await;
+    chain
+        .on_source(
+            "INSERT INTO n VALUES (1, 'NaN', 'NaN', '-Infinity'), (2, 'Infinity', '-0', 'NaN'),
+               (3, NULL, NULL, NULL)",
+        )
+        .await;
+    chain.assert_equal().await;
 }

@@ -1,13 +1,18 @@
 //! Preflight, case by case.
 
-use crate::source::{Identity, PreflightOptions, Report, RowKind, RowStatus, SourceUrl, preflight};
+use crate::source::{
+    Identity, Plugin, PluginChoice, PreflightOptions, Report, RowKind, RowStatus, SourceUrl,
+    preflight,
+};
 
 use super::support::server::{PASSWORD, Server, free_port};
 
 async fn look(url: &SourceUrl, schemas: &[&str]) -> Report {
     let schemas = schemas.iter().map(|schema| (*schema).to_owned()).collect();
-    let options = PreflightOptions { schemas, beyond: None };
-    preflight(url, &options, |_: &Identity| None).await
+    preflight(url, &PreflightOptions { schemas, ..PreflightOptions::default() }, |_: &Identity| {
+        None
+    })
+    .await
 }
 
 /// The report as lines: mark, name, detail, remedy.
@@ -119,7 +124,7 @@ async fn a_plugin_that_is_not_listed_is_mended_by_the_sql_it_prints() {
     let source = Server::source(&[]).await;
     source.run("ALTER ROLE postgres SET output_plugin_libraries = pgoutput, test_decoding").await;
     let url = source.url("postgres", PASSWORD, "postgres");
-    let report = look(&url, &[]).await;
+    let report = look_with(&url, PluginChoice::Only(Plugin::Wal2json)).await;
     let sql = "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', 'test_decoding', 'wal2json'; \
                SELECT pg_reload_conf();";
     assert_eq!(
@@ -179,4 +184,33 @@ async fn the_grant_script_mends_what_it_names() {
     let shown = lines(&report);
     assert!(report.passed, "{shown:#?}");
     assert!(line(&shown, "wal2json").starts_with("! wal2json (Before 2.6, NaN"), "{shown:#?}");
+}
+
+async fn look_with(url: &SourceUrl, plugin: PluginChoice) -> Report {
+    let options = PreflightOptions { plugin, ..PreflightOptions::default() };
+    preflight(url, &options, |_: &Identity| None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgoutput_serves_where_wal2json_cannot_and_the_role_owns_the_tables() {
+    let source = Server::source(&["output_plugin_libraries=pgoutput"]).await;
+    source.run("CREATE DATABASE app").await;
+    source.run("CREATE ROLE lesser LOGIN REPLICATION PASSWORD 'x'").await;
+    source.run_in("app", "CREATE TABLE t (id int PRIMARY KEY); GRANT SELECT ON t TO lesser").await;
+    let owner = source.url("postgres", PASSWORD, "app");
+    let report = look_with(&owner, PluginChoice::Auto).await;
+    assert!(report.passed);
+    assert_eq!(report.plugin, Some(Plugin::Pgoutput));
+    let lines = lines(&report);
+    assert!(line(&lines, "wal2json").contains("pgoutput is used instead"), "{lines:?}");
+    let report = look_with(&owner, PluginChoice::Only(Plugin::Wal2json)).await;
+    assert!(!report.passed && report.plugin.is_none());
+    let report = look_with(&owner, PluginChoice::Only(Plugin::Pgoutput)).await;
+    assert_eq!(report.plugin, Some(Plugin::Pgoutput));
+    let lesser = source.url("lesser", "x", "app");
+    source.run("GRANT CREATE ON DATABASE app TO lesser").await;
+    let report = look_with(&lesser, PluginChoice::Only(Plugin::Pgoutput)).await;
+    let lines = self::lines(&report);
+    let said = "x wal2json (Role lesser cannot publish tables of others: public.t)";
+    assert!(line(&lines, "wal2json").starts_with(said), "{lines:?}");
 }

@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use crate::replication::{Finding, Scope, Verdict, compare};
 
-use super::support::Chain;
+use crate::source::Plugin;
+
+use super::support::{Chain, with_each_plugin};
+
+with_each_plugin! {
+    a_trunk_under_load_is_equal_at_every_look
+}
 
 const SCHEMA: &str = r#"
 CREATE ROLE verify_reader NOLOGIN;
@@ -32,7 +38,7 @@ CREATE PUBLICATION theirs; SELECT lo_create(0);
 
 async fn verify(chain: &Chain, scope: &Scope) -> Vec<Finding> {
     let (_, reference) = chain.stream().pause_at_reference().await.unwrap();
-    let (link, trunk) = (chain.source.link(), chain.trunk.access());
+    let (link, trunk) = (chain.link(), chain.trunk.access());
     let findings = compare(&link, &reference, &trunk, scope).await;
     reference.release().await;
     chain.stream().resume(trunk).await.unwrap();
@@ -49,9 +55,8 @@ fn with(findings: &[Finding], verdict: Verdict) -> Vec<String> {
     found.map(|finding| format!("{} {}", finding.kind, finding.object)).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trunk_under_load_is_equal_at_every_look() {
-    let mut chain = Chain::prepare(SCHEMA).await;
+async fn a_trunk_under_load_is_equal_at_every_look(plugin: Plugin) {
+    let mut chain = Chain::prepare_with(plugin, SCHEMA).await;
     assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "1"]).wait().unwrap().success());
     chain.copy().await;
     chain.follow();

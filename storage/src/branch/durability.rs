@@ -6,6 +6,8 @@
 //! name and (6) the journal up to the last record about the inode. Recovery skips pages that are
 //! already current and never syncs them, which is why (2) and (3) are not per file.
 //!
+//! The lock file of a running Postgres is excepted: it says nothing that could outlive a crash.
+//!
 //! A sync that fails is never tried again: the branch accepts no more changes or syncs.
 
 use std::io;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Branch;
+use crate::filter::is_lock_file;
 use crate::id::FileId;
 use crate::layer::Layer;
 use crate::locks::{self, FsResult};
@@ -22,6 +25,9 @@ impl Branch {
     /// Makes the contents and all attributes of a file durable.
     pub(crate) fn fsync(&self, file: FileId) -> FsResult<()> {
         let top = self.top_to_sync()?;
+        if is_lock_file(&*locks::read(&self.tree)?, file) {
+            return Ok(());
+        }
         let cell = self.find(file)?;
         let (record, data) = {
             let inode = locks::read(&cell.inode)?;

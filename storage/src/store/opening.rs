@@ -33,8 +33,8 @@ const FORMAT_BEFORE: u32 = 1;
 impl Store {
     /// Opens the store on `disk`, or makes one if the directory is empty. `root` is for messages.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, running: Running) -> Result<Self, Error> {
-        check_format(&*disk, root)?;
-        guard(&*disk)?;
+        let format = check_format(&*disk, root)?;
+        guard(&*disk, format)?;
         let mut graph = Graph::new();
         let branches = Log::open(&*disk, Path::new(BRANCHES), LogKind::Branches, |entry| {
             let edit = BranchEdit::decode(&entry).ok();
@@ -73,6 +73,9 @@ impl Store {
             branches.insert(id, Arc::new(Branch::new(parts)));
         }
         drop(loaded);
+        if format != FORMAT {
+            raise_format(&*media.disk)?;
+        }
         let shape = Mutex::new(shape);
         let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches), lost });
         let keeper =
@@ -86,21 +89,14 @@ impl Store {
     }
 }
 
-/// Refuses a directory of another format; makes the bare bones of an empty one.
-fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
+/// Refuses a directory of another format, makes the bare bones of an empty one. Returns the format.
+fn check_format(disk: &dyn Disk, root: &Path) -> Result<u32, Error> {
     let path = Path::new("format");
     let medium = disk.open(path, Open::OrCreate).map_err(io_error("open", "format"))?;
     let text = read_all(&*medium).map_err(io_error("read", "format"))?;
     let found = String::from_utf8_lossy(&text).trim().to_owned();
-    if found == FORMAT.to_string() {
-        return Ok(());
-    }
-    if found == FORMAT_BEFORE.to_string() {
-        let raise = || {
-            write_all(&*medium, format!("{FORMAT}\n").as_bytes(), 0)?;
-            medium.sync()
-        };
-        return raise().map_err(io_error("raise", "format"));
+    if let Some(known) = [FORMAT_BEFORE, FORMAT].into_iter().find(|n| found == n.to_string()) {
+        return Ok(known);
     }
     let entries = disk.list(Path::new(".")).map_err(io_error("list", "."))?;
     if !found.is_empty() || entries.iter().any(|name| name == BRANCHES) {
@@ -114,12 +110,23 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
         medium.sync()?;
         disk.sync_dir(Path::new("."))
     };
-    make().map_err(io_error("set up", "."))
+    make().map_err(io_error("set up", "."))?;
+    Ok(FORMAT)
+}
+
+/// Makes a store of an earlier format one of this.
+fn raise_format(disk: &dyn Disk) -> Result<(), Error> {
+    let raise = || {
+        let medium = disk.open(Path::new("format"), Open::Existing)?;
+        write_all(&*medium, format!("{FORMAT}\n").as_bytes(), 0)?;
+        medium.sync()
+    };
+    raise().map_err(io_error("raise", "format"))
 }
 
 /// Refuses a store whose journal lost records that had been durable, before anything is cut off or
 /// swept: the state it began with must be whole, and it must know of every sealed layer.
-fn guard(disk: &dyn Disk) -> Result<(), Error> {
+fn guard(disk: &dyn Disk, format: u32) -> Result<(), Error> {
     let damaged = |detail: String| Error::Damaged { path: BRANCHES.into(), detail };
     let fault = io_error("read", BRANCHES);
     let bytes = match disk.open(Path::new(BRANCHES), Open::Reading) {
@@ -138,12 +145,16 @@ fn guard(disk: &dyn Disk) -> Result<(), Error> {
     if good < state {
         return Err(damaged(format!("record {} of {state} does not read well", good + 1)));
     }
+    let tops: HashSet<_> = graph.branches().map(|(_, node)| node.top).collect();
+    // Format 1 could seal a layer before the record that froze it was durable.
+    let is_top = |layer: LayerId| format == FORMAT && tops.contains(&layer);
     for name in disk.list(Path::new("layers")).map_err(io_error("list", "layers"))? {
         let layer = name.parse().ok().and_then(LayerId::new);
-        let Some(layer) = layer.filter(|layer| !graph.was_given_out(*layer)) else { continue };
+        let layer = layer.filter(|layer| is_top(*layer) || !graph.was_given_out(*layer));
+        let Some(layer) = layer else { continue };
         let entries = disk.list(&layer_dir(layer)).map_err(io_error("list", "layers"))?;
         if entries.iter().any(|name| name == MANIFEST) {
-            return Err(damaged(format!("it ends before layer {layer}, which was sealed")));
+            return Err(damaged(format!("it does not know that layer {layer} was sealed")));
         }
     }
     Ok(())

@@ -69,7 +69,7 @@ fn every_harm_is_found_and_named() {
             fs::write(dir.join("notes"), "x").unwrap();
         }),
         ("branches.journal: no branch can be served", &|dir| {
-            flip(&dir.join("branches.journal"), 30)
+            flip(&dir.join("branches.journal"), 30);
         }),
         ("layers/2", &|dir| fs::remove_dir_all(dir.join("layers/2")).unwrap()),
     ];

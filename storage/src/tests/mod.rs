@@ -2,8 +2,11 @@
 
 mod check;
 mod crash;
+mod decoding;
 mod faults;
 mod faulty;
+mod lock_file;
+mod marks;
 mod merge;
 mod model;
 mod recording;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use proxy::client::Session;
 use tokio::time::timeout;
 
-use crate::replication::{Phase, Position, Replication, Status, setup};
+use crate::source::Plugin;
+
+use crate::replication::{Link, Phase, Position, Replication, Status, setup};
 
 use server::{Server, bin_dir};
 
@@ -17,7 +19,27 @@ pub(super) struct Chain {
     pub(super) trunk: Server,
     pub(super) replication: Option<Replication>,
     pub(super) warnings: Vec<String>,
+    pub(super) plugin: Plugin,
 }
+
+/// Makes a test for each plugin of functions that take one.
+macro_rules! with_each_plugin {
+    ($($name:ident)+) => {
+        mod wal2json {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::source::Plugin::Wal2json).await;
+            })+
+        }
+        mod pgoutput {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::source::Plugin::Pgoutput).await;
+            })+
+        }
+    };
+}
+pub(super) use with_each_plugin;
 
 /// Nothing in these tests takes longer unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,21 +53,39 @@ impl Chain {
         chain
     }
 
+    /// The same with a plugin.
+    pub(super) async fn start_with(plugin: Plugin, schema: &str) -> Self {
+        let mut chain = Self::prepare_with(plugin, schema).await;
+        chain.copy().await;
+        chain.follow();
+        chain
+    }
+
+    pub(super) async fn prepare_with(plugin: Plugin, schema: &str) -> Self {
+        Self { plugin, ..Self::prepare(schema).await }
+    }
+
+    /// The source, to be followed with the plugin.
+    pub(super) fn link(&self) -> Link {
+        Link { plugin: self.plugin, ..self.source.link() }
+    }
+
     pub(super) async fn prepare(schema: &str) -> Self {
         let (source, trunk) = tokio::join!(Server::source(&[]), Server::trunk());
         source.run("CREATE DATABASE app").await;
         source.run_in("app", schema).await;
-        Self { source, trunk, replication: None, warnings: Vec::new() }
+        let warnings = Vec::new();
+        Self { source, trunk, replication: None, warnings, plugin: Plugin::default() }
     }
 
     pub(super) async fn copy(&mut self) {
-        let (link, trunk) = (self.source.link(), self.trunk.access());
+        let (link, trunk) = (self.link(), self.trunk.access());
         let outcome = setup(&link, &trunk, &bin_dir(), 2, &|_| {}).await;
         self.warnings = outcome.unwrap_or_else(|error| panic!("{}", error.chain())).warnings;
     }
 
     pub(super) fn follow(&mut self) {
-        self.replication = Some(Replication::start(self.source.link(), self.trunk.access()));
+        self.replication = Some(Replication::start(self.link(), self.trunk.access()));
     }
 
     pub(super) fn stream(&self) -> &Replication {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use proxy::client::{Session, Target};
 
 use crate::replication::{Link, TrunkAccess};
-use crate::source::SourceUrl;
+use crate::source::{Plugin, SourceUrl};
 
 /// A server that ends with its value.
 pub(in super::super) struct Server {
@@ -188,6 +188,7 @@ impl Server {
             source: self.url("postgres", PASSWORD, "app"),
             schemas: Vec::new(),
             excluded: Vec::new(),
+            plugin: Plugin::default(),
         }
     }
 
