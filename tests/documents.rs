@@ -129,7 +129,7 @@ fn create_list_switch_update_and_delete_read_as_documented() {
     }
     server.ardent(&["connector", "switch", "prod-db"]).ok();
     let list = ["connector", "list"];
-    let lines = "Connectors:\n* ● prod-db\n    postgresql\n\n  ○ staging-db\n";
+    let lines = "Connectors:\n* ● prod-db\n    postgresql\n\n  ○ staging-db";
     let listed = server.ardent(&list).ok();
     assert!(listed.starts_with(lines), "{listed}");
     assert!(listed.contains("⚠") && listed.ends_with("\n    postgresql"), "{listed}");

@@ -38,3 +38,40 @@ fn manual(out: &mut Vec<u8>) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect_file;
+
+    use super::*;
+
+    const HEAD: &str = "\
+# The `ardent` command
+
+Made from the program's own help. `--format json` works on every verb: one object with `schema_version`, or an `error`
+with `code`, `message`, `detail` and `hint`. Exit codes: 0 done, 1 failed, 2 wrong usage or failed preflight.
+Colours are for terminals, and never with `NO_COLOR`.
+";
+
+    fn sections(command: &mut clap::Command, path: &str, out: &mut String) {
+        let help = command.render_long_help().to_string();
+        let lines = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        *out += &format!("\n## {path}\n\n```text\n{}\n```\n", lines.trim_end());
+        for verb in command.get_subcommands_mut() {
+            if verb.get_name() != "help" && !verb.is_hide_set() {
+                let path = format!("{path} {}", verb.get_name());
+                sections(verb, &path, out);
+            }
+        }
+    }
+
+    /// `UPDATE_EXPECT=1` writes it anew.
+    #[test]
+    fn the_documented_verbs_are_those_of_the_program() {
+        let mut program = Cli::command().disable_help_subcommand(true);
+        program.build();
+        let mut text = HEAD.to_owned();
+        sections(&mut program, "ardent", &mut text);
+        expect_file!["../../docs/cli.md"].assert_eq(&text);
+    }
+}

@@ -136,11 +136,9 @@ impl Checks<'_> {
         if let Some(row) = self.reserved_names().await.transpose() {
             report.rows.push(answered("metadata schema", row));
         }
-        match facts::tables(self.session, &self.options.schemas).await {
+        match facts::tables_without_identity(self.session, &self.options.schemas).await {
             Ok(tables) => {
-                let lacking = tables.into_iter().filter(|table| !table.has_identity);
-                report.undecided = lacking.map(|table| table.name).collect();
-                report.undecided.sort();
+                report.undecided = tables;
                 report.rows.extend(identities(&report.undecided));
             }
             Err(error) => report.rows.push(answered("replica identity", Err(error))),

@@ -34,24 +34,21 @@ pub(super) async fn row(target: &Target, beyond: Option<&Result<(), String>>) ->
             return Row::fail(NAME, detail, "Check the host name in the URL.");
         }
     };
-    let Some(ours) = found.iter().find_map(our_address) else {
-        let addresses: Vec<String> = found.iter().map(|found| found.ip().to_string()).collect();
-        let only_v6 = found.iter().all(SocketAddr::is_ipv6);
-        let family = if only_v6 { "IPv6 only" } else { "addresses" };
-        return Row::fail(
-            NAME,
-            format!(
-                "Host {name} has {family} ({}), to which we have no route",
-                addresses.join(", ")
-            ),
-            "Use a host name with an IPv4 address, or give this machine a route.",
-        );
+    let addresses: Vec<String> = found.iter().map(|found| found.ip().to_string()).collect();
+    let mut detail = describe(&error);
+    let mut remedy = String::from("Check host and port");
+    if found.iter().all(SocketAddr::is_ipv6) {
+        detail += &format!("\nHost {name} has IPv6 addresses only ({})", addresses.join(", "));
+        remedy += ", use a host name with an IPv4 address";
+    }
+    remedy += &match found.iter().find_map(our_address) {
+        Some(ours) => format!(
+            ", and let {ours} (this machine, or the address its network shows outside) reach \
+             {address} through the source's firewall."
+        ),
+        None => format!(", and give this machine a route to {}.", addresses.join(", ")),
     };
-    let remedy = format!(
-        "Check host and port, and let {ours} (this machine, or the address its network shows \
-         outside) reach {address} through the source's firewall."
-    );
-    Row::fail(NAME, describe(&error), remedy)
+    Row::fail(NAME, detail, remedy)
 }
 
 /// The address of ours that packets to a peer come from. Connecting a datagram socket sends

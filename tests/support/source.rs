@@ -59,6 +59,7 @@ impl Source {
         let mut openssl = as_account(PathBuf::from("openssl"));
         openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
         openssl.args(["-subj", "/CN=db.internal", "-addext", "subjectAltName=DNS:db.internal"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(data.join("server.key"));
         run(openssl.arg("-out").arg(data.join("server.crt"))).ok();
         configure(&bin, &scratch, &[("ssl", "on")]);
@@ -89,6 +90,19 @@ impl Source {
 
     pub(crate) fn url_as(&self, role: &str, password: &str) -> String {
         format!("postgresql://{role}:{password}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Shows this certificate from now on; both in PEM.
+    pub(crate) fn show_certificate(&self, certificate: &str, key: &str) {
+        let data = self.scratch.path().join("data");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            std::fs::write(&path, text).expect("write a certificate");
+            give_to_account(&path);
+            run(bounded("chmod").arg("600").arg(&path)).ok();
+        }
+        self.sql("alter system set ssl = on");
+        self.sql("select pg_reload_conf()");
     }
 
     /// Runs SQL as the superuser over the private socket and returns the rows, `|` between columns.
