@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::support::cli::{Ran, bounded};
-use crate::support::drivers::psql;
 use crate::support::server::Server;
 use crate::support::source::{Source, free_port};
 use crate::support::wait::{eventually, within};
@@ -343,8 +342,7 @@ fn apply(source: &mut Source, case: &Case, report: &str) {
             let found: Vec<String> = remedies.flat_map(sql_in).collect();
             assert!(!found.is_empty(), "{}: no SQL in {report}", case.name);
             for statement in found {
-                // From another database, as one does when this one takes no connections.
-                psql(&source.socket_url().replace("/postgres?", "/template1?"), &statement).ok();
+                source.sql(&statement);
             }
             if matches!(case.mend, Mend::SqlAndRestart) {
                 source.restart();
@@ -418,8 +416,7 @@ fn open_transaction(source: &Source) -> Child {
 
 /// A certificate for a host, in PEM, with its key.
 fn certificate(host: &str, last_year: i32) -> (String, String) {
-    let mut parameters =
-        rcgen::CertificateParams::new(vec![host.to_owned()]).expect("a host name");
+    let mut parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("a host name");
     parameters.not_before = rcgen::date_time_ymd(2001, 1, 1);
     parameters.not_after = rcgen::date_time_ymd(last_year, 1, 1);
     let key = rcgen::KeyPair::generate().expect("a key");

@@ -5,7 +5,7 @@
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
 //! | cut | the fork in the store, with its limit | deleting the branch from the store |
 //! | start | nothing | killing the compute |
-//! | hooks | `Failed` if one failed: kept for its operator, nobody connects | DELETE, or CREATE again |
+//! | hooks | `Failed` if one failed: kept for its operator | DELETE, or CREATE again |
 //! | proof | `Active`: the URL works | DELETE |
 
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //! by endpoint, deleted.
 //!
 //! Invariants:
-//! * A branch is reachable by its endpoint exactly when its row says `Active`. One whose hook failed
-//!   is kept apart, for its operator to look at and delete.
+//! * A branch is reachable by its endpoint exactly when its row says `Active`. One whose hook
+//!   failed is kept apart, for its operator to look at and delete.
 //! * Creating and deleting one name happen one after the other ([`names::NameLocks`]).
 //! * A creation or deletion that began goes on when its caller leaves, and is finished or undone
 //!   by the next server if this one dies.

@@ -1,5 +1,5 @@
-//! Decisions about tables that cannot identify their rows: asked on a terminal, or written to a file
-//! for later.
+//! Decisions about tables that cannot identify their rows: asked on a terminal, or written to a
+//! file for later.
 //!
 //! Must never: decide by itself; write anywhere but to the file that was named.
 

@@ -16,6 +16,7 @@ mod cut;
 mod error;
 mod follow;
 mod setup;
+mod way;
 mod worker;
 
 use std::sync::Arc;
@@ -29,7 +30,6 @@ use tokio_util::task::TaskTracker;
 use crate::catalog::{Catalog, ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
 use crate::compute::Computes;
 use crate::config::Config;
-use crate::environment::{self, Gateway, Way};
 use crate::replication::{self, SetupProgress};
 use crate::secret::{Secret, SecretKey};
 use crate::source::SourceUrl;
@@ -39,6 +39,7 @@ use worker::{Command, Worker};
 pub use cut::{Cut, CutError, CutRequest, ReferenceCut};
 pub use error::{ConnectorError, SetupError};
 pub use setup::EXCLUDE;
+pub use way::Route;
 
 /// Requests that wait for a worker; more are refused by waiting.
 const COMMANDS_MAX: usize = 256;
@@ -79,15 +80,6 @@ pub struct Connector {
     view: watch::Receiver<ConnectorView>,
 }
 
-/// How a source in a private network is reached.
-#[derive(Clone, Copy, Debug)]
-pub struct Route<'a> {
-    /// The environment.
-    pub environment: &'a str,
-    /// The endpoint inside it; none means the URL's own.
-    pub private_link: Option<&'a str>,
-}
-
 /// What can be seen of a connector at a moment.
 #[derive(Clone, Debug)]
 pub struct ConnectorView {
@@ -116,6 +108,7 @@ impl Connectors {
             stop: CancellationToken::new(),
             workers: TaskTracker::new(),
         };
+        connectors.remove_dead_gateways();
         for record in connectors.services.catalog.connectors()? {
             connectors.start(record)?;
         }
@@ -183,57 +176,6 @@ impl Connectors {
             }
         });
         Ok(connector)
-    }
-
-    /// The source as it is reached, and the gateway that leads there if there has to be one.
-    fn gateway(
-        &self,
-        record: &ConnectorRecord,
-        source: SourceUrl,
-    ) -> Result<(SourceUrl, Option<Gateway>), ConnectorError> {
-        let Some(environment) = &record.made.environment else { return Ok((source, None)) };
-        let route = Route { environment, private_link: record.made.private_link.as_deref() };
-        let directory = format!("way-{}", record.id);
-        let (gateway, source) = self.open_gateway(route, &directory, &source)?;
-        Ok((source, Some(gateway)))
-    }
-
-    /// Opens a way to a source; the source comes back as it is reached through it.
-    pub fn open_gateway(
-        &self,
-        route: Route<'_>,
-        directory: &str,
-        source: &SourceUrl,
-    ) -> Result<(Gateway, SourceUrl), ConnectorError> {
-        let (way, endpoint) = self.way(route, source)?;
-        let directory = self.services.data_dir.run().join(directory);
-        let (gateway, target) = Gateway::open(&directory, way, endpoint, source.target())
-            .map_err(ConnectorError::Gateway)?;
-        Ok((gateway, SourceUrl::reached_as(target)))
-    }
-
-    /// The way of a route, and where its far end connects to.
-    pub fn way(
-        &self,
-        route: Route<'_>,
-        source: &SourceUrl,
-    ) -> Result<(Way, (String, u16)), ConnectorError> {
-        let catalog = &self.services.catalog;
-        let lacking = || ConnectorError::NoWay(route.environment.to_owned());
-        let mut environments = catalog.environments()?.into_iter();
-        let stored = environments.find(|found| found.name == route.environment);
-        let stored = stored.ok_or_else(lacking)?;
-        let url = self.services.key.open(&stored.url)?;
-        let key = stored.key.map(|key| self.services.key.open(&key)).transpose()?;
-        let way = Way::parse(&url, key.as_ref(), stored.known_host.as_deref())?;
-        let endpoint = match route.private_link {
-            Some(name) => {
-                let link = catalog.private_links()?.into_iter().find(|link| link.name == name);
-                link.and_then(|link| environment::endpoint(&link.endpoint)).ok_or_else(lacking)?
-            }
-            None => environment::endpoint(&source.address()).ok_or_else(lacking)?,
-        };
-        Ok((way, endpoint))
     }
 
     /// All connectors, oldest first.

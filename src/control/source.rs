@@ -52,7 +52,7 @@ impl ControlPlane {
         let (way, (host, port)) = way;
         let opened = way.open(&host, port).await;
         options.beyond = Some(opened.map(drop).map_err(|error| Causes(&error).to_string()));
-        let directory = format!("way-{:016x}", rand::random::<u64>());
+        let directory = format!("{:016x}", rand::random::<u64>());
         let opened = self.0.connectors.open_gateway(route.borrow(), &directory, url);
         let (_gateway, reached) = opened.map_err(refuse::connector)?;
         Ok(source::preflight(&reached, &options, taken_by).await)

@@ -4,7 +4,7 @@
 //! | socket | who connects |
 //! |---|---|
 //! | `direct`, in a directory that only the server's user can enter | our own client |
-//! | a port of 127.0.0.1, for processes of the server's user alone | `pg_dump`, which has no TLS on a unix socket |
+//! | a port of 127.0.0.1, for the server's user alone | `pg_dump`: it has no TLS on a unix socket |
 
 use std::fs::DirBuilder;
 use std::io;
@@ -111,12 +111,13 @@ async fn relay(mut client: impl ByteStream, far_end: Arc<FarEnd>) {
         // Either end closing ends both; whoever spoke last knows why.
         Ok(mut far) => drop(copy_bidirectional(&mut client, &mut far).await),
         Err(error) => {
-            tracing::warn!(error = %Causes(&error), "source not reached through environment")
+            tracing::warn!(error = %Causes(&error), "source not reached through environment");
         }
     }
 }
 
 /// The uid of the process at the other end of a connection within this machine.
+#[expect(clippy::host_endian_bytes, reason = "the kernel prints the address as it holds it")]
 fn owner_of(peer: SocketAddr) -> Option<u32> {
     let SocketAddr::V4(peer) = peer else { return None };
     // proc(5), /proc/net/tcp: the address as the machine's own 32-bit integer, in hexadecimal.

@@ -43,7 +43,7 @@ pub struct Way {
 }
 
 enum Kind {
-    Ssh(Ssh),
+    Ssh(Box<Ssh>),
     Socks(Socks),
 }
 
@@ -114,7 +114,7 @@ impl Way {
     ) -> Result<Self, InvalidWay> {
         let address = Address::parse(url.reveal())?;
         let kind = match address.scheme {
-            "ssh" => Kind::Ssh(Ssh::new(&address, key, known_host)?),
+            "ssh" => Kind::Ssh(Box::new(Ssh::new(&address, key, known_host)?)),
             _ => Kind::Socks(Socks::new(&address)),
         };
         Ok(Self { address, kind })

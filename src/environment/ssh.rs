@@ -1,5 +1,5 @@
-//! An ssh host that forwards connections, as `ssh -W` does. One ssh connection carries all channels;
-//! it is made on first use, and anew after it broke.
+//! An ssh host that forwards connections, as `ssh -W` does. One ssh connection carries all
+//! channels; it is made on first use, and anew after it broke.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -196,7 +196,7 @@ pub async fn tables(session: &Session, schemas: &[String]) -> Result<Vec<Table>,
 }
 
 /// The tables among those to follow that cannot say which row an UPDATE or DELETE meant, by name.
-pub async fn tables_without_identity(
+pub(super) async fn tables_without_identity(
     session: &Session,
     schemas: &[String],
 ) -> Result<Vec<TableName>, Error> {

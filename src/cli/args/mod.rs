@@ -53,10 +53,10 @@ impl Cli {
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// Server to talk to, postgresql://role:password@host:port [env: ARDENT_URL; configuration file: server]
+    /// Server to talk to, postgresql://role:password@host:port [env: ARDENT_URL; file: server]
     #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
     pub server: Option<String>,
-    /// Data directory of the server on this machine [env: ARDENT_DATA_DIR; configuration file: data_dir]
+    /// Data directory of the server on this machine [env: ARDENT_DATA_DIR; file: data_dir]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// How to print the answer
