@@ -207,7 +207,7 @@ const CASES: &[Case] = &[
          alter table orders owner to own; alter table orders enable row level security",
         &["✗ can read tables", "GRANT \"own\" TO \"app\";", "provider: aws-rds"],
         Mend::Script,
-        "revoke own from app; alter table orders disable row level security;
+        "revoke create on database postgres from app; revoke own from app; alter table orders disable row level security;
          alter table orders owner to postgres; drop role rds_superuser, rds_replication",
     ),
     case(
@@ -215,7 +215,7 @@ const CASES: &[Case] = &[
         "create role cloudsqlsuperuser; alter role app noreplication",
         &["✗ wal senders", "provider: gcp-cloudsql", "a role with cloudsqlsuperuser"],
         Mend::Script,
-        "drop role cloudsqlsuperuser",
+        "drop role cloudsqlsuperuser; revoke create on database postgres from app",
     ),
     case(
         "Azure",
@@ -229,7 +229,7 @@ const CASES: &[Case] = &[
         "create role neon_superuser; alter role app noreplication",
         &["✗ wal senders", "provider: neon", "a role with neon_superuser"],
         Mend::Script,
-        "drop role neon_superuser",
+        "drop role neon_superuser; revoke create on database postgres from app",
     ),
     case(
         "Supabase",

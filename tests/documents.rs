@@ -1,10 +1,16 @@
 //! The examples of the connectors' documentation: same command, same output but for names and
 //! numbers, in a pipe and on a terminal with colours.
 
-use crate::support::cli::{Ran, on_terminal};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::cli::{ARDENT, Ran, on_terminal};
 use crate::support::drivers::psql;
+use crate::support::processes::signal;
 use crate::support::server::Server;
 use crate::support::source::Source;
+use crate::support::wait::eventually;
 
 const GREEN: &str = "\x1b[32m";
 const RED: &str = "\x1b[31m";
@@ -188,6 +194,28 @@ fn decisions_come_from_a_plan_a_file_or_a_terminal() {
     let decide = ["--replica-identity-decisions", &plan];
     let created = server.ardent(&[create.as_slice(), &decide].concat()).ok();
     assert!(created.starts_with("✓ Connector created and ready\n"), "{created}");
+}
+
+#[test]
+fn an_interrupt_detaches_and_says_how_to_look_again() {
+    let source = Source::start();
+    source.pgbench(5);
+    let server = Server::start();
+    let mut create = std::process::Command::new(ARDENT);
+    create.args(["connector", "create", "postgresql", &source.url(), "--name", "prod-db"]);
+    create.env("ARDENT_DATA_DIR", server.data_dir()).stderr(std::process::Stdio::piped());
+    let create = create.spawn().expect("run ardent");
+    let state = |wanted: &str| {
+        let status = server.ardent(&["connector", "status", "prod-db"]);
+        status.stdout.contains(&format!("Status:    {wanted}\n")).then_some(())
+    };
+    eventually(Duration::from_secs(60), "setup runs", || state("validating"));
+    signal(create.id(), Signal::INT);
+    let said: Ran = create.wait_with_output().expect("ardent ends").into();
+    assert_eq!(said.code, 1, "{said:#?}");
+    assert!(said.stderr.contains("stopped waiting; the server carries on"), "{said:#?}");
+    assert!(said.stderr.contains("`ardent connector status prod-db`"), "{said:#?}");
+    eventually(Duration::from_secs(120), "setup ends without us", || state("Ready"));
 }
 
 #[test]

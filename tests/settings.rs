@@ -87,6 +87,7 @@ fn a_branch_whose_hook_failed_is_never_connectable() {
         psql(&guessed, "select 1").failed(2);
         psql(&template, "select 1").ok();
         server.ardent(&["branch", "create", "b2", "--from", "b1"]).failed(1);
+        server.ardent(&["branch", "rotate-password", "b1"]).failed(1);
         server.kill();
         server.start_again();
     }

@@ -77,19 +77,13 @@ impl Branches {
     }
 
     fn parent(&self, request: &CreateBranch) -> Result<Option<Arc<BranchRecord>>, BranchError> {
-        let find = |name: &Name| self.find(request.connector.id(), name.as_str());
-        let parent = request.from.as_ref().map(find).transpose()?;
-        match parent {
-            Some(parent) if parent.state == BranchState::Failed => {
-                Err(BranchError::ParentFailed(parent.made.name.clone()))
-            }
-            parent => Ok(parent),
-        }
+        let find = |name: &Name| self.find_usable(request.connector.id(), name.as_str());
+        request.from.as_ref().map(find).transpose()
     }
 
     async fn create_new(&self, request: &CreateBranch) -> Result<Arc<BranchRecord>, BranchError> {
         let limit = self.services.config.branch.branches_max;
-        if self.by_endpoint.len() >= limit {
+        if self.by_endpoint.len() + self.failed.len() >= limit {
             return Err(BranchError::TooMany(limit));
         }
         let parent = self.parent(request)?;

@@ -68,9 +68,9 @@ pub enum BranchError {
     /// The name is taken by a branch made with other parameters.
     #[error("branch \"{0}\" already exists with other parameters")]
     Taken(String),
-    /// Nothing is cut from a branch whose hook failed.
-    #[error("branch \"{0}\" failed: it cannot be branched from")]
-    ParentFailed(String),
+    /// Nothing is done with a branch whose hook failed, but deleting it.
+    #[error("branch \"{0}\" failed when it was created")]
+    Failed(String),
     /// The server is full.
     #[error("server has reached its limit of {0} branches")]
     TooMany(usize),
@@ -164,6 +164,19 @@ impl Branches {
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
     }
 
+    /// One branch of a connector that did not fail.
+    fn find_usable(
+        &self,
+        connector: ConnectorId,
+        name: &str,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let found = self.find(connector, name)?;
+        match found.state {
+            BranchState::Failed => Err(BranchError::Failed(name.to_owned())),
+            _ => Ok(found),
+        }
+    }
+
     /// The branch of that number, if it is a user branch.
     pub fn by_number(&self, number: BranchId) -> Option<Arc<BranchRecord>> {
         let find = |entry: &dashmap::mapref::multiple::RefMulti<'_, String, Arc<BranchRecord>>| {
@@ -191,7 +204,7 @@ impl Branches {
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let made = &branch.made;
         let _turn = self.names.lock(made.connector, &made.name).await;
-        let mut record = BranchRecord::clone(&*self.find(made.connector, &made.name)?);
+        let mut record = BranchRecord::clone(&*self.find_usable(made.connector, &made.name)?);
         let Credential { password, verifier } = Credential::new(&self.services.key);
         self.services.catalog.set_branch_password(record.number, &password, &verifier)?;
         (record.made.password, record.made.verifier) = (Some(password), Some(verifier));

@@ -92,7 +92,7 @@ pub(super) fn branch(error: BranchError) -> OperationError {
                     "Mend the hook and create the branch again, or: ardent branch delete {branch}"
                 ))
         }
-        BranchError::ParentFailed(_) => {
+        BranchError::Failed(_) => {
             OperationError::new(sqlstate::WRONG_STATE, error.to_string())
                 .with_hint("Delete it, or create it again once its hook is mended.")
         }
