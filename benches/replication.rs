@@ -3,7 +3,8 @@
 //! the subscription's apply worker.
 //!
 //! Both sides follow one source in one run, one after the other, the order changing each round, so
-//! that the ratios mean something whatever the machine. Names of parts and `quick` may be given.
+//! that the ratios mean something whatever the machine. Names of parts, `quick` and `pgoutput` may
+//! be given.
 
 #[expect(dead_code, reason = "shared with the integration tests, which use more of it")]
 #[path = "../tests/support/mod.rs"]
@@ -94,10 +95,19 @@ fn copy(size: &Size) {
 fn first_copy(source: &Source) -> f64 {
     let server = Server::start();
     let begun = Instant::now();
-    server.follow(source);
+    follow(&server, source);
     let taken = begun.elapsed().as_secs_f64();
     server.ardent(&["connector", "delete", "prod", "--force"]).ok();
     taken
+}
+
+/// With pgoutput where that word is given, as a subscription has it.
+fn follow(server: &Server, source: &Source) {
+    let plugin = std::env::args().find(|word| word == "pgoutput");
+    let plugin = plugin.as_deref().unwrap_or("wal2json");
+    let url = source.url();
+    let create = ["connector", "create", "postgresql", &url, "--name", "prod", "--plugin", plugin];
+    server.ardent(&create).ok();
 }
 
 fn table_sync(source: &Source) -> f64 {
@@ -173,7 +183,7 @@ fn stream(size: &Size) {
     load_schema(&source, &subscriber);
     subscribe(&subscriber, &source);
     let server = Server::start();
-    server.follow(&source);
+    follow(&server, &source);
     let pair = Pair { source: &source, subscriber: &subscriber, server: &server };
     let each = size.transactions / 4;
     let pgbench = format!("backlog of {} TPC-B transactions", size.transactions);

@@ -89,6 +89,10 @@ pub struct StoreConfig {
 pub struct ReplicationConfig {
     /// Sessions that copy at once.
     pub copy_jobs: usize,
+    /// Log the source keeps for a slot before status says so, in MiB; 0 never.
+    pub slot_wal_alarm_mb: u64,
+    /// Log the source keeps for a slot before the slot is dropped, in MiB; 0 never.
+    pub slot_wal_drop_mb: u64,
     /// Longest CONNECTOR VERIFY, in seconds.
     pub verify_timeout_s: u64,
 }

@@ -45,6 +45,33 @@ fn pgoutput_carries_them_as_well_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn triggers_that_always_fire_do_so_in_a_branch_and_not_in_the_trunk() {
+    let source = Source::start();
+    source.sql(
+        "create table noted (id int primary key, who text);
+         create function note() returns trigger language plpgsql as
+           $$ begin new.who := new.who || '!'; return new; end $$;
+         create trigger always before insert on noted for each row execute function note();
+         alter table noted enable always trigger always;
+         create trigger replica before insert on noted for each row execute function note();
+         alter table noted enable replica trigger replica",
+    );
+    let server = Server::start();
+    server.follow(&source);
+    source.sql("insert into noted values (1, 'source')");
+    let url = server.branch("firing");
+    assert_eq!(psql(&url, "select who from noted").ok(), "source!", "fired twice");
+    psql(&url, "insert into noted values (2, 'branch')").ok();
+    assert_eq!(psql(&url, "select who from noted where id = 2").ok(), "branch!");
+    let modes =
+        "select string_agg(format('%s %s', tgname, tgenabled), ',' order by tgname) from pg_trigger
+                  where not tgisinternal";
+    assert_eq!(psql(&url, modes).ok(), source.sql(modes));
+    let again = server.branch("again");
+    assert_eq!(psql(&again, modes).ok(), source.sql(modes));
+}
+
+#[test]
 fn sequences_and_identity_columns_go_on_in_a_branch_where_the_source_stood() {
     let source = Source::start();
     source.sql(

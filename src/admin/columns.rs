@@ -11,8 +11,8 @@ use crate::lsn::Lsn;
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, ConnectorUpdateRow, CopyRow, EnvironmentRow,
-    PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, RoleRecord, SessionRow,
-    SettingRow, SwitchRow, VerifyRow,
+    PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, QuarantineRow, RoleRecord,
+    SessionRow, SettingRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -65,6 +65,7 @@ pub(super) fn connector(row: ConnectorRow) -> Vec<Value> {
 pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
     let lsn = |lsn: Option<Lsn>| optional(lsn, text);
     let copy = row.copy;
+    let (holder, age) = row.oldest_transaction.unzip();
     let of_copy = |value: &dyn Fn(&CopyRow) -> Value| copy.as_ref().map_or(Value::Null, value);
     vec![
         text(row.name),
@@ -89,6 +90,8 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         of_copy(&|copy| Value::Int8(copy.bytes_per_second)),
         of_copy(&|copy| optional(copy.remaining, seconds)),
         of_copy(&|copy| lines(&copy.tables)),
+        optional(holder, Value::Text),
+        optional(age, seconds),
     ]
 }
 
@@ -98,6 +101,15 @@ pub(super) fn verify(row: VerifyRow) -> Vec<Value> {
         Value::Text(row.kind),
         text(row.verdict),
         optional(row.detail, Value::Text),
+    ]
+}
+
+pub(super) fn quarantine(row: QuarantineRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.table),
+        text(if row.is_copying { "copying" } else { "quarantined" }),
+        Value::Text(row.reason),
+        Value::Timestamptz(row.since),
     ]
 }
 

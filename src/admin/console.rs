@@ -162,6 +162,14 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.lock_connector(caller, name, None).await?;
                 Ok(vec![columns::connector(row)])
             }
+            Statement::QuarantineList(name) => {
+                let rows = operations.list_quarantine(caller, name).await?;
+                Ok(rows.into_iter().map(columns::quarantine).collect())
+            }
+            Statement::QuarantineRelease { name, table } => {
+                let row = operations.release_quarantine(caller, name, table).await?;
+                Ok(vec![columns::quarantine(row)])
+            }
             Statement::RoleCreate { name, password, level } => {
                 self.create_role(name, &password, level).await
             }

@@ -24,7 +24,8 @@ use super::request::{
 use super::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
     ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome, EnvironmentRow, PreflightRow,
-    PrivateLinkRow, RetrySetupOutcome, RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
+    PrivateLinkRow, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow, SettingRow,
+    SwitchRow, VerifyRow,
 };
 
 /// Who runs the statement.
@@ -225,6 +226,20 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Forgets a private link that no connector uses.
     fn delete_private_link(&self, name: &str) -> impl Future<Output = Outcome<()>> + Send;
+    /// The tables of a connector that are not followed.
+    fn list_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+    ) -> impl Future<Output = Outcome<Vec<QuarantineRow>>> + Send;
+
+    /// Has one of them copied again, and followed then. Returns its row once that is certain.
+    fn release_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> impl Future<Output = Outcome<QuarantineRow>> + Send;
 
     /// Stores a new admin role.
     fn create_role(&self, role: RoleRecord) -> impl Future<Output = Outcome<()>> + Send;

@@ -144,6 +144,8 @@ pub struct ConnectorStatusRow {
     pub bytes_total: Option<i64>,
     /// Why it is broken or was retried last.
     pub error: Option<String>,
+    /// Whose transaction has been open longest on the source, and for how long.
+    pub oldest_transaction: Option<(String, Duration)>,
     /// How the first copy goes, while it is made.
     pub copy: Option<CopyRow>,
 }
@@ -176,6 +178,19 @@ pub struct VerifyRow {
     pub verdict: &'static str,
     /// What was compared, or what differs.
     pub detail: Option<String>,
+}
+
+/// One row of `ARDENT CONNECTOR QUARANTINE LIST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineRow {
+    /// `schema.table`.
+    pub table: String,
+    /// It is being copied again, and followed then.
+    pub is_copying: bool,
+    /// Why it is not followed.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
 }
 
 /// The answer to `CONNECTOR SWITCH`.

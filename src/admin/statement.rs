@@ -76,6 +76,15 @@ pub enum Statement {
         /// One hook of `branch_sql`; none means all.
         hook: Option<String>,
     },
+    /// `CONNECTOR QUARANTINE LIST name`
+    QuarantineList(Name),
+    /// `CONNECTOR QUARANTINE RELEASE name 'schema.table'`
+    QuarantineRelease {
+        /// The connector.
+        name: Name,
+        /// As QUARANTINE LIST shows it.
+        table: String,
+    },
     /// `BRANCH CREATE name`
     BranchCreate(CreateBranchRequest),
     /// `BRANCH LIST`
@@ -135,6 +144,7 @@ impl Statement {
                 | Self::PrivateLinkDelete(_)
                 | Self::SettingsSet(_)
                 | Self::SettingsRemove { .. }
+                | Self::QuarantineRelease { .. }
                 | Self::RoleCreate { .. }
                 | Self::RoleDelete(_)
         )

@@ -21,6 +21,7 @@ use crate::compute::{ComputeError, ComputeTarget};
 use crate::connector::{Connector, Cut, CutRequest};
 use crate::name::Name;
 use crate::postgres::{self, OWNER_ROLE, Session};
+use crate::replication::{TrunkAccess, enable_triggers};
 
 /// What an operator asks for.
 #[derive(Clone)]
@@ -172,6 +173,11 @@ impl Branches {
         drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
+        } else if request.connector.view().status.has_disabled_triggers {
+            let socket_dir = lease.compute().socket_dir().to_owned();
+            let database = record.made.database.clone();
+            let branch = TrunkAccess { socket_dir, database };
+            enable_triggers(&branch).await.map_err(BranchError::Triggers)?;
         }
         self.dress(&record, &request.connector, lease.compute().socket_dir()).await?;
         self.prove(&record, request, lease.compute().socket_dir()).await?;

@@ -107,6 +107,9 @@ pub enum BranchError {
     /// The comparison with the source failed.
     #[error("compare with the source")]
     Compare(#[from] crate::replication::Error),
+    /// Triggers that the trunk has switched off stay off.
+    #[error("switch triggers on in the branch")]
+    Triggers(#[source] crate::replication::Error),
     /// A stored password does not open.
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -208,6 +208,13 @@ impl Computes {
         Ok(())
     }
 
+    /// Stops a compute in order and forgets its slot, so that its branch may run as another kind.
+    pub async fn release(&self, branch: BranchId) -> Result<(), ComputeError> {
+        self.stop(branch).await?;
+        self.0.slots.remove(&branch);
+        Ok(())
+    }
+
     /// Kills a compute and forgets its slot: its branch is going away.
     pub async fn remove(&self, branch: BranchId) -> Result<(), ComputeError> {
         let Some((_, slot)) = self.0.slots.remove(&branch) else { return Ok(()) };

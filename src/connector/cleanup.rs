@@ -51,7 +51,7 @@ impl Worker {
         replication::drop_source_objects(&self.source, &connector).await.map_err(|error| {
             ConnectorError::SourceCleanup {
                 reason: error.to_string(),
-                sql: format!("SELECT pg_drop_replication_slot('ardent_{connector}');"),
+                sql: replication::drop_sql(&connector),
             }
         })?;
         self.services.catalog.delete_connector(self.record.id)?;

@@ -202,7 +202,7 @@ impl Worker {
         followed.lease = None;
         self.services.computes.stop(followed.target.branch).await?;
         self.fork_trunk(&followed.trunk, request).await.map_err(Arc::new)?;
-        super::setup::link(&self.record, &self.source)
+        super::setup::link(&self.services, &self.record, &self.source)
             .map_err(|error| CutError::Trunk(Causes(&error).to_string()))
     }
 

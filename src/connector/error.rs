@@ -41,6 +41,9 @@ pub enum ConnectorError {
         /// What an operator can run there instead.
         sql: String,
     },
+    /// Nothing is followed now.
+    #[error("connector does not follow its source now")]
+    NotFollowing(#[source] Option<replication::Error>),
     /// The catalog refused.
     #[error(transparent)]
     Catalog(#[from] CatalogError),

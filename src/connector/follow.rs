@@ -47,7 +47,7 @@ impl Worker {
     async fn begin_following(&mut self) -> Result<Followed, SetupError> {
         let trunk = setup::find_trunk(&self.services, &self.record)?.ok_or(SetupError::NoTrunk)?;
         let target = ComputeTarget::of(&trunk);
-        let link = setup::link(&self.record, &self.source)?;
+        let link = setup::link(&self.services, &self.record, &self.source)?;
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
@@ -108,6 +108,12 @@ impl Worker {
         match command {
             Command::Retry(_, reply) => drop(reply.send(Ok(()))),
             Command::Cut(request, reply) => return self.cut(followed, request, reply).await,
+            Command::Release(table, reply) => {
+                let released = followed.stream.release(table).await;
+                self.publish(followed);
+                let refused = |error| ConnectorError::NotFollowing(Some(error));
+                drop(reply.send(released.map_err(refused)));
+            }
             Command::CutAtReference(request, reply) => {
                 return self.cut_at_reference(followed, request, reply).await;
             }

@@ -32,7 +32,7 @@ use crate::compute::Computes;
 use crate::config::Config;
 use crate::replication::{self, SetupProgress};
 use crate::secret::{Secret, SecretKey};
-use crate::source::SourceUrl;
+use crate::source::{SourceUrl, TableName};
 use crate::store::Store;
 use worker::{Command, Worker};
 
@@ -323,6 +323,14 @@ impl Connector {
             *self.decisions.write().unwrap_or_else(std::sync::PoisonError::into_inner) = decisions;
         }
         Ok(())
+    }
+
+    /// Has a table in quarantine copied again, and followed then; false if it is in none.
+    pub async fn release(&self, table: TableName) -> Result<bool, ConnectorError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Release(table, reply);
+        self.commands.send(command).await.map_err(|_| ConnectorError::Stopping)?;
+        answer.await.map_err(|_| ConnectorError::Stopping)?
     }
 
     /// Deletes the connector; its branches must be gone. `drain` is the longest wait for what

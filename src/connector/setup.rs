@@ -1,8 +1,8 @@
 //! Setting a connector up: a trunk with the source's roles and locale, then the first copy.
 //!
-//! Stages that are done are found done after a crash: the trunk's row says `Active` once its data
-//! directory is whole, and the copy's progress row says that the copy is. Anything less is thrown
-//! away and made again.
+//! Stages that are done are found done after a crash: the trunk's row says `Active` once its first
+//! copy is whole and durable. Anything less is thrown away and made again, so the copy itself is
+//! made without a thought for durability (`config/load.conf`).
 
 use std::sync::Arc;
 
@@ -14,9 +14,11 @@ use tokio::sync::watch;
 use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::compute::ComputeTarget;
-use crate::postgres::{self, LocaleProvider, TemplateSpec};
-use crate::replication::{self, Link, SetupProgress, TrunkAccess};
+use crate::postgres::{self, ComputeKind, Installation, LocaleProvider, TemplateSpec};
+use crate::replication::{self, Link, SetupProgress, SlotWal, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
+
+const MIB: u64 = 1 << 20;
 
 /// What setup works on.
 pub(super) struct Setup {
@@ -32,16 +34,46 @@ impl Setup {
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
         let installation = self.services.computes.places().installation(major)?.clone();
-        let trunk = match self.finished_trunk()? {
-            Some(trunk) => trunk,
-            None => self.make_trunk(&facts, installation.major).await?,
+        let found = self.finished_trunk()?;
+        let (trunk, warnings) = match found {
+            // The copy that an earlier server finished has told what there is to tell.
+            Some(trunk) => (trunk, self.record.warnings.clone()),
+            None => {
+                let trunk = self.make_trunk(&facts, installation.major).await?;
+                let warnings = self.load(&trunk, &installation).await?;
+                self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
+                (trunk, warnings)
+            }
         };
         let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
+        let socket_dir = lease.compute().socket_dir();
+        let session = postgres::Session::connect(socket_dir, &self.record.made.database).await?;
+        postgres::grant_mirrored_roles(&session).await?;
+        postgres::prepare_database(&session, &self.record.made.database).await?;
+        // Its fsync is the one that makes the load durable; and the first cut would wait for it.
+        session.checkpoint().await?;
+        self.services.catalog.set_branch_state(trunk.number, BranchState::Active)?;
+        self.view.send_modify(|view| {
+            view.setup = None;
+            view.warnings = warnings;
+        });
+        Ok(())
+    }
+
+    /// Makes the first copy, in a compute that does not care for durability. Returns warnings.
+    async fn load(
+        &self,
+        trunk: &BranchRecord,
+        installation: &Installation,
+    ) -> Result<Vec<String>, SetupError> {
+        let computes = &self.services.computes;
+        let target = ComputeTarget { kind: ComputeKind::Load, ..ComputeTarget::of(trunk) };
+        let lease = computes.wake(target).await?;
         let access = TrunkAccess {
             socket_dir: lease.compute().socket_dir().to_owned(),
             database: self.record.made.database.clone(),
         };
-        let link = link(&self.record, &self.source)?;
+        let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| {
                 if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
@@ -51,25 +83,11 @@ impl Setup {
             });
         };
         let jobs = self.services.config.replication.copy_jobs;
-        let outcome =
+        let copied =
             replication::setup(&link, &access, &installation.bin_dir, jobs, &report).await?;
-        let session = postgres::Session::connect(&access.socket_dir, &access.database).await?;
-        postgres::grant_mirrored_roles(&session).await?;
-        postgres::prepare_database(&session, &access.database).await?;
-        // The first cut would wait for everything the copy left in memory.
-        session.checkpoint().await?;
-        // A copy that an earlier server finished has nothing new to say.
-        let warnings = if outcome.warnings.is_empty() {
-            self.record.warnings.clone()
-        } else {
-            outcome.warnings
-        };
-        self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
-        self.view.send_modify(|view| {
-            view.setup = None;
-            view.warnings = warnings;
-        });
-        Ok(())
+        drop(lease);
+        computes.release(trunk.number).await?;
+        Ok(copied.warnings)
     }
 
     async fn read_facts(&self) -> Result<Facts, SetupError> {
@@ -79,7 +97,7 @@ impl Setup {
         Ok(facts)
     }
 
-    /// The trunk of an earlier attempt, if its data directory is whole.
+    /// The trunk of an earlier attempt, if its copy is whole and durable.
     fn finished_trunk(&self) -> Result<Option<BranchRecord>, SetupError> {
         let trunk = find_trunk(&self.services, &self.record)?;
         Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
@@ -93,7 +111,7 @@ impl Setup {
         self.log_stage("preparing trunk");
         remove_trunk(&self.services, &self.record).await?;
         let catalog = &self.services.catalog;
-        let mut trunk = catalog.insert_branch(&NewBranch {
+        let trunk = catalog.insert_branch(&NewBranch {
             kind: BranchKind::Trunk,
             connector: self.record.id,
             name: format!("trunk-of-{}", self.record.made.name),
@@ -111,8 +129,6 @@ impl Setup {
         let create = move |client: &mut StoreClient| client.create(number, owner);
         self.services.store.call(create).await?;
         postgres::create_template(self.template(&trunk, facts)?).await?;
-        catalog.set_branch_state(number, BranchState::Active)?;
-        trunk.state = BranchState::Active;
         Ok(trunk)
     }
 
@@ -158,7 +174,12 @@ pub(super) async fn remove_trunk(
 }
 
 /// The two ends of a connector, as replication sees them.
-pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link, SetupError> {
+pub(super) fn link(
+    services: &ConnectorServices,
+    record: &ConnectorRecord,
+    source: &SourceUrl,
+) -> Result<Link, SetupError> {
+    let limits = &services.config.replication;
     let decisions: std::collections::BTreeMap<String, String> =
         serde_json::from_str(&record.made.decisions)
             .map_err(|_| crate::catalog::CatalogError::Damaged("replica identity decisions"))?;
@@ -177,6 +198,10 @@ pub(super) fn link(record: &ConnectorRecord, source: &SourceUrl) -> Result<Link,
         excluded,
         plugin: source::Plugin::named(&record.made.plugin)
             .ok_or(crate::catalog::CatalogError::Damaged("plugin"))?,
+        slot_wal: SlotWal {
+            alarm_bytes: limits.slot_wal_alarm_mb.saturating_mul(MIB),
+            drop_bytes: limits.slot_wal_drop_mb.saturating_mul(MIB),
+        },
     })
 }
 

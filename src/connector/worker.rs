@@ -14,7 +14,7 @@ use super::setup::Setup;
 use super::{ConnectorError, ConnectorServices, ConnectorView};
 use crate::catalog::{ConnectorRecord, ConnectorState};
 use crate::cause::Causes;
-use crate::source::SourceUrl;
+use crate::source::{SourceUrl, TableName};
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -26,6 +26,8 @@ pub(super) enum Command {
     CutAtReference(CutRequest, Reply<ReferenceCut, CutError>),
     /// Begin setup again, with these decisions.
     Retry(Option<String>, Reply<(), ConnectorError>),
+    /// Copy a table in quarantine again.
+    Release(TableName, Reply<bool, ConnectorError>),
     /// Remove everything, after a drain of at most so long.
     Delete(Option<Duration>, Reply<(), ConnectorError>),
 }
@@ -121,6 +123,9 @@ impl Worker {
                     Some(Command::Retry(_, reply)) => drop(reply.send(Ok(()))),
                     Some(Command::Delete(_, reply)) => return Next::Delete(reply),
                     Some(Command::Cut(_, reply)) => drop(reply.send(Err(self.not_ready()))),
+                    Some(Command::Release(_, reply)) => {
+                        drop(reply.send(Err(ConnectorError::NotFollowing(None))));
+                    }
                     Some(Command::CutAtReference(_, reply)) => {
                         drop(reply.send(Err(self.not_ready())));
                     }
@@ -146,6 +151,9 @@ impl Worker {
                     }
                     Some(Command::Delete(_, reply)) => return Next::Delete(reply),
                     Some(Command::Cut(_, reply)) => drop(reply.send(Err(self.not_ready()))),
+                    Some(Command::Release(_, reply)) => {
+                        drop(reply.send(Err(ConnectorError::NotFollowing(None))));
+                    }
                     Some(Command::CutAtReference(_, reply)) => {
                         drop(reply.send(Err(self.not_ready())));
                     }

@@ -171,7 +171,7 @@ impl ControlPlane {
             };
             let connector = connectors.iter().find(|c| c.id() == branch.made.connector);
             let Some(connector) = connector else { continue };
-            let is_trunk = compute.target.kind == ComputeKind::Trunk;
+            let is_trunk = compute.target.kind != ComputeKind::Branch;
             listed.push(ComputeRow {
                 branch: if is_trunk {
                     format!("trunk of {}", connector.name())

@@ -9,8 +9,8 @@ use super::source::NamedRoute;
 use super::{ControlPlane, refuse, rows, source};
 use crate::admin::request::{CreateConnectorRequest, Decisions, RetrySetupRequest, VerifyRequest};
 use crate::admin::row::{
-    ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, RetrySetupOutcome, SwitchRow,
-    VerifyRow,
+    ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, QuarantineRow, RetrySetupOutcome,
+    SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, OperationError, Outcome, Progress, sqlstate};
 use crate::catalog::{ConnectorState, NewConnector, Selection};
@@ -147,6 +147,27 @@ impl ControlPlane {
             .chain(numbered)
             .find(|name| self.0.connectors.find(name).is_err())
             .unwrap_or_else(|| stem.to_owned())
+    }
+
+    /// The table is named as QUARANTINE LIST shows it, whatever its name contains.
+    pub(super) async fn do_release_quarantine(
+        &self,
+        name: Name,
+        table: &str,
+    ) -> Outcome<QuarantineRow> {
+        let connector = self.connector(name.as_str())?;
+        let tables = connector.view().status.quarantined;
+        let found = tables.into_iter().find(|entry| entry.table.to_string() == table);
+        let absent = || {
+            let message = format!("table \"{table}\" is not in quarantine");
+            OperationError::new(sqlstate::UNDEFINED_OBJECT, message)
+                .with_hint(format!("ARDENT CONNECTOR QUARANTINE LIST {name} shows which are."))
+        };
+        let entry = found.ok_or_else(absent)?;
+        if !connector.release(entry.table.clone()).await.map_err(refuse::connector)? {
+            return Err(absent());
+        }
+        Ok(QuarantineRow { is_copying: true, ..rows::quarantined(&entry) })
     }
 
     pub(super) fn do_switch_connector(&self, caller: &Caller, name: Name) -> Outcome<SwitchRow> {

@@ -22,7 +22,8 @@ use crate::admin::request::{
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
     ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome, EnvironmentRow, PreflightRow,
-    PrivateLinkRow, RetrySetupOutcome, RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
+    PrivateLinkRow, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow, SettingRow,
+    SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
@@ -234,6 +235,19 @@ impl Operations for ControlPlane {
 
     async fn delete_private_link(&self, name: &str) -> Outcome<()> {
         self.do_delete_private_link(name)
+    }
+
+    async fn list_quarantine(&self, _caller: &Caller, name: Name) -> Outcome<Vec<QuarantineRow>> {
+        Ok(rows::quarantine(&*self.connector(name.as_str())?))
+    }
+
+    async fn release_quarantine(
+        &self,
+        _caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> Outcome<QuarantineRow> {
+        self.do_release_quarantine(name, &table).await
     }
 
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {

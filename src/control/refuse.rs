@@ -92,10 +92,8 @@ pub(super) fn branch(error: BranchError) -> OperationError {
                     "Mend the hook and create the branch again, or: ardent branch delete {branch}"
                 ))
         }
-        BranchError::Failed(_) => {
-            OperationError::new(sqlstate::WRONG_STATE, error.to_string())
-                .with_hint("Delete it, or create it again once its hook is mended.")
-        }
+        BranchError::Failed(_) => OperationError::new(sqlstate::WRONG_STATE, error.to_string())
+            .with_hint("Delete it, or create it again once its hook is mended."),
         BranchError::Cut(error) => cut(&error),
         BranchError::Compute(error) => compute(&error),
         BranchError::Catalog(error) => catalog(error),
@@ -105,7 +103,7 @@ pub(super) fn branch(error: BranchError) -> OperationError {
                 .with_hint("Nothing was changed; try again.")
         }
         BranchError::Store(error) => store(&error),
-        BranchError::Secret(_) => internal(&error),
+        BranchError::Triggers(_) | BranchError::Secret(_) => internal(&error),
     }
 }
 

@@ -8,14 +8,14 @@ use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
     ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, PreflightKind,
-    PreflightRow, PreflightStatus, RoleRecord, SessionRow, VerifyRow,
+    PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
 use crate::connector::{Connector, ConnectorView, EXCLUDE};
 use crate::lsn::Lsn;
 use crate::name::Name;
-use crate::replication::{Finding, Phase, SetupProgress};
+use crate::replication::{Finding, Phase, Quarantined, SetupProgress};
 use crate::secret::Secret;
 use crate::source::{Report, RowKind, RowStatus};
 
@@ -81,7 +81,7 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         state: shown(connector, &view),
         warnings: warnings(connector),
         plugin: Some(connector.made().plugin.clone()),
-        ddl_mode: Some("none".to_owned()),
+        ddl_mode: Some(status.ddl_mode).filter(|mode| !mode.is_empty()).map(str::to_owned),
         received_lsn: known(status.received_lsn),
         applied_lsn: known(status.applied_lsn),
         confirmed_lsn: known(status.confirmed_lsn),
@@ -92,6 +92,10 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
         bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
         bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
         error: view.message.clone(),
+        oldest_transaction: status
+            .oldest_transaction
+            .as_ref()
+            .map(|open| (open.holder.clone(), open.age)),
         copy: setup.map(copy),
     })
 }
@@ -166,6 +170,22 @@ fn left_behind(connector: &Connector, view: &ConnectorView) -> Vec<String> {
         !dropped.iter().any(|name| warning.starts_with(&format!("extension {name} ")))
     };
     view.warnings.iter().filter(is_wanted).cloned().collect()
+}
+
+/// The tables that are not followed, by name.
+pub(super) fn quarantine(connector: &Connector) -> Vec<QuarantineRow> {
+    let mut tables = connector.view().status.quarantined;
+    tables.sort_by(|a, b| a.table.cmp(&b.table));
+    tables.iter().map(quarantined).collect()
+}
+
+pub(super) fn quarantined(entry: &Quarantined) -> QuarantineRow {
+    QuarantineRow {
+        table: entry.table.to_string(),
+        is_copying: entry.is_resync_due,
+        reason: entry.reason.clone(),
+        since: entry.since,
+    }
 }
 
 fn excluded(connector: &Connector) -> Vec<String> {

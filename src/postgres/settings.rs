@@ -1,4 +1,5 @@
-//! The settings computes run with, read from `config/branch.conf` and `config/trunk.conf`.
+//! The settings computes run with, read from `config/branch.conf`, `config/trunk.conf` and
+//! `config/load.conf`.
 //!
 //! They reach `postgres` as `-c name=value`, never through a file of the data directory.
 
@@ -7,12 +8,15 @@
 pub enum ComputeKind {
     /// The follower of a source: one client, the applier.
     Trunk,
+    /// A trunk whose first copy is being made: thrown away unless that ends well.
+    Load,
     /// A writable copy for people and jobs.
     Branch,
 }
 
 const BRANCH: &str = include_str!("../../config/branch.conf");
 const TRUNK: &str = include_str!("../../config/trunk.conf");
+const LOAD: &str = include_str!("../../config/load.conf");
 
 /// One `name = value` of a settings file.
 struct Setting<'a> {
@@ -24,12 +28,14 @@ struct Setting<'a> {
 
 /// Arguments for `postgres`, in the order in which a later one wins.
 pub(super) fn arguments(kind: ComputeKind, major: u32) -> Vec<String> {
-    let trunk = match kind {
-        ComputeKind::Trunk => TRUNK,
-        ComputeKind::Branch => "",
+    let (trunk, load) = match kind {
+        ComputeKind::Trunk => (TRUNK, ""),
+        ComputeKind::Load => (TRUNK, LOAD),
+        ComputeKind::Branch => ("", ""),
     };
     parse(BRANCH)
         .chain(parse(trunk))
+        .chain(parse(load))
         .filter(|setting| major >= setting.since)
         .flat_map(|setting| ["-c".to_owned(), format!("{}={}", setting.name, setting.value)])
         .collect()
@@ -53,7 +59,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_reason() {
-        for line in BRANCH.lines().chain(TRUNK.lines()) {
+        for line in BRANCH.lines().chain(TRUNK.lines()).chain(LOAD.lines()) {
             let Some(setting) = parse_line(line) else { continue };
             let reason = line.split_once('#').map_or("", |(_, reason)| reason.trim());
             let reason = reason.split_once("+] ").map_or(reason, |(_, reason)| reason);
@@ -67,6 +73,19 @@ mod tests {
         assert!(!arguments(ComputeKind::Branch, 13).contains(&sync));
         assert!(arguments(ComputeKind::Branch, 14).contains(&sync));
         assert!(arguments(ComputeKind::Branch, 15).contains(&"listen_addresses=".to_owned()));
+    }
+
+    #[test]
+    fn only_a_load_goes_without_fsync() {
+        let last = |kind| {
+            let mut all = arguments(kind, 15).into_iter();
+            all.rfind(|argument| argument.starts_with("fsync=")).unwrap()
+        };
+        assert_eq!(last(ComputeKind::Load), "fsync=off");
+        assert_eq!(
+            (last(ComputeKind::Trunk), last(ComputeKind::Branch)),
+            ("fsync=on".into(), "fsync=on".into())
+        );
     }
 
     #[test]

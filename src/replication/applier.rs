@@ -24,11 +24,13 @@ use crate::source::{Sequence, TableName};
 use super::cache::{Cache, Known};
 use super::catalog::Mapping;
 use super::change::{Change, Commit, Event, Tuple};
+use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
-use super::link::TrunkAccess;
+use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
 use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
+use super::resync::Resyncs;
 use super::round::{Failure, Round};
 use super::shared::{Shared, position};
 use super::status::{Position, Quarantined};
@@ -40,46 +42,60 @@ pub(super) const PLAN_CHANGES_MAX: usize = 10_000;
 pub(super) const PLAN_BYTES_MAX: usize = 8 << 20;
 /// A trunk transaction takes on source transactions for this long.
 const GROUP_AGE_MAX: Duration = Duration::from_millis(100);
-/// How often a position reached without changes is written down.
-const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 /// Plans must not depend on the size of a batch: the generic plan finds rows by index. What the
 /// tables look like to the planner while they are loaded would mislead it.
 const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off \
     -c enable_mergejoin=off -c enable_seqscan=off -c jit=off -c synchronous_commit=on \
-    -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+    -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    -c check_function_bodies=off";
+/// Why rows of an unknown table are not followed.
+pub(super) const MISSING: &str = "the trunk lacks the table";
 /// Any number will do as long as nothing else in a trunk uses it: "ardent" in ASCII.
 const APPLIER_LOCK: i64 = 0x6172_6465_6e74;
 
 pub(super) struct Applier {
     pub(super) session: Session,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     key: MessageKey,
-    durable: watch::Sender<Lsn>,
+    pub(super) durable: watch::Sender<Lsn>,
     pub(super) cache: Cache,
     /// Moves the progress row.
-    moving: Option<Statement>,
+    pub(super) moving: Option<Statement>,
     pub(super) quarantined: HashSet<TableName>,
     /// Found while planning; written with the next round.
-    discovered: Vec<Quarantined>,
-    plan: Plan,
-    sequences: Vec<Sequence>,
-    tokens: Vec<String>,
+    pub(super) discovered: Vec<Quarantined>,
+    pub(super) plan: Plan,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) tokens: Vec<String>,
     /// A trunk transaction is open.
     pub(super) is_open: bool,
     /// The last whole source transaction that is not committed in the trunk.
-    pending: Option<Commit>,
-    transactions: u64,
+    pub(super) pending: Option<Commit>,
+    pub(super) transactions: u64,
     group_since: Instant,
-    written_at: Instant,
+    pub(super) written_at: Instant,
     /// Changes of a source transaction whose commit has not come yet.
     is_inside: bool,
-    progress: Progress,
+    pub(super) progress: Progress,
+    pub(super) replay: Replay,
+    pub(super) held: Held,
+    pub(super) resyncs: Resyncs,
+    /// Taken into the open trunk transaction.
+    pub(super) polls: Vec<String>,
+}
+
+/// What an applier works for.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub(super) link: &'a Link,
+    pub(super) trunk: &'a TrunkAccess,
+    pub(super) capture: &'a Capture,
 }
 
 impl Applier {
     /// Connects, takes the applier's lock and reads where the trunk stands.
     pub(super) async fn open(
-        trunk: &TrunkAccess,
+        Ends { link, trunk, capture }: Ends<'_>,
         shared: &Arc<Shared>,
         key: &MessageKey,
         durable: &watch::Sender<Lsn>,
@@ -100,6 +116,8 @@ impl Applier {
             status.commit_time = position(progress.lsn, progress.commit_time_us).commit_time;
             status.quarantined.clone_from(&quarantined);
         });
+        let mut resyncs = Resyncs::default();
+        quarantined.iter().filter(|e| e.is_resync_due).for_each(|e| resyncs.add(&e.table));
         let now = Instant::now();
         Ok(Self {
             session,
@@ -120,6 +138,10 @@ impl Applier {
             written_at: now,
             is_inside: false,
             progress,
+            replay: Replay::new(link, trunk, capture),
+            held: Held::default(),
+            resyncs,
+            polls: Vec::new(),
         })
     }
 
@@ -153,105 +175,32 @@ impl Applier {
                     self.group_since = Instant::now();
                 }
                 self.is_inside = false;
+                self.give_up_held();
                 self.pending = Some(commit);
                 self.transactions += 1;
-                if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
+                self.resyncs.commit(commit);
+                if std::mem::take(&mut self.replay.has_replayed) {
+                    self.commit_all().await?;
+                } else if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
                     self.commit().await?;
+                }
+                if self.resyncs.is_busy() {
+                    self.tend_resyncs(commit.end).await?;
                 }
             }
             Event::Idle(lsn) => {
                 self.commit_all().await?;
                 self.write_idle(lsn).await?;
+                self.tend_resyncs(lsn).await?;
             }
         }
         Ok(())
     }
 
-    /// Commits what is pending. A position reached without any change is written now and then
-    /// only, so that a flood of empty transactions costs nothing.
-    pub(super) async fn commit(&mut self) -> Result<(), Error> {
-        let is_empty = !self.is_open
-            && self.plan.is_empty()
-            && self.discovered.is_empty()
-            && self.sequences.is_empty()
-            && self.tokens.is_empty();
-        if is_empty && self.written_at.elapsed() < EMPTY_INTERVAL {
-            return Ok(());
-        }
-        self.commit_all().await
-    }
-
-    /// Commits what is pending, be it an empty transaction.
-    pub(super) async fn commit_all(&mut self) -> Result<(), Error> {
-        let Some(commit) = self.pending else { return Ok(()) };
-        self.run_round().await?;
-        self.begin().await?;
-        let sql = "UPDATE ardent.progress SET lsn = $1::text::pg_lsn, commit_time = \
-                   coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', commit_time)";
-        let statement = match &self.moving {
-            Some(statement) => statement.clone(),
-            None => self.session.prepare(sql).await.map_err(at_trunk)?,
-        };
-        self.moving = Some(statement.clone());
-        let moved = self
-            .session
-            .execute(&statement, &[&commit.end.to_string(), &commit.time_us])
-            .await
-            .map_err(at_trunk)?;
-        if moved != 1 {
-            return Err(Error::Unsafe("trunk's progress row is gone".to_owned()));
-        }
-        self.session.batch_execute("COMMIT").await.map_err(at_trunk)?;
-        self.is_open = false;
-        self.committed(commit);
-        Ok(())
-    }
-
-    /// From here on the commit is durable, and may be told.
-    fn committed(&mut self, commit: Commit) {
-        self.pending = None;
-        self.written_at = Instant::now();
-        self.progress.lsn = commit.end;
-        if commit.time_us.is_some() {
-            self.progress.commit_time_us = commit.time_us;
-        }
-        self.durable.send_replace(self.progress.start());
-        let position = self.position();
-        let transactions = std::mem::take(&mut self.transactions);
-        self.shared.update(|status| {
-            status.applied_lsn = self.progress.start();
-            status.commit_time = position.commit_time;
-            status.transactions += transactions;
-        });
-        self.cache.trim();
-        for token in self.tokens.drain(..) {
-            self.shared.reach_barrier(&token, position);
-        }
-    }
-
-    /// Written before it is told, or a restart would take the slot for one that skipped.
-    async fn write_idle(&mut self, lsn: Lsn) -> Result<(), Error> {
-        if lsn <= self.progress.start() {
-            return Ok(());
-        }
-        let sql = "UPDATE ardent.progress SET idle_lsn = $1::text::pg_lsn";
-        self.session.execute(sql, &[&lsn.to_string()]).await.map_err(at_trunk)?;
-        self.progress.idle_lsn = lsn;
-        self.durable.send_replace(lsn);
-        self.shared.update(|status| status.applied_lsn = lsn);
-        Ok(())
-    }
-
-    async fn take_change(&mut self, change: Change) -> Result<(), Error> {
+    pub(super) async fn take_change(&mut self, change: Change) -> Result<(), Error> {
+        let Some(change) = self.resyncs.spool(change) else { return Ok(()) };
         match change {
-            Change::Insert { new } => {
-                let Some(mapping) = self.mapping(&new).await? else { return Ok(()) };
-                if !mapping.is_complete {
-                    self.discover(&mapping.table.name, "a column of it is gone from the source");
-                    return Ok(());
-                }
-                self.plan.add(Mapped { new: Some((mapping, new)), old: None });
-            }
+            Change::Insert { new } => self.insert(new).await?,
             Change::Update { new, old } => {
                 let Some(mapping) = self.mapping(&new).await? else { return Ok(()) };
                 // A plugin that leaves the old row out says that its key did not change.
@@ -268,23 +217,49 @@ impl Applier {
                 self.plan.add(Mapped { new: None, old: Some((mapping, old)) });
             }
             Change::Truncate { tables } => self.truncate(&tables).await?,
-            Change::Message { content, .. } => self.take_message(&content),
+            Change::Message { content, .. } if Replay::is_addressed(&content) => {
+                self.take_schema_change(&content).await?;
+            }
+            Change::Message { content, .. } => {
+                if let Some(poll) = self.take_message(&content) {
+                    self.take_poll(&poll).await?;
+                }
+            }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
             Change::Lost { table: None, said } => self.shared.warn(said),
         }
         Ok(())
     }
 
+    pub(super) async fn insert(&mut self, new: Tuple) -> Result<(), Error> {
+        let Some(mapping) = self.mapping(&new).await? else {
+            self.held.hold(new);
+            return Ok(());
+        };
+        if !mapping.is_complete {
+            let is_resync_due = !self.replay.is_capturing();
+            self.divert(
+                &mapping.table.name,
+                "a column of it is gone from the source",
+                is_resync_due,
+            );
+            return Ok(());
+        }
+        self.plan.add(Mapped { new: Some((mapping, new)), old: None });
+        Ok(())
+    }
+
     /// A message of an earlier run of this server, or forged: says nothing to us.
-    fn take_message(&mut self, content: &str) {
+    fn take_message(&mut self, content: &str) -> Option<String> {
         let Some(body) = self.key.open(content) else {
             tracing::debug!("message without our signature ignored");
-            return;
+            return None;
         };
         self.sequences.extend(body.sequences);
         if !body.token.is_empty() {
             self.tokens.push(body.token);
         }
+        Some(body.poll).filter(|poll| !poll.is_empty())
     }
 
     /// How a row goes into the trunk; none if it does not.
@@ -296,20 +271,24 @@ impl Applier {
         match self.cache.mapping(&self.session, &tuple.shape).await? {
             Known::Yes(mapping) => Ok(Some(mapping)),
             Known::Derived => Ok(None),
+            Known::Missing if self.replay.is_capturing() => {
+                self.held.expect(table);
+                Ok(None)
+            }
+            Known::Missing => {
+                self.divert(table, MISSING, true);
+                Ok(None)
+            }
             Known::No(reason) => {
-                self.discover(table, &reason);
+                // Without capture, its shape is learnt by copying it again.
+                self.divert(table, &reason, !self.replay.is_capturing());
                 Ok(None)
             }
         }
     }
 
-    /// Quarantines a table from the last commit on.
-    pub(super) fn discover(&mut self, table: &TableName, reason: &str) {
-        if self.quarantined.insert(table.clone()) {
-            let lsn = self.progress.lsn;
-            let reason = reason.to_owned();
-            self.discovered.push(Quarantined { table: table.clone(), reason, lsn });
-        }
+    pub(super) fn warn(&self, text: String) {
+        self.shared.warn(text);
     }
 
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
@@ -335,9 +314,7 @@ impl Applier {
         }
         for entry in std::mem::take(&mut self.discovered) {
             self.begin().await?;
-            quarantine::add(&self.session, &entry.table, &entry.reason, entry.lsn)
-                .await
-                .map_err(at_trunk)?;
+            quarantine::add(&self.session, &entry).await.map_err(at_trunk)?;
             self.shared.quarantine(entry);
         }
         Ok(())

@@ -36,6 +36,8 @@ pub(super) enum Known<T> {
     Yes(Arc<T>),
     /// Its rows come from elsewhere.
     Derived,
+    /// No such table.
+    Missing,
     /// Nothing that fits; the text says why.
     No(String),
 }
@@ -45,6 +47,7 @@ impl<T> Clone for Known<T> {
         match self {
             Self::Yes(known) => Self::Yes(Arc::clone(known)),
             Self::Derived => Self::Derived,
+            Self::Missing => Self::Missing,
             Self::No(reason) => Self::No(reason.clone()),
         }
     }
@@ -67,6 +70,7 @@ impl Cache {
                 Err(column) => Known::No(format!("the trunk lacks its column {column}")),
             },
             Known::Derived => Known::Derived,
+            Known::Missing => Known::Missing,
             Known::No(reason) => Known::No(reason),
         };
         self.shapes.push(Arc::clone(shape));
@@ -85,7 +89,7 @@ impl Cache {
         let table = match catalog::look_up(session, name).await.map_err(at_trunk)? {
             Lookup::Table(table) => Known::Yes(Arc::new(table)),
             Lookup::Derived => Known::Derived,
-            Lookup::Missing => Known::No("the trunk lacks the table".to_owned()),
+            Lookup::Missing => Known::Missing,
         };
         self.tables.insert(name.clone(), table.clone());
         Ok(table)

@@ -4,6 +4,8 @@
 //! (replication notes, section 7).
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use proxy::client::Session;
 use tokio::sync::Mutex;
@@ -11,11 +13,14 @@ use tokio::sync::Mutex;
 use crate::lsn::Lsn;
 use crate::source::{Plugin, Sequence, TableName};
 
+use super::ddl::Poller;
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
 use super::publication;
 use super::sequences;
+use super::shared::Shared;
+use super::status::OpenTransaction;
 use super::wal2json::MESSAGE_PREFIXES;
 
 const SESSION_OPTIONS: &str =
@@ -33,6 +38,7 @@ pub(super) struct SlotState {
 pub(super) struct Emitter {
     link: Link,
     key: MessageKey,
+    shared: Arc<Shared>,
     /// One statement at a time; callers wait their turn.
     inner: Mutex<Inner>,
 }
@@ -42,11 +48,12 @@ struct Inner {
     session: Option<Session>,
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
+    poller: Poller,
 }
 
 impl Emitter {
-    pub(super) fn new(link: Link, key: MessageKey) -> Self {
-        Self { link, key, inner: Mutex::new(Inner::default()) }
+    pub(super) fn new(link: Link, key: MessageKey, shared: Arc<Shared>) -> Self {
+        Self { link, key, shared, inner: Mutex::new(Inner::default()) }
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -67,6 +74,10 @@ impl Emitter {
         let mut inner = self.inner.lock().await;
         // A session that broke while idle is only noticed by using it.
         let first = self.emit_once(&mut inner, prefix, &token).await;
+        if first.is_err() {
+            // What it saw was not told.
+            inner.poller.reset();
+        }
         let Err(Error::Source(proxy::client::Error::Session(_))) = first else { return first };
         inner.session = None;
         self.emit_once(&mut inner, prefix, &token).await
@@ -76,7 +87,8 @@ impl Emitter {
         let session = self.session(&mut inner.session).await?;
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
-        let body = Body { token: token.to_owned(), sequences: moved };
+        let poll = self.poll(session, &mut inner.poller).await?;
+        let body = Body { token: token.to_owned(), poll, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(
@@ -91,11 +103,39 @@ impl Emitter {
         Ok(())
     }
 
+    /// Looks at the schema, if nothing else tells of its changes. The name of what was found.
+    async fn poll(&self, session: &Session, poller: &mut Poller) -> Result<String, Error> {
+        if !self.shared.takes_poll() {
+            poller.reset();
+            return Ok(String::new());
+        }
+        let Some(poll) = poller.look(session, &self.link.schemas).await? else {
+            return Ok(String::new());
+        };
+        let name = format!("{:032x}", rand::random::<u128>());
+        self.shared.keep_poll(name.clone(), poll);
+        Ok(name)
+    }
+
     /// Where the source's sequences stand now.
     pub(super) async fn sequences(&self) -> Result<Vec<Sequence>, Error> {
         let mut inner = self.inner.lock().await;
         let session = self.session(&mut inner.session).await?;
         sequences::read(session, &self.link.schemas).await.map_err(at_source)
+    }
+
+    /// The transaction that keeps log on the source for longest, whoever's it is. Ours hold none.
+    pub(super) async fn oldest_transaction(&self) -> Result<Option<OpenTransaction>, Error> {
+        let mut inner = self.inner.lock().await;
+        let session = self.session(&mut inner.session).await?;
+        let Some(row) = session.query_opt(OLDEST_SQL, &[]).await.map_err(at_source)? else {
+            return Ok(None);
+        };
+        let seconds: i64 = row.try_get(1).map_err(at_source)?;
+        Ok(Some(OpenTransaction {
+            holder: row.try_get(0).map_err(at_source)?,
+            age: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+        }))
     }
 
     /// Tables of the source that the plugin does not show us.
@@ -150,6 +190,19 @@ fn id(sequence: &Sequence) -> (String, String) {
 fn state(sequence: &Sequence) -> (i64, bool) {
     (sequence.last_value, sequence.is_called)
 }
+
+// Others' sessions show their transactions to everybody, their queries only to some.
+const OLDEST_SQL: &str = "\
+SELECT holder, extract(epoch FROM pg_catalog.now() - since)::bigint
+  FROM (SELECT pg_catalog.format('process %s of role %s', pid, usename) AS holder,
+               xact_start AS since
+          FROM pg_catalog.pg_stat_activity
+         WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL
+           AND pid <> pg_catalog.pg_backend_pid()
+        UNION ALL
+        SELECT pg_catalog.format('prepared transaction %s', gid), prepared
+          FROM pg_catalog.pg_prepared_xacts) AS open
+ ORDER BY since LIMIT 1";
 
 const SLOT_SQL: &str = "\
 SELECT pg_catalog.pg_current_wal_lsn()::text,

@@ -53,6 +53,9 @@ pub enum Error {
     /// The source ended the stream.
     #[error("source ended the stream")]
     Ended,
+    /// The trunk refuses a table's rows. The text says why.
+    #[error("trunk refuses the rows: {0}")]
+    Refused(String),
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,

@@ -7,6 +7,7 @@ use proxy::client::{ReplicationConnection, Target, quote_identifier};
 
 use crate::source::{PINNED_OPTIONS, Plugin, SourceUrl, TableName};
 
+use super::ddl;
 use super::error::{Error, at_source};
 use super::publication;
 
@@ -30,6 +31,18 @@ pub struct Link {
     pub excluded: Vec<TableName>,
     /// What decodes the source's log.
     pub plugin: Plugin,
+    /// How much log the source may be made to keep.
+    pub slot_wal: SlotWal,
+}
+
+/// Limits of the log that the source keeps for our slot; zero is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotWal {
+    /// Beyond this, status says so.
+    pub alarm_bytes: u64,
+    /// Beyond this, our slot is dropped: production's disk goes before our stream, which has to be
+    /// set up again then.
+    pub drop_bytes: u64,
 }
 
 /// A running trunk: a socket directory that trusts us, and the database in it.
@@ -91,9 +104,25 @@ fn publication_names(connector: &str) -> [String; 2] {
 const DROP_ATTEMPTS: u32 = 50;
 const DROP_PAUSE: Duration = Duration::from_millis(200);
 
-/// Drops everything a connector has on its source. Done already is done well. A stream of ours that
-/// still holds the slot is ended.
+/// Drops everything a connector has on its source. Done already is done well.
 pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<(), Error> {
+    drop_slot(source, connector).await?;
+    publication::drop_all(source, &publication_names(connector)).await?;
+    ddl::drop_capture(source).await
+}
+
+/// What an operator can run on the source instead.
+pub fn drop_sql(connector: &str) -> String {
+    let slot = slot_name(connector);
+    let [all, inserts] = publication_names(connector);
+    format!(
+        "SELECT pg_drop_replication_slot('{slot}'); DROP PUBLICATION IF EXISTS {all}, {inserts}; \
+         DROP SCHEMA IF EXISTS ardent CASCADE;"
+    )
+}
+
+/// Drops the slot; a stream of ours that still holds it is ended.
+pub(super) async fn drop_slot(source: &SourceUrl, connector: &str) -> Result<(), Error> {
     let slot = slot_name(connector);
     let mut connection = ReplicationConnection::open(source.target()).await.map_err(at_source)?;
     let mut attempt = 0;
@@ -119,6 +148,5 @@ pub async fn drop_source_objects(source: &SourceUrl, connector: &str) -> Result<
         tokio::time::sleep(DROP_PAUSE).await;
     };
     connection.close().await;
-    outcome?;
-    publication::drop_all(source, &publication_names(connector)).await
+    outcome
 }

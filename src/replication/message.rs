@@ -13,6 +13,9 @@ use crate::source::Sequence;
 pub(super) struct Body {
     /// Names the barrier that waits for this message; empty for heartbeats.
     pub(super) token: String,
+    /// Names what was read of the schema at the message's position, if anything.
+    #[serde(default)]
+    pub(super) poll: String,
     /// Sequences that moved since the last message.
     pub(super) sequences: Vec<Sequence>,
 }
@@ -26,6 +29,11 @@ impl MessageKey {
         Self(rand::random())
     }
 
+    /// The key that the source's event triggers sign with.
+    pub(super) fn from_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
     pub(super) fn seal(&self, body: &Body) -> Result<String, serde_json::Error> {
         let body = serde_json::to_string(body)?;
         Ok(format!("{} {body}", self.tag(&body)))
@@ -33,11 +41,13 @@ impl MessageKey {
 
     /// The body, if this process made the message.
     pub(super) fn open(&self, content: &str) -> Option<Body> {
+        serde_json::from_str(self.verified(content)?).ok()
+    }
+
+    /// What follows the tag, if this key made the tag.
+    pub(super) fn verified<'a>(&self, content: &'a str) -> Option<&'a str> {
         let (tag, body) = content.split_once(' ')?;
-        if !equal(tag.as_bytes(), self.tag(body).as_bytes()) {
-            return None;
-        }
-        serde_json::from_str(body).ok()
+        equal(tag.as_bytes(), self.tag(body).as_bytes()).then_some(body)
     }
 
     /// The key on both ends of two hashes, so that a tag cannot be extended (as in HMAC, RFC 2104).
@@ -60,7 +70,7 @@ mod tests {
     #[test]
     fn opens_only_its_own() {
         let key = MessageKey::random();
-        let body = Body { token: "t".into(), sequences: Vec::new() };
+        let body = Body { token: "t".into(), ..Body::default() };
         let sealed = key.seal(&body).unwrap();
         assert_eq!(key.open(&sealed), Some(body));
         assert_eq!(key.open(&sealed.replace("\"t\"", "\"u\"")), None);

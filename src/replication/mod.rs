@@ -20,6 +20,8 @@ mod applier;
 mod cache;
 mod catalog;
 mod change;
+mod commit;
+mod ddl;
 mod decoder;
 mod emitter;
 mod error;
@@ -33,6 +35,7 @@ mod progress;
 mod publication;
 mod quarantine;
 mod reader;
+mod resync;
 mod round;
 mod sequences;
 mod setup;
@@ -41,15 +44,17 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod triggers;
 mod truncate;
 mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
-pub use link::{Link, TrunkAccess, drop_source_objects};
+pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects, drop_sql};
 pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
-pub use status::{Phase, Position, Quarantined, Status};
+pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
+pub use triggers::enable_triggers;
 pub use verify::{Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]

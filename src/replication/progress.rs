@@ -158,6 +158,7 @@ const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
        reason text NOT NULL,
        lsn pg_lsn NOT NULL,
        since timestamptz NOT NULL DEFAULT now(),
+       is_resync_due boolean NOT NULL DEFAULT false,
        PRIMARY KEY (schema_name, table_name)
      );
      CREATE TABLE ardent.disabled_trigger (
@@ -165,9 +166,18 @@ const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
        mode \"char\" NOT NULL,
        PRIMARY KEY (schema_name, table_name, trigger_name)
      );
+     CREATE TABLE ardent.known (
+       class text, oid bigint,
+       namespace bigint NOT NULL,
+       name text NOT NULL,
+       target text NOT NULL,
+       columns jsonb NOT NULL,
+       PRIMARY KEY (class, oid)
+     );
      GRANT USAGE ON SCHEMA ardent TO ardent_apply;
+     GRANT SELECT, INSERT, UPDATE, DELETE ON ardent.known TO ardent_apply;
      GRANT SELECT, UPDATE ON ardent.progress TO ardent_apply;
-     GRANT SELECT, INSERT, DELETE ON ardent.quarantine TO ardent_apply;
+     GRANT SELECT, INSERT, UPDATE, DELETE ON ardent.quarantine TO ardent_apply;
      GRANT SELECT, INSERT, DELETE ON ardent.disabled_trigger TO ardent_apply;";
 
 const REPLICA_TRIGGERS_SQL: &str = "\

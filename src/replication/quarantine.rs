@@ -1,27 +1,50 @@
 //! Tables that are no longer followed: kept by name in the trunk, so that every branch names them.
 
+use std::time::SystemTime;
+
 use proxy::client::Session;
 use tokio_postgres::error::SqlState;
 
-use crate::lsn::Lsn;
 use crate::source::TableName;
 
+use super::applier::Applier;
+use super::error::{Error, at_trunk};
 use super::status::Quarantined;
 
 /// Notes a table. The first reason stays: later ones are its consequences.
 pub(super) async fn add(
     session: &Session,
-    table: &TableName,
-    reason: &str,
-    lsn: Lsn,
+    entry: &Quarantined,
 ) -> Result<(), tokio_postgres::Error> {
+    let Quarantined { table, reason, lsn, is_resync_due, .. } = entry;
     session
         .execute(
-            "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn)
-             VALUES ($1, $2, $3, $4::text::pg_lsn) ON CONFLICT DO NOTHING",
-            &[&table.schema, &table.name, &reason, &lsn.to_string()],
+            "INSERT INTO ardent.quarantine (schema_name, table_name, reason, lsn, is_resync_due)
+             VALUES ($1, $2, $3, $4::text::pg_lsn, $5) ON CONFLICT DO NOTHING",
+            &[&table.schema, &table.name, reason, &lsn.to_string(), is_resync_due],
         )
         .await?;
+    Ok(())
+}
+
+/// Notes that a table is to be copied again.
+pub(super) async fn schedule(
+    session: &Session,
+    table: &TableName,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "UPDATE ardent.quarantine SET is_resync_due = true
+                WHERE schema_name = $1 AND table_name = $2";
+    session.execute(sql, &[&table.schema, &table.name]).await?;
+    Ok(())
+}
+
+/// Takes a table out.
+pub(super) async fn remove(
+    session: &Session,
+    table: &TableName,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "DELETE FROM ardent.quarantine WHERE schema_name = $1 AND table_name = $2";
+    session.execute(sql, &[&table.schema, &table.name]).await?;
     Ok(())
 }
 
@@ -29,7 +52,7 @@ pub(super) async fn add(
 pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_postgres::Error> {
     let rows = session
         .query(
-            "SELECT schema_name, table_name, reason, lsn::text FROM ardent.quarantine
+            "SELECT schema_name, table_name, reason, lsn::text, is_resync_due, since FROM ardent.quarantine
               ORDER BY 1, 2",
             &[],
         )
@@ -41,9 +64,58 @@ pub(super) async fn load(session: &Session) -> Result<Vec<Quarantined>, tokio_po
                 table: TableName { schema: row.try_get(0)?, name: row.try_get(1)? },
                 reason: row.try_get(2)?,
                 lsn: lsn.parse().unwrap_or_default(),
+                is_resync_due: row.try_get(4)?,
+                since: row.try_get(5)?,
             })
         })
         .collect()
+}
+
+impl Applier {
+    /// Quarantines a table from the last commit on.
+    pub(super) fn discover(&mut self, table: &TableName, reason: &str) {
+        self.divert(table, reason, false);
+    }
+
+    /// Quarantines a table, perhaps only until it is copied again.
+    pub(super) fn divert(&mut self, table: &TableName, reason: &str, is_resync_due: bool) {
+        if self.quarantined.insert(table.clone()) {
+            let lsn = self.progress.lsn;
+            let reason = reason.to_owned();
+            let since = SystemTime::now();
+            if is_resync_due {
+                self.resyncs.add(table);
+            }
+            let table = table.clone();
+            self.discovered.push(Quarantined { table, reason, lsn, is_resync_due, since });
+        }
+    }
+
+    /// Takes a table out of quarantine.
+    pub(super) async fn pardon(&mut self, table: &TableName) -> Result<(), Error> {
+        self.discovered.retain(|entry| entry.table != *table);
+        self.resyncs.forget(table);
+        if self.quarantined.remove(table) {
+            self.begin().await?;
+            remove(&self.session, table).await.map_err(at_trunk)?;
+            self.shared.pardon(table);
+        }
+        Ok(())
+    }
+
+    /// Keeps a table in quarantine under its new name.
+    pub(super) async fn requarantine(
+        &mut self,
+        from: &TableName,
+        to: &TableName,
+    ) -> Result<(), Error> {
+        let status = self.shared.status();
+        let mut found = status.quarantined.into_iter().chain(self.discovered.iter().cloned());
+        let Some(entry) = found.find(|entry| entry.table == *from) else { return Ok(()) };
+        self.pardon(from).await?;
+        self.divert(to, &entry.reason, entry.is_resync_due);
+        Ok(())
+    }
 }
 
 /// True if the error says something about the data or the table, so that trying again is futile

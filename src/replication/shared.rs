@@ -1,13 +1,16 @@
 //! What the tasks of one stream share: its status, and the barriers that wait for the applier.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
 use crate::lsn::Lsn;
+use crate::source::TableName;
 
+use super::ddl::{MODE_POLLING, Poll};
 use super::status::{Phase, Position, Quarantined, Status};
 
 /// A status lists this many warnings; the oldest go first.
@@ -18,6 +21,9 @@ pub(super) struct Shared {
     /// Held for the copy of a few fields only, never across an await.
     status: Mutex<Status>,
     source_end: Mutex<Lsn>,
+    /// By token; one a message, each gone once applied.
+    polls: Mutex<HashMap<String, Arc<Poll>>>,
+    is_poll_wanted: AtomicBool,
     /// By token of the message that was emitted on the source.
     barriers: Mutex<HashMap<String, oneshot::Sender<Position>>>,
 }
@@ -62,6 +68,39 @@ impl Shared {
             tracing::warn!(table = %table.table, reason = table.reason, "table quarantined");
             status.quarantined.push(table);
         }
+    }
+
+    pub(super) fn schedule_resync(&self, table: &TableName) {
+        for entry in &mut lock(&self.status).quarantined {
+            entry.is_resync_due |= entry.table == *table;
+        }
+    }
+
+    pub(super) fn pardon(&self, table: &TableName) {
+        lock(&self.status).quarantined.retain(|entry| entry.table != *table);
+    }
+
+    /// Keeps what was polled until the trunk has it.
+    pub(super) fn keep_poll(&self, token: String, poll: Poll) {
+        lock(&self.polls).insert(token, Arc::new(poll));
+    }
+
+    pub(super) fn poll(&self, token: &str) -> Option<Arc<Poll>> {
+        lock(&self.polls).get(token).cloned()
+    }
+
+    pub(super) fn forget_poll(&self, token: &str) {
+        lock(&self.polls).remove(token);
+    }
+
+    /// Something was missed that only a look at the source's schema can mend.
+    pub(super) fn want_poll(&self) {
+        self.is_poll_wanted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_poll(&self) -> bool {
+        let is_wanted = self.is_poll_wanted.swap(false, Ordering::Relaxed);
+        is_wanted || lock(&self.status).ddl_mode == MODE_POLLING
     }
 
     pub(super) fn expect_barrier(&self, token: String) -> oneshot::Receiver<Position> {

@@ -1,6 +1,6 @@
 //! What the stream says about itself.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
@@ -12,6 +12,8 @@ pub struct Status {
     pub phase: Phase,
     /// The output plugin in use.
     pub plugin: &'static str,
+    /// How schema changes are learnt of: `event triggers` or `polling`.
+    pub ddl_mode: &'static str,
     /// The slot on the source.
     pub slot: String,
     /// Everything before this has arrived here.
@@ -24,14 +26,27 @@ pub struct Status {
     pub lag_bytes: u64,
     /// Log the source keeps for our slot, as of the last look.
     pub retained_wal_bytes: u64,
+    /// The transaction that has been open longest on the source and keeps log there.
+    pub oldest_transaction: Option<OpenTransaction>,
     /// When the last applied transaction committed on the source.
     pub commit_time: Option<SystemTime>,
+    /// The trunk has switched triggers off that a branch has to switch on.
+    pub has_disabled_triggers: bool,
     /// Transactions applied since the stream started.
     pub transactions: u64,
     /// What an operator should know, each once.
     pub warnings: Vec<String>,
     /// Tables that are no longer followed, by name, with the reason.
     pub quarantined: Vec<Quarantined>,
+}
+
+/// A transaction that is open on the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Who: a session's process and role, or the name of a prepared transaction.
+    pub holder: String,
+    /// For how long, as of the last look.
+    pub age: Duration,
 }
 
 /// What a stream is doing.
@@ -74,4 +89,8 @@ pub struct Quarantined {
     pub reason: String,
     /// The source position from which its rows are not to be trusted.
     pub lsn: Lsn,
+    /// Since when they are not followed.
+    pub since: SystemTime,
+    /// It is to be copied again by itself, and followed then.
+    pub is_resync_due: bool,
 }

@@ -17,8 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::lsn::Lsn;
+use crate::source::TableName;
 
-use super::applier::Applier;
+use super::applier::{Applier, Ends};
+use super::ddl::{self, Capture};
 use super::decoder::Decoder;
 use super::emitter::Emitter;
 use super::error::{Action, Error};
@@ -31,6 +33,7 @@ use super::setup::Snapshot;
 use super::shared::Shared;
 use super::start;
 use super::status::{Phase, Position, Status};
+use super::triggers;
 use super::verify::Reference;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -52,6 +55,7 @@ pub struct Replication {
 enum Control {
     Pause(Halt),
     Resume(TrunkAccess, oneshot::Sender<()>),
+    Release(TableName, oneshot::Sender<Result<bool, Error>>),
     Stop,
 }
 
@@ -64,7 +68,7 @@ impl Replication {
             status.plugin = link.plugin.as_str();
         });
         let key = MessageKey::random();
-        let emitter = Arc::new(Emitter::new(link.clone(), key.clone()));
+        let emitter = Arc::new(Emitter::new(link.clone(), key.clone(), Arc::clone(&shared)));
         let (controls, receiver) = mpsc::channel(CONTROLS_MAX);
         let stream = Stream {
             link,
@@ -73,6 +77,7 @@ impl Replication {
             shared: Arc::clone(&shared),
             durable: watch::channel(Lsn::default()).0,
             controls: receiver,
+            capture: Capture::Unavailable("not asked yet".to_owned()),
             position: None,
         };
         let heartbeat = heartbeat(Arc::clone(&emitter), Arc::clone(&shared));
@@ -132,6 +137,14 @@ impl Replication {
         reached.await.map_err(|_| Error::NotRunning("stopped before the barrier".to_owned()))
     }
 
+    /// Copies a table that is in quarantine again, and follows it then. Returns once that is
+    /// certain to happen; false if the table is in no quarantine.
+    pub async fn release(&self, table: TableName) -> Result<bool, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Release(table, answer)).await?;
+        answered.await.map_err(|_| Error::NotRunning("stopped while releasing".to_owned()))?
+    }
+
     /// What the stream says about itself.
     pub fn status(&self) -> Status {
         self.shared.status()
@@ -167,6 +180,8 @@ struct Stream {
     shared: Arc<Shared>,
     durable: watch::Sender<Lsn>,
     controls: mpsc::Receiver<Control>,
+    /// How schema changes are learnt of in this session.
+    capture: Capture,
     /// Where the trunk stood when last seen.
     position: Option<Position>,
 }
@@ -242,6 +257,9 @@ impl Stream {
                     let _told = answer.send(());
                     return Ok(());
                 }
+                Some(Control::Release(_, answer)) => {
+                    let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
+                }
                 Some(Control::Stop) | None => return Err(StopRequested),
             }
         }
@@ -249,6 +267,11 @@ impl Stream {
 
     /// One life of the two connections. The flag of a failure says whether it came to streaming.
     async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
+        self.capture = ddl::install(&self.link).await.map_err(|error| (error, false))?;
+        self.shared.update(|status| status.ddl_mode = self.capture.mode());
+        if let Capture::Unavailable(reason) = &self.capture {
+            self.shared.warn(format!("schema changes are not captured: {reason}"));
+        }
         let applier = self.open_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
         let connection =
@@ -275,7 +298,8 @@ impl Stream {
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {
-        let applier = Applier::open(&self.trunk, &self.shared, &self.key, &self.durable).await?;
+        let ends = Ends { link: &self.link, trunk: &self.trunk, capture: &self.capture };
+        let applier = Applier::open(ends, &self.shared, &self.key, &self.durable).await?;
         self.position = Some(applier.position());
         Ok(applier)
     }
@@ -325,6 +349,9 @@ impl Stream {
             };
             match control {
                 None => {}
+                Some(Control::Release(table, answer)) => {
+                    let _told = answer.send(applier.release(&table).await);
+                }
                 Some(Control::Pause(wanted)) => {
                     // One caller pauses at a time; an older one that is left has given up.
                     halt = Some(wanted);
@@ -346,6 +373,8 @@ impl Stream {
         answer: Answer,
     ) -> Result<Option<Applier>, Error> {
         applier.commit_all().await?;
+        let is_any = triggers::are_disabled(&applier.session).await?;
+        self.shared.update(|status| status.has_disabled_triggers = is_any);
         let position = applier.position();
         self.position = Some(position);
         applier.close().await;

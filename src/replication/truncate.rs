@@ -2,7 +2,7 @@
 
 use crate::source::TableName;
 
-use super::applier::Applier;
+use super::applier::{Applier, MISSING};
 use super::cache::Known;
 use super::error::{Error, at_trunk};
 use super::quarantine;
@@ -19,6 +19,7 @@ impl Applier {
             match self.cache.table(&self.session, name).await? {
                 Known::Yes(_) => quoted.push(format!("ONLY {}", name.quoted())),
                 Known::Derived => {}
+                Known::Missing => self.discover(name, MISSING),
                 Known::No(reason) => self.discover(name, &reason),
             }
         }

@@ -17,7 +17,7 @@ use super::change::{Change, Commit, Event, Shape, Tuple};
 use super::error::Error;
 
 /// Prefix of the messages that are ours.
-pub(super) const MESSAGE_PREFIXES: [&str; 2] = ["ardent.barrier", "ardent.heartbeat"];
+pub(super) const MESSAGE_PREFIXES: [&str; 3] = ["ardent.barrier", "ardent.heartbeat", "ardent.ddl"];
 /// What wal2json begins the notice with that says a change was dropped.
 const LOST_NOTICE: &str = "no tuple identifier for ";
 

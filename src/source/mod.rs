@@ -4,6 +4,7 @@
 //! connector can work and, if not, what to do. Must never write to the source, leave anything
 //! there, or show its password.
 
+mod capture;
 mod decoding;
 mod error;
 mod facts;

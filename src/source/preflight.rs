@@ -5,6 +5,7 @@
 
 use proxy::client::{ReplicationConnection, Session, Target};
 
+use super::capture;
 use super::decoding::Decoding;
 use super::error::Error;
 use super::facts::{self, Identity, TableName};
@@ -135,6 +136,9 @@ impl Checks<'_> {
     ) {
         if let Some(row) = self.reserved_names().await.transpose() {
             report.rows.push(answered("metadata schema", row));
+        }
+        if let Some(row) = capture::row(self.session).await.transpose() {
+            report.rows.push(answered("ddl capture", row));
         }
         match facts::tables_without_identity(self.session, &self.options.schemas).await {
             Ok(tables) => {

@@ -70,7 +70,7 @@ pub(crate) fn is_vital(tree: &Tree, file: FileId) -> bool {
     })
 }
 
-/// Whether `file` is of no use after a crash of the host, since whoever starts Postgres then takes it
+/// Whether `file` is of no use after a crash of the host: whoever starts Postgres then takes it
 /// away. Postgres syncs it seven times at a start.
 pub(crate) fn is_lock_file(tree: &Tree, file: FileId) -> bool {
     child(tree, FileId::ROOT, LOCK_FILE) == Some(file)

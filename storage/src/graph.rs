@@ -227,11 +227,11 @@ impl Graph {
         })
     }
 
-    /// Whether nothing but `upper` stands on `lower`, and its namespace begins as the other's ends.
+    /// Whether nothing but `upper` stands on `lower`, and no branch directly on that.
     pub(crate) fn may_merge(&self, lower: LayerId, upper: LayerId) -> bool {
         let carries_branch = |node: &LayerNode| matches!(node.users.last(), Some(User::Branch(_)));
         self.sole_layer(lower) == Some(upper)
-            && self.layers.get(&upper).is_some_and(|node| !node.filtered && !carries_branch(node))
+            && self.layers.get(&upper).is_some_and(|node| !carries_branch(node))
     }
 
     /// The layer that stands on `lower`, if nothing else does.
@@ -243,13 +243,17 @@ impl Graph {
         }
     }
 
-    /// Layers that one layer stands on, with that layer, whose namespace begins as theirs ends.
-    /// Ordered by the upper one.
+    /// Layers that one layer stands on, with that layer. Ordered by the upper one.
     pub(crate) fn single_users(&self) -> impl Iterator<Item = (LayerId, LayerId)> + '_ {
-        self.layers.iter().filter(|(_, node)| !node.filtered).filter_map(|(upper, node)| {
+        self.layers.iter().filter_map(|(upper, node)| {
             let lower = node.base?;
             (self.layers.get(&lower)?.users.len() == 1).then_some((lower, *upper))
         })
+    }
+
+    /// Whether its namespace begins as the base's less what the identity filter hides.
+    pub(crate) fn is_filtered(&self, layer: LayerId) -> bool {
+        self.layers.get(&layer).is_some_and(|node| node.filtered)
     }
 
     pub(crate) fn face(&self, layer: LayerId) -> Option<LayerId> {

@@ -112,9 +112,13 @@ fn open_journal(
 ) -> io::Result<Log> {
     let path = face_path(id, face, JOURNAL);
     let kind = LogKind::Layer(id.get());
-    let apply = |tree: &mut Tree, entry: Entry<'_>| {
-        let edit = Edit::decode(&entry).ok();
-        edit.is_some_and(|edit| tree.apply(&edit, id, entry.sequence).is_ok())
+    let apply = |tree: &mut Tree, entry: Entry<'_>| match Edit::decode(&entry) {
+        Ok(Edit::Filter) => {
+            strip(tree, id);
+            true
+        }
+        Ok(edit) => tree.apply(&edit, id, entry.sequence).is_ok(),
+        Err(_) => false,
     };
     let Some(manifest) = manifest else {
         // A power cut may have taken the directory of a layer whose birth is on record.

@@ -6,7 +6,8 @@
 //!    file. Data files of L that are longer than the file is in U are cut, and pages that U hides
 //!    are given back. Nobody misses them: only U stands on L, and shows none of it.
 //! 2. One journal and one manifest for both are written to L's directory under U's number, and
-//!    synced with the directory. Nothing reads them yet.
+//!    synced with the directory. Nothing reads them yet. Where the identity filter lies between the
+//!    two, a record says at which place it takes effect.
 //! 3. The merge is recorded in `branches.journal`: from here on L's files with U's number count,
 //!    and what stood on U stands on L. Before, both layers are what they were: L's old manifest
 //!    does not speak of what was added, and U's pages hide what was overwritten.
@@ -43,6 +44,8 @@ pub(crate) struct Pair {
     /// Which files of each count.
     lower_face: LayerId,
     upper_face: LayerId,
+    /// The identity filter lies between them.
+    filtered: bool,
 }
 
 /// A data file of the merged layer.
@@ -91,6 +94,7 @@ fn pair(shape: &Shape, lower: LayerId, upper: LayerId) -> Option<Pair> {
         upper: shape.layers.get(&upper)?.clone(),
         lower_face: shape.graph.face(lower)?,
         upper_face: shape.graph.face(upper)?,
+        filtered: shape.graph.is_filtered(upper),
     })
 }
 
@@ -207,11 +211,15 @@ fn write_journal(media: &Media, pair: &Pair) -> io::Result<(u64, u64)> {
     let lower = read(&pair.lower, pair.lower_face)?;
     let upper = read(&pair.upper, pair.upper_face)?;
     let mut both = entries(media, &lower, (pair.lower.id, pair.lower_face))?;
+    let (kind, payload) = Edit::Filter.encode();
+    if pair.filtered {
+        both.push(Entry { sequence: 0, kind, payload: &payload });
+    }
     both.append(&mut entries(media, &upper, (pair.upper.id, pair.upper_face))?);
     let records = without_steps(&both);
     let kind = LogKind::Layer(pair.lower.id.get());
-    let (bytes, last) =
-        Log::compose(kind, records.into_iter().map(|entry| (entry.kind, entry.payload)))?;
+    let records = records.into_iter().map(|entry| (entry.kind, entry.payload));
+    let (bytes, last) = Log::compose(kind, records)?;
     let path = face_path(pair.lower.id, pair.upper.id, JOURNAL);
     let medium = media.disk.open(&path, Open::OrCreate)?;
     medium.set_len(0)?;

@@ -108,6 +108,8 @@ impl Tree {
     ) -> Result<Option<Gone>, Unfit> {
         let at = |time: &i64| Stamp { layer, record, time: *time };
         match edit {
+            // What it hides is not for the namespace to know; whoever replays does it.
+            Edit::Filter => return Err(Unfit),
             Edit::Make { parent, name, inode, making, mode, time } => {
                 self.make((*parent, name), (*inode, *mode), making, at(time))?;
             }

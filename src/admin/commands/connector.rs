@@ -60,6 +60,10 @@ const WAIT: OptionSpec = OptionSpec {
 
 const NAME: Item = Item::Name("name");
 
+/// The columns of a table that is not followed.
+const QUARANTINE: &[(&str, proxy::ColumnKind)] =
+    &[("table", Text), ("state", Text), ("reason", Text), ("since", Timestamptz)];
+
 /// The columns of a connector's row.
 const CONNECTOR: &[(&str, proxy::ColumnKind)] = &[
     ("name", Text),
@@ -182,6 +186,8 @@ pub(super) const COMMANDS: &[Command] = &[
             ("bytes_per_second", Int8),
             ("remaining_s", Int8),
             ("copying", Text),
+            ("oldest_transaction", Text),
+            ("oldest_transaction_s", Int8),
         ],
         summary: "how far setup is, and how far behind the source",
         build: |arguments| Ok(Statement::ConnectorStatus(arguments.optional_name("name"))),
@@ -313,9 +319,9 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         grammar: &[Item::Word("CONNECTOR"), Item::Word("QUARANTINE"), Item::Word("LIST"), NAME],
         level: Level::Viewer,
-        columns: &[],
+        columns: QUARANTINE,
         summary: "tables whose changes could not be applied",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR QUARANTINE LIST")),
+        build: |arguments| Ok(Statement::QuarantineList(arguments.name("name"))),
     },
     Command {
         grammar: &[
@@ -326,9 +332,14 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Text("schema.table"),
         ],
         level: Level::Admin,
-        columns: &[],
+        columns: QUARANTINE,
         summary: "copy a quarantined table anew and follow it again",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR QUARANTINE RELEASE")),
+        build: |arguments| {
+            Ok(Statement::QuarantineRelease {
+                name: arguments.name("name"),
+                table: arguments.text("schema.table").to_owned(),
+            })
+        },
     },
 ];
 

@@ -14,7 +14,7 @@ use crate::admin::request::{
 use crate::admin::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
     ConnectorRow, ConnectorState, ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome,
-    EnvironmentRow, PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow,
+    EnvironmentRow, PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, QuarantineRow,
     RetrySetupOutcome, RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
 };
 use crate::catalog::SettingKey;
@@ -154,6 +154,7 @@ impl Operations for Fake {
             bytes_done: None,
             bytes_total: None,
             error: None,
+            oldest_transaction: None,
             copy: None,
         }])
     }
@@ -345,6 +346,27 @@ impl Operations for Fake {
 
     async fn delete_private_link(&self, name: &str) -> Outcome<()> {
         Err(absent("private link", name))
+    }
+
+    async fn list_quarantine(&self, _: &Caller, _: Name) -> Outcome<Vec<QuarantineRow>> {
+        Ok(vec![QuarantineRow {
+            table: "public.a".to_owned(),
+            is_copying: false,
+            reason: "duplicate key".to_owned(),
+            since: SystemTime::UNIX_EPOCH,
+        }])
+    }
+
+    async fn release_quarantine(
+        &self,
+        caller: &Caller,
+        name: Name,
+        table: String,
+    ) -> Outcome<QuarantineRow> {
+        let rows = self.list_quarantine(caller, name).await?;
+        let row = rows.into_iter().find(|row| row.table == table);
+        let row = row.ok_or_else(|| absent("table", &table))?;
+        Ok(QuarantineRow { is_copying: true, ..row })
     }
 
     async fn create_role(&self, role: RoleRecord) -> Outcome<()> {

@@ -81,7 +81,7 @@ async fn verbs_end_with_the_documented_exit_code() {
     let door = Door::open();
     let create = ["connector", "create", "PostgreSQL", SOUND, "--name", "prod"];
     let accept = "--accept-replica-identity-defaults";
-    let sessions: [(&[&str], u8); 36] = [
+    let sessions: [(&[&str], u8); 38] = [
         (&["connector", "preflight", "postgresql", SOUND, "--schemas", "public"], 0),
         (&["connector", "preflight", "postgresql", UNSOUND], 2),
         (&["connector", "preflight", "postgresql", "nonsense"], 2),
@@ -95,7 +95,9 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["connector", "update", "prod-db", "--drop-extensions", ""], 0),
         (&["connector", "lock", "prod-db", "--reason", "it's ours"], 0),
         (&["connector", "unlock", "prod-db"], 0),
-        (&["connector", "quarantine", "release", "prod-db", "public.a"], 1),
+        (&["connector", "quarantine", "list", "prod-db"], 0),
+        (&["connector", "quarantine", "release", "prod-db", "public.a"], 0),
+        (&["connector", "quarantine", "release", "prod-db", "public.b"], 1),
         (&["branch", "create", "a", "--max-size", "10GB", "--role", "app"], 0),
         (&["branch", "create", "a_b"], 2),
         (&["branch", "create", "b", "--from", "a", "--print-url"], 0),

@@ -61,6 +61,11 @@ const ALLOWED: &[&str] = &[
 /// Extensions depend on each other at most this deep; each pass installs one level.
 const PASSES: usize = 3;
 
+/// True for an extension that may be made by the superuser.
+pub(in super::super) fn is_extension_allowed(name: &str) -> bool {
+    ALLOWED.contains(&name)
+}
+
 pub(super) async fn create(system: &Session, facts: &Facts) -> Result<Vec<String>, Error> {
     let available = system
         .query("SELECT name::text FROM pg_catalog.pg_available_extensions", &[])

@@ -15,6 +15,8 @@ mod schema;
 mod snapshot;
 
 pub(super) use database::maintenance_database;
+pub(super) use extensions::is_extension_allowed;
+pub(super) use roles::mirror_again as mirror_roles;
 pub(super) use snapshot::Snapshot;
 
 use std::path::Path;
@@ -24,6 +26,7 @@ use proxy::client::Session;
 use crate::lsn::Lsn;
 use crate::source::{self, Plugin, Table, TableName};
 
+use super::ddl;
 use super::error::{Error, at_source, at_trunk};
 use super::link::{Link, TrunkAccess};
 use super::progress;
@@ -130,25 +133,39 @@ pub async fn setup(
     super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    if link.plugin == Plugin::Pgoutput {
-        publication::create(link).await?;
-    }
-    let snapshot = match Snapshot::take(link).await {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            drop(super::drop_source_objects(&link.source, &link.connector).await);
-            return Err(error);
+    let outcome = match begin(link).await {
+        Ok(snapshot) => {
+            let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
+            let outcome = setup.run(&mut state).await;
+            snapshot.release().await;
+            outcome
         }
+        Err(error) => Err(error),
     };
-    let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
-    let outcome = setup.run(&mut state).await;
-    snapshot.release().await;
     if outcome.is_err() {
-        // The slot would hold log on the source for nobody. If this fails too, the next attempt or
+        // A slot would hold log on the source for nobody. If this fails too, the next attempt or
         // the deletion of the connector drops it.
         drop(super::drop_source_objects(&link.source, &link.connector).await);
     }
     outcome
+}
+
+/// No log carries large objects, so none are copied either.
+async fn large_objects(source: &Session) -> Result<Option<String>, Error> {
+    let sql = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
+    let row = source.query_one(sql, &[]).await.map_err(at_source)?;
+    let count: i64 = row.try_get(0).map_err(at_source)?;
+    Ok((count > 0).then(|| format!("{count} large objects are not carried over")))
+}
+
+/// What stands on the source before the first row is copied. The event triggers come before the
+/// slot, so that no schema change falls between its snapshot and their first message.
+async fn begin(link: &Link) -> Result<Snapshot, Error> {
+    ddl::install(link).await?;
+    if link.plugin == Plugin::Pgoutput {
+        publication::create(link).await?;
+    }
+    Snapshot::take(link).await
 }
 
 struct Setup<'a> {
@@ -185,8 +202,10 @@ impl Setup<'_> {
         warnings.extend(dump.restore_rest(self).await?);
         warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
+        warnings.extend(large_objects(source).await?);
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
+        ddl::remember_all(source, &system, &self.link.schemas).await?;
         self.set_sequences(source).await?;
         progress::begin(&system, self.link, &self.snapshot.identity, self.snapshot.lsn).await?;
         system.close().await;

@@ -44,7 +44,26 @@ fn is_mirrored(name: &str) -> bool {
 }
 
 /// Makes every role of the source that is not reserved, and makes the applying role a member.
+/// They inherit for now: [`end_restore`] takes it from those that do not.
 pub(super) async fn mirror(system: &Session, facts: &Facts) -> Result<Vec<String>, Error> {
+    mirror_with(system, facts, |_| true).await
+}
+
+/// The same for a trunk that is in use.
+pub(in super::super) async fn mirror_again(
+    system: &Session,
+    facts: &Facts,
+) -> Result<Vec<String>, Error> {
+    let warnings = mirror_with(system, facts, |role| role.inherit).await?;
+    system.batch_execute(GRANT_TO_OWNER_SQL).await.map_err(at_trunk)?;
+    Ok(warnings)
+}
+
+async fn mirror_with(
+    system: &Session,
+    facts: &Facts,
+    inherits: impl Fn(&RoleFacts) -> bool,
+) -> Result<Vec<String>, Error> {
     let row = system
         .query_one("SELECT current_setting('server_version_num')::int", &[])
         .await
@@ -69,7 +88,10 @@ pub(super) async fn mirror(system: &Session, facts: &Facts) -> Result<Vec<String
         }
         let name = quote_identifier(&role.name);
         let verb = if present.contains(&role.name) { "ALTER" } else { "CREATE" };
-        sql.push_str(&format!("{verb} ROLE {name} WITH {};", attributes(role, version)));
+        sql.push_str(&format!(
+            "{verb} ROLE {name} WITH {};",
+            attributes(role, version, inherits(role))
+        ));
         sql.push_str(&format!("GRANT {name} TO {APPLY_ROLE};"));
     }
     for (member, role, admin) in &facts.memberships {
@@ -85,11 +107,11 @@ pub(super) async fn mirror(system: &Session, facts: &Facts) -> Result<Vec<String
     Ok(warnings)
 }
 
-/// INHERIT for now: [`end_restore`] takes it from those that lack it.
-fn attributes(role: &RoleFacts, version: i32) -> String {
+fn attributes(role: &RoleFacts, version: i32, inherits: bool) -> String {
     let option = |has: bool, name: &str| if has { name.to_owned() } else { format!("NO{name}") };
     [
-        "NOSUPERUSER NOREPLICATION INHERIT".to_owned(),
+        "NOSUPERUSER NOREPLICATION".to_owned(),
+        option(inherits, "INHERIT"),
         option(role.create_role && version >= VERSION_SAFE_CREATEROLE, "CREATEROLE"),
         option(role.create_db, "CREATEDB"),
         option(role.login, "LOGIN"),
@@ -150,6 +172,21 @@ pub(super) async fn end_restore(system: &Session, facts: &Facts) -> Result<(), E
     system.batch_execute(&sql).await.map_err(at_trunk)
 }
 
+/// `branch_owner` is a member of every mirrored role, with ADMIN, as the role model has it.
+const GRANT_TO_OWNER_SQL: &str = "DO $$
+DECLARE role text;
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'branch_owner') THEN
+    FOR role IN SELECT rolname FROM pg_catalog.pg_roles r
+                 WHERE rolname <> 'branch_owner' AND rolname !~ '^(ardent|pg)_'
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                                    WHERE m.roleid = r.oid AND m.admin_option
+                                      AND m.member = 'branch_owner'::pg_catalog.regrole) LOOP
+      EXECUTE pg_catalog.format('GRANT %I TO branch_owner WITH ADMIN OPTION', role);
+    END LOOP;
+  END IF;
+END $$";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +201,7 @@ mod tests {
             login: true,
             bypass_rls: true,
         };
-        let attributes = attributes(&role, 150_000);
+        let attributes = attributes(&role, 150_000, true);
         assert!(attributes.contains("NOSUPERUSER") && attributes.contains("NOREPLICATION"));
         assert!(attributes.contains("NOCREATEROLE"), "it reaches server files before 16");
         for name in ["ardent_system", "branch_owner", "pg_read_server_files", "rdsadmin"] {

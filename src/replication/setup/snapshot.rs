@@ -92,7 +92,7 @@ impl Snapshot {
     }
 
     /// Keeps the tables as they are while their definitions are read.
-    pub(super) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
+    pub(in crate::replication) async fn lock(&self, tables: &[Table]) -> Result<(), Error> {
         self.session.batch_execute("SAVEPOINT locks").await.map_err(at_source)?;
         for chunk in tables.chunks(LOCK_TABLES_MAX) {
             let names: Vec<String> =

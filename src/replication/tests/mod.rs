@@ -4,7 +4,9 @@ mod support;
 
 mod chain;
 mod copy;
+mod ddl;
 mod faults;
+mod fuzz;
 mod kinds;
 mod preflight;
 mod schema;

@@ -25,7 +25,7 @@ use crate::journal::log::Entry;
 use crate::wire::Owner;
 
 /// Version of the identity filter that a child's first namespace goes through.
-const FILTER: u8 = 1;
+pub(super) const FILTER: u8 = 1;
 
 /// One change of the branch tree.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! 6 grow        inode 8, size 8, time 8
 //! 7 cut         inode 8, size 8, time 8
 //! 8 empty       inode 8, new contents number 8, time 8
+//! 9 filter        version 1: what the identity filter hides goes; written by merges only
 //! ```
 //! A string is 2 bytes of length and that many bytes; times are nanoseconds since 1970, signed.
 //! A running branch and a replay both change the namespace by applying these and by nothing else.
@@ -18,6 +19,7 @@
 use std::sync::Arc;
 
 use crate::id::FileId;
+use crate::journal::branches::FILTER;
 use crate::journal::bytes::{Malformed, Reader, Writer};
 use crate::journal::log::Entry;
 
@@ -43,6 +45,7 @@ pub(crate) enum Edit {
     Grow { inode: FileId, size: u64, time: i64 },
     Cut { inode: FileId, size: u64, time: i64 },
     Empty { inode: FileId, contents: FileId, time: i64 },
+    Filter,
 }
 
 impl Edit {
@@ -89,6 +92,10 @@ impl Edit {
                 out.file(*inode).file(*contents).i64(*time);
                 8
             }
+            Self::Filter => {
+                out.u8(FILTER);
+                9
+            }
         };
         (kind, out.into_bytes())
     }
@@ -123,6 +130,7 @@ impl Edit {
             6 => Self::Grow { inode: from.file()?, size: from.u64()?, time: from.i64()? },
             7 => Self::Cut { inode: from.file()?, size: from.u64()?, time: from.i64()? },
             8 => Self::Empty { inode: from.file()?, contents: from.file()?, time: from.i64()? },
+            9 if from.u8()? == FILTER => Self::Filter,
             _ => return Err(Malformed),
         };
         from.end()?;

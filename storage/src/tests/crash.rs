@@ -2,11 +2,14 @@
 //! nothing may be there that never was.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::recording::{Call, Crash, RecordingDisk, make_image};
+use super::slow::SlowDisk;
 use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, open_on, resolve};
 use crate::branch::{Branch, Renaming};
 use crate::id::FileId;
@@ -101,6 +104,7 @@ fn tell(background: bool) -> (TempDir, Story) {
     story.append(2, 4);
     story.promise(Promise::Begins(2, "held", filled(&[(0, 4096), (4, 5000)])));
     replace(&mut story);
+    start_over(&mut story);
     shrink_and_grow(&mut story, 2, "data", 9000, 1);
     shrink_and_grow(&mut story, 2, "held", 9096, 4);
     // A page of its own over one of the parent's, which must not come back.
@@ -192,6 +196,17 @@ fn replace(story: &mut Story) {
     branch.rename(from, to, Renaming::Replace).unwrap();
     branch.fsync_dir().unwrap();
     story.promise(Promise::OneOf(1, "map", vec![new]));
+}
+
+/// Truncates a file to nothing, never synced; its old data goes only when the record that says so is
+/// durable.
+fn start_over(story: &mut Story) {
+    let old = filled(&[(8, 9000)]);
+    let file = story.write(1, "over", 0, &old);
+    story.branch(1).fsync(file).unwrap();
+    story.promise(Promise::OneOf(1, "over", vec![old, Vec::new()]));
+    story.branch(1).set_size(file, 0).unwrap();
+    story.store.settle();
 }
 
 /// Cuts a file of one byte value inside a page and grows it again over the cut.
@@ -306,4 +321,38 @@ fn a_commit_in_place_costs_one_sync() {
     story.branch(1).fsync(file).unwrap();
     let calls = story.disk.calls().split_off(before);
     assert!(matches!(calls[..], [Call::Sync { .. }]), "{calls:?}");
+}
+
+/// While a fork's record is on its way to the medium, its parent goes on in a layer that a power
+/// cut would undo. So no fsync of the parent may return before that record is durable.
+#[test]
+fn an_fsync_waits_for_the_record_of_the_fork_before_it() {
+    let dir = TempDir::new();
+    let disk = SlowDisk::new(dir.path());
+    let store = open_on(Arc::new(disk.clone()), false);
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    let file = branch.create(FileId::ROOT, b"file", 0o600).unwrap().node.file;
+    branch.write(file, 0, &[1; 4096]).unwrap();
+    disk.arrived.store(false, Ordering::Release);
+    let shut = disk.door.write().unwrap();
+    std::thread::scope(|scope| {
+        let fork = scope.spawn(|| store.fork(id(1), id(2), OWNER));
+        while !disk.arrived.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        let (done, synced) = std::sync::mpsc::channel();
+        let branch = branch.clone();
+        scope.spawn(move || {
+            branch.write(file, 0, &[2; 4096]).unwrap();
+            branch.fsync(file).unwrap();
+            done.send(()).unwrap();
+        });
+        // Nothing can be awaited that must not happen; a sync that does not wait takes no time.
+        let early = synced.recv_timeout(Duration::from_millis(300));
+        drop(shut);
+        fork.join().unwrap().unwrap();
+        assert!(early.is_err(), "the fsync returned before the fork was durable");
+        synced.recv().unwrap();
+    });
 }

@@ -45,6 +45,7 @@ fn edits() -> Vec<Edit> {
         rename(b"file", b"other", false),
         rename(b"other", b"link", true),
         Edit::Remove { parent, name: b"link".as_slice().into(), time },
+        Edit::Filter,
     ]
 }
 

@@ -159,6 +159,7 @@ fn a_hundred_branches_deep_everything_is_there() {
     (1..100).for_each(|depth| store.delete(id(depth)).unwrap());
     store.settle();
     super::assert_sane(&store, "deep");
+    assert!(store.depth(id(100)) <= 3, "{} layers", store.depth(id(100)));
     check(&store, 100);
     drop(store);
     check(&open(dir.path()), 100);

@@ -3,6 +3,7 @@
 use super::{OWNER, TempDir, contents, id, open, resolve};
 use crate::branch::Branch;
 use crate::id::FileId;
+use crate::journal::Making;
 use crate::store::Store;
 
 fn make(branch: &Branch, name: &str, bytes: &[u8]) -> FileId {
@@ -97,4 +98,49 @@ fn forks_above_merged_layers_hold_what_they_held() {
         assert_eq!(found, before[left as usize - 2]);
     }
     assert_eq!(store.depth(id(1)), 5);
+}
+
+/// A branch of a branch of a branch whose parents are gone is one layer, and what the filter hid
+/// once stays hidden, while files of that name made since stay.
+#[test]
+fn layers_on_both_sides_of_the_filter_become_one() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    for number in 1..6 {
+        let branch = store.branch(id(number)).unwrap();
+        if number == 1 {
+            make(&branch, "PG_VERSION", b"15\n");
+            branch.make(FileId::ROOT, b"pg_notify", Making::Directory, 0o700).unwrap();
+        }
+        let notify = resolve(&branch, "pg_notify").unwrap();
+        branch.make(notify, b"0000", Making::File, 0o600).unwrap();
+        make(&branch, "postmaster.pid", &[u8::try_from(number).unwrap(); 5000]);
+        make(&branch, &format!("of-{number}"), &[u8::try_from(number).unwrap(); 5000]);
+        store.fork(id(number), id(number + 1), OWNER).unwrap();
+    }
+    let last = store.branch(id(6)).unwrap();
+    make(&last, "postmaster.pid", b"mine");
+    (1..6).for_each(|number| store.delete(id(number)).unwrap());
+    store.fork(id(6), id(7), OWNER).unwrap();
+    store.settle();
+    let check = |store: &Store| {
+        let (last, child) = (store.branch(id(6)).unwrap(), store.branch(id(7)).unwrap());
+        for branch in [&last, &child] {
+            for number in 1..6 {
+                let bytes = contents(branch, &format!("of-{number}")).unwrap();
+                assert_eq!(bytes, [u8::try_from(number).unwrap(); 5000]);
+            }
+            assert!(resolve(branch, "pg_notify").is_some());
+            assert_eq!(resolve(branch, "pg_notify/0000"), None);
+        }
+        assert_eq!(contents(&last, "postmaster.pid"), Some(b"mine".to_vec()));
+        assert_eq!(resolve(&child, "postmaster.pid"), None);
+        super::assert_sane(store, "merged");
+    };
+    assert_eq!((store.depth(id(6)), store.depth(id(7))), (2, 2));
+    check(&store);
+    drop((last, store));
+    super::assert_sound(dir.path(), "merged");
+    check(&open(dir.path()));
 }

@@ -10,6 +10,7 @@ mod marks;
 mod merge;
 mod model;
 mod recording;
+mod slow;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod files;
 mod lifecycle;
 mod mirror;
 mod postgres;
 mod served;
+mod snapshots;
 mod space;
+mod zombies;

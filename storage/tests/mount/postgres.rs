@@ -5,6 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use storage::wire::Owner;
 
 use crate::served::{Served, id};
@@ -58,7 +60,8 @@ impl<'a> Cluster<'a> {
         let log = served.dir.join(format!("log-{number}"));
         // A port is part of the socket's name only: nothing listens on TCP.
         let options = format!(
-            "-k {} -p {} -c listen_addresses= -c shared_buffers=16MB",
+            "-k {} -p {} -c listen_addresses= -c shared_buffers=16MB \
+             -c recovery_init_sync_method=syncfs",
             served.dir.display(),
             6000 + number
         );
@@ -83,9 +86,13 @@ impl<'a> Cluster<'a> {
     }
 
     pub(crate) fn pgbench(&self, arguments: &[&str]) {
+        self.try_pgbench(arguments).unwrap_or_else(|error| panic!("pgbench: {error}"));
+    }
+
+    fn try_pgbench(&self, arguments: &[&str]) -> Result<String, String> {
         let port = (6000 + self.number).to_string();
         let host = self.served.dir.to_str().unwrap();
-        run("pgbench", &[&["-h", host, "-p", &port][..], arguments, &["postgres"]].concat());
+        try_run("pgbench", &[&["-h", host, "-p", &port][..], arguments, &["postgres"]].concat())
     }
 
     /// Indexes agree with tables, and money neither appeared nor vanished.
@@ -163,35 +170,85 @@ fn a_cluster_is_forked_written_and_restarted() {
     }
 }
 
-/// The store dies under a running Postgres; what was committed is there after both are back.
+/// A number from the environment, to search further or to repeat.
+pub(crate) fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+/// Ends every process of a compute that is told to go, and of one that lost its store.
+fn kill(pid: i32) {
+    // It may have ended by itself: its files are gone.
+    let target = rustix::process::Pid::from_raw(pid).unwrap();
+    let _ = rustix::process::kill_process(target, rustix::process::Signal::KILL);
+    // A postmaster that is dead but not buried keeps the next one from starting.
+    crate::served::eventually(|| rustix::process::test_kill_process(target).is_err());
+}
+
+fn children_of(pid: i32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Postmaster, store or both die under load, in an order by seed; what was committed is there after
+/// both are back, indexes and checksums agree, and the store is sound.
+/// `ARDENT_SEED=n ARDENT_ROUNDS=500` searches further.
 #[test]
-fn commits_survive_a_killed_store() {
+fn commits_survive_whatever_is_killed() {
     let mut served = Served::new();
+    let mut random = StdRng::seed_from_u64(variable("ARDENT_SEED", 1));
+    let rounds = variable("ARDENT_ROUNDS", 3);
     served.client().create(id(1), postgres()).unwrap();
     run("initdb", &["-k", "-A", "trust", "-D", served.branch(1).to_str().unwrap()]);
-    for round in 0..3 {
-        let cluster = Cluster::start(&served, 1);
+    let mut number = 1;
+    for round in 0..rounds {
+        let cluster = Cluster::start(&served, number);
         if round == 0 {
             cluster.pgbench(&["-i", "-s", "1", "-q"]);
         }
-        cluster.pgbench(&["-n", "-c", "4", "-t", "50"]);
-        let before = cluster.sql("select count(*) from pgbench_history");
+        let history = "select count(*) from pgbench_history";
+        cluster.pgbench(&["-n", "-c", "4", "-t", "20"]);
+        let before: u64 = cluster.sql(history).parse().unwrap();
         let pid = fs::read_to_string(cluster.dir().join("postmaster.pid")).unwrap();
         let pid: i32 = pid.lines().next().unwrap().parse().unwrap();
-        served.kill();
-        // Every process of the old compute is gone before the branch is served again.
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        // It may have ended by itself: its files are gone.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        while rustix::process::test_kill_process(pid).is_ok() {
-            std::thread::yield_now();
+        let (kills_store, forks) = (random.random_bool(0.5), random.random_bool(0.3));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| cluster.try_pgbench(&["-n", "-c", "4", "-t", "2000"]));
+            let more = format!("select count(*) > {} from pgbench_history", before + 10);
+            // Until the load is on, or as long as anybody answers.
+            while cluster.try_sql(&more).is_ok_and(|more| more == "f") {}
+            let backends = children_of(pid);
+            if kills_store {
+                let store = rustix::process::Pid::from_raw(served.pid().cast_signed()).unwrap();
+                rustix::process::kill_process(store, rustix::process::Signal::KILL).unwrap();
+            }
+            kill(pid);
+            backends.into_iter().for_each(kill);
+            assert!(load.join().unwrap().is_err(), "the load is cut off");
+        });
+        if kills_store {
+            served.kill();
+            served.assert_sound();
+            served.start();
         }
-        served.start();
-        let cluster = Cluster::start(&served, 1);
+        served.assert_sound();
+        if forks {
+            // On in a fork of what the crash left; the one it was cut from goes.
+            served.client().fork(id(number), id(number + 1), postgres()).unwrap();
+            served.client().delete(id(number)).unwrap();
+            number += 1;
+        }
+        let cluster = Cluster::start(&served, number);
         cluster.check();
-        assert_eq!(cluster.sql("select count(*) from pgbench_history"), before);
+        assert!(cluster.sql(history).parse::<u64>().unwrap() >= before + 10, "round {round}");
         cluster.stop("fast");
+        if round % 10 == 4 {
+            let dir = served.branch(number);
+            run("pg_checksums", &["--check", "-D", dir.to_str().unwrap()]);
+            println!("round {round} is whole");
+        }
     }
+    served.assert_sound();
 }
 
 /// Forks of a trunk under load come and go; its layers are merged under it all the time.

@@ -21,7 +21,7 @@ mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::source::Table;
 use futures_util::future::try_join_all;
@@ -29,6 +29,7 @@ use proxy::client::Session;
 
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::quarantine;
+use super::super::status::Quarantined;
 use super::{Setup, SetupProgress};
 use lock_watch::LockWatch;
 use part::Part;
@@ -78,9 +79,15 @@ async fn give_up(
         let Some(table) = tables.get(index) else { continue };
         let truncate = format!("TRUNCATE ONLY {}", table.name.quoted());
         trunk.batch_execute(&truncate).await.map_err(at_trunk)?;
-        let (name, lsn) = (&table.name, setup.snapshot.lsn);
-        quarantine::add(&trunk, name, &reason, lsn).await.map_err(at_trunk)?;
-        warnings.push(format!("{name} is not followed: {reason}"));
+        warnings.push(format!("{} is not followed: {reason}", table.name));
+        let entry = Quarantined {
+            table: table.name.clone(),
+            reason,
+            lsn: setup.snapshot.lsn,
+            since: SystemTime::now(),
+            is_resync_due: false,
+        };
+        quarantine::add(&trunk, &entry).await.map_err(at_trunk)?;
     }
     trunk.close().await;
     Ok(warnings)

@@ -1,7 +1,9 @@
 //! Tables as parts of about one size, so that one large table keeps all jobs busy.
 //!
 //! Parts are ranges of blocks: `ctid` comparisons read just those from Postgres 14 on. Before,
-//! every part would read the whole table, so there it is one part.
+//! every part would read the whole table, so there it is one part. A table that one session brings
+//! whole is written without log and frozen, which is worth more than a second session; so only
+//! those are split that would keep one job at work long after the others.
 
 use std::collections::VecDeque;
 
@@ -9,6 +11,8 @@ use crate::source::Table;
 
 /// The first version that reads a range of blocks by itself.
 const VERSION_TID_RANGE: u32 = 140_000;
+/// Smaller tables are one part.
+const SPLIT_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 4 << 30 };
 /// Large enough that a part's start costs nothing, small enough to give one up.
 /// Tests have no such tables.
 const PART_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
@@ -46,8 +50,8 @@ pub(super) fn split(tables: &[Table], version: u32) -> VecDeque<Part> {
     let mut parts = VecDeque::new();
     for (index, table) in tables.iter().enumerate() {
         let count = match table.is_heap && version >= VERSION_TID_RANGE {
-            true => table.bytes.div_ceil(PART_BYTES).max(1),
-            false => 1,
+            true if table.bytes > SPLIT_BYTES => table.bytes.div_ceil(PART_BYTES),
+            _ => 1,
         };
         if count == 1 {
             parts.push_back(Part { table: index, blocks: None, attempts: 0 });

@@ -133,6 +133,18 @@ impl Chain {
         }
     }
 
+    /// How what `pg_dump` prints of both schemas differs.
+    pub(super) fn schema_difference(&self) -> Option<String> {
+        let (source, trunk) = (self.source.schema("app"), self.trunk.schema("app"));
+        if source == trunk {
+            return None;
+        }
+        let lacking: Vec<_> = source.iter().filter(|line| !trunk.contains(line)).collect();
+        let extra: Vec<_> = trunk.iter().filter(|line| !source.contains(line)).collect();
+        let warnings = self.stream().status().warnings;
+        Some(format!("trunk lacks {lacking:#?}, has {extra:#?}, warned {warnings:#?}"))
+    }
+
     /// Waits for a state of the stream. Polled: a status is a value, not an event.
     pub(super) async fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
         let waiting = async {
@@ -148,6 +160,12 @@ impl Chain {
             Ok(status) => status,
             Err(_) => panic!("never {what}: {:?}", self.stream().status()),
         }
+    }
+
+    /// Waits until no table is being copied again.
+    pub(super) async fn settle(&self) {
+        let is_settled = |status: &Status| !status.quarantined.iter().any(|q| q.is_resync_due);
+        self.until("settled", is_settled).await;
     }
 
     pub(super) async fn until_stopped(&self) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proxy::client::{Session, Target};
 
-use crate::replication::{Link, TrunkAccess};
+use crate::replication::{Link, SlotWal, TrunkAccess};
 use crate::source::{Plugin, SourceUrl};
 
 /// A server that ends with its value.
@@ -189,6 +189,7 @@ impl Server {
             schemas: Vec::new(),
             excluded: Vec::new(),
             plugin: Plugin::default(),
+            slot_wal: SlotWal::default(),
         }
     }
 
@@ -220,6 +221,47 @@ impl Server {
         let row = session.query_one(sql, &[]).await.unwrap();
         session.close().await;
         row.get::<_, Option<String>>(0).unwrap_or_default()
+    }
+
+    pub(in super::super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits until a query answers so. Polled: another server's progress is no event of ours.
+    pub(in super::super) async fn until(&self, database: &str, sql: &str, expected: &str) {
+        let began = Instant::now();
+        while self.value(database, sql).await != expected {
+            assert!(began.elapsed() < STARTUP_TIMEOUT, "{sql} never answered {expected}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The schema as `pg_dump` prints it, without what differs from run to run or is ours.
+    pub(in super::super) fn schema(&self, database: &str) -> Vec<String> {
+        let output = command("pg_dump")
+            .args(["-h", self.directory.to_str().unwrap(), "-p", &self.port.to_string()])
+            .args(["-U", self.superuser, "--schema-only", "--exclude-schema=ardent"])
+            .args(["--no-publications", "--no-subscriptions", "--no-tablespaces", database])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let is_ours = |line: &&str| {
+            !["--", "\\restrict", "\\unrestrict", "CREATE EVENT TRIGGER ardent", "SET "]
+                .iter()
+                .any(|start| line.starts_with(start))
+                && !line.contains("EVENT TRIGGER ardent")
+                && !line.contains("ardent.capture()")
+                && !line.trim().is_empty()
+        };
+        let lines = text.lines().filter(is_ours).map(str::to_owned);
+        // The order of an access list says nothing.
+        let is_privilege =
+            |line: &String| line.starts_with("GRANT ") || line.starts_with("REVOKE ");
+        let (mut privileges, mut schema): (Vec<_>, Vec<_>) = lines.partition(is_privilege);
+        privileges.sort();
+        schema.append(&mut privileges);
+        schema
     }
 
     pub(in super::super) fn pgbench(&self, database: &str, arguments: &[&str]) -> Child {

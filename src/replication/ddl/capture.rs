@@ -1,0 +1,121 @@
+//! What a connector installs in its source, and how all of it goes again.
+//!
+//! Needs the right to make event triggers: a superuser, or what a provider has in its place. Where
+//! that is missing, nothing at all is installed, and the reason is told.
+
+use proxy::client::Session;
+
+use crate::source::SourceUrl;
+
+use super::super::error::{Error, at_source};
+use super::super::link::Link;
+use super::super::message::MessageKey;
+
+const SESSION_OPTIONS: &str = "-c statement_timeout=30s -c lock_timeout=10s";
+const SCRIPT: &str = include_str!("capture.sql");
+
+/// The schema is looked at now and then.
+pub(in super::super) const MODE_POLLING: &str = "polling";
+
+/// How schema changes are learnt of.
+#[derive(Clone)]
+pub(in super::super) enum Capture {
+    /// By signed messages of event triggers.
+    Triggers(MessageKey),
+    /// Not by messages, but by polling; why.
+    Unavailable(String),
+}
+
+impl Capture {
+    /// The word for it in status.
+    pub(in super::super) fn mode(&self) -> &'static str {
+        match self {
+            Self::Triggers(_) => "event triggers",
+            Self::Unavailable(_) => MODE_POLLING,
+        }
+    }
+}
+
+/// Installs what is missing. Safe to repeat: what is there and whole stays, with its key.
+pub(in super::super) async fn install(link: &Link) -> Result<Capture, Error> {
+    let session = Session::open(&link.source_target(SESSION_OPTIONS)).await.map_err(at_source)?;
+    let outcome = install_with(&session).await;
+    session.close().await;
+    outcome
+}
+
+async fn install_with(session: &Session) -> Result<Capture, Error> {
+    let row = session.query_one(STATE_SQL, &[]).await.map_err(at_source)?;
+    let is_foreign: bool = row.try_get("is_foreign").map_err(at_source)?;
+    let triggers: i64 = row.try_get("triggers").map_err(at_source)?;
+    let has_key: bool = row.try_get("has_key").map_err(at_source)?;
+    if is_foreign {
+        let reason = "schema \"ardent\" of the source is not ours";
+        return Ok(Capture::Unavailable(reason.to_owned()));
+    }
+    if triggers != TRIGGERS || !has_key {
+        let script = SCRIPT.replace("{describe}", super::describe::DESCRIBE_SQL);
+        let sql = format!("BEGIN; {DROP_SQL}; {script}; COMMIT");
+        if let Err(error) = session.batch_execute(&sql).await {
+            let Some(said) = error.as_db_error().map(|db| db.message().to_owned()) else {
+                return Err(at_source(error));
+            };
+            session.batch_execute("ROLLBACK").await.map_err(at_source)?;
+            return Ok(Capture::Unavailable(said));
+        }
+        tracing::info!("event triggers installed on the source");
+    }
+    let key = match session.query_one("SELECT key FROM ardent.key", &[]).await {
+        Ok(row) => row.try_get::<_, Vec<u8>>(0).map_err(at_source)?,
+        Err(error) => match error.as_db_error() {
+            Some(db) => return Ok(Capture::Unavailable(db.message().to_owned())),
+            None => return Err(at_source(error)),
+        },
+    };
+    Ok(match key.try_into() {
+        Ok(key) => Capture::Triggers(MessageKey::from_bytes(key)),
+        Err(_) => Capture::Unavailable("key of the source's event triggers is damaged".to_owned()),
+    })
+}
+
+/// Removes what [`install`] made. What is not ours stays, in a schema of our name too.
+pub(in super::super) async fn drop_capture(source: &SourceUrl) -> Result<(), Error> {
+    let target = source.pinned().with_options(SESSION_OPTIONS);
+    let session = Session::open(&target).await.map_err(at_source)?;
+    let outcome = session.batch_execute(DROP_SQL).await.map_err(at_source);
+    session.close().await;
+    outcome
+}
+
+const TRIGGERS: i64 = 3;
+
+const STATE_SQL: &str = "\
+WITH ours AS (SELECT n.oid, coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), '')
+                       LIKE 'Ardent: %' AS is_ours
+                FROM pg_catalog.pg_namespace n WHERE n.nspname = 'ardent')
+SELECT EXISTS (SELECT FROM ours WHERE NOT is_ours) AS is_foreign,
+       (SELECT count(*) FROM pg_catalog.pg_event_trigger t
+          JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN ours ON ours.oid = p.pronamespace
+         WHERE t.evtenabled = 'A' AND p.proname = 'capture') AS triggers,
+       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN ours ON ours.oid = c.relnamespace
+                WHERE c.relname = 'key' AND c.relkind = 'm' AND c.relispopulated) AS has_key";
+
+/// The schema goes only if nothing else is in it.
+pub(in super::super) const DROP_SQL: &str = "\
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'ardent'
+                AND pg_catalog.obj_description(n.oid, 'pg_namespace') LIKE 'Ardent: %') THEN
+    DROP EVENT TRIGGER IF EXISTS ardent_ddl;
+    DROP EVENT TRIGGER IF EXISTS ardent_drop;
+    DROP EVENT TRIGGER IF EXISTS ardent_rewrite;
+    DROP FUNCTION IF EXISTS ardent.capture(), ardent.touched(text), ardent.emit(text),
+      ardent.describe(oid[], oid[], oid[], oid[], boolean);
+    DROP MATERIALIZED VIEW IF EXISTS ardent.key;
+    BEGIN
+      DROP SCHEMA ardent;
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+      COMMENT ON SCHEMA ardent IS NULL;
+    END;
+  END IF;
+END $$";

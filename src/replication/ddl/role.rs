@@ -1,0 +1,36 @@
+//! Roles are shared by all databases of a server, and no event trigger sees them: they are read
+//! from the source when a replay meets one that the trunk lacks.
+
+use proxy::client::Session;
+
+use crate::source;
+
+use super::super::applier::Applier;
+use super::super::error::{Error, at_source, at_trunk};
+use super::super::setup::mirror_roles;
+
+const SOURCE_OPTIONS: &str = "-c statement_timeout=30s -c lock_timeout=10s";
+
+impl Applier {
+    /// Makes the trunk's roles those of the source as of now. Commits by itself: a role too early
+    /// harms nobody.
+    pub(super) async fn refresh_roles(&mut self) -> Result<(), Error> {
+        let target = self.replay.link.source_target(SOURCE_OPTIONS);
+        let session = Session::open(&target).await.map_err(at_source)?;
+        let facts = source::read_facts(&session).await;
+        session.close().await;
+        let trunk = &self.replay.trunk;
+        let system = Session::open(&trunk.as_system(&trunk.database)).await.map_err(at_trunk)?;
+        let outcome = mirror_roles(&system, &facts?).await;
+        system.close().await;
+        // Taking a lock makes the session hear of roles that it had found missing.
+        self.session
+            .query("SELECT FROM pg_catalog.pg_roles LIMIT 1", &[])
+            .await
+            .map_err(at_trunk)?;
+        for warning in outcome? {
+            self.warn(warning);
+        }
+        Ok(())
+    }
+}
