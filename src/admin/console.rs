@@ -16,7 +16,7 @@ use crate::cli::report::{self, ReportRow};
 use crate::secret::Secret;
 
 use super::columns;
-use super::error::{OperationError, Outcome, sqlstate};
+use super::error::{OperationError, Outcome, refuse, sqlstate};
 use super::grammar::Command;
 use super::help;
 use super::lexer::{self, Lexer, TokenKind};
@@ -162,14 +162,6 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.lock_connector(caller, name, None).await?;
                 Ok(vec![columns::connector(row)])
             }
-            Statement::QuarantineList(name) => {
-                let rows = operations.list_quarantine(caller, name).await?;
-                Ok(rows.into_iter().map(columns::quarantine).collect())
-            }
-            Statement::QuarantineRelease { name, table } => {
-                let row = operations.release_quarantine(caller, name, table).await?;
-                Ok(vec![columns::quarantine(row)])
-            }
             Statement::RoleCreate { name, password, level } => {
                 self.create_role(name, &password, level).await
             }
@@ -200,6 +192,14 @@ impl<O: Operations> AdminConsole<O> {
             Statement::ConnectorUpdate { name, drop_extensions } => {
                 let row = operations.update_connector(name, drop_extensions).await?;
                 vec![columns::connector_update(row)]
+            }
+            Statement::QuarantineList(name) => {
+                let rows = operations.list_quarantine(caller, name).await?;
+                rows.into_iter().map(columns::quarantine).collect()
+            }
+            Statement::QuarantineRelease { name, table } => {
+                let row = operations.release_quarantine(caller, name, table).await?;
+                vec![columns::quarantine(row)]
             }
             Statement::SettingsList => {
                 let rows = operations.list_settings(caller).await?;
@@ -393,12 +393,5 @@ fn refuse_syntax(error: &SyntaxError, query: &str) -> Refusal {
         Refusal::error(error.sqlstate, error.message.clone()).at(error.position(query));
     refusal.detail.clone_from(&error.detail);
     refusal.hint.clone_from(&error.hint);
-    refusal
-}
-
-fn refuse(error: OperationError) -> Refusal {
-    let mut refusal = Refusal::error(error.sqlstate, error.message);
-    refusal.detail = error.detail;
-    refusal.hint = error.hint;
     refusal
 }

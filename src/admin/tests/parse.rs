@@ -179,8 +179,10 @@ fn statements_not_built_yet_parse_in_full() {
     check(
         "ARDENT CONNECTOR QUARANTINE LIST prod",
         expect![[r#"
-            Unsupported(
-                "CONNECTOR QUARANTINE LIST",
+            QuarantineList(
+                Name(
+                    "prod",
+                ),
             )
         "#]],
     );
