@@ -13,8 +13,7 @@ use super::request::Level;
 /// What became of a `CONNECTOR CREATE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateConnectorOutcome {
-    /// The connector exists: ready, being set up (`wait = off`), or `setup pending` for want of
-    /// decisions.
+    /// It exists: ready, being set up (`wait = off`), or `setup pending` for want of decisions.
     Created(ConnectorRow),
     /// Preflight failed; nothing is stored, here or on the source.
     Refused(Vec<PreflightRow>),
