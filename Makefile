@@ -1,11 +1,14 @@
 # Every target works on a fresh clone of a bare Debian 12 with only Rust and make; the second run is quick.
 SHELL := /bin/bash
 
+# Through the environment: a password is no part of a command line.
+export SOURCE
+
 .PHONY: demo test bench bench-store bench-replication bench-proxy lint setup
 
-demo: setup              ## set up what is missing, build, and show the main job on a throw-away source
+demo: setup              ## set up what is missing, build, and show the main job; SOURCE=postgresql://... on your own server
 	cargo build --release --locked
-	scripts/demo.sh
+	$(if $(SOURCE),scripts/demo-source.sh,scripts/demo.sh)
 
 test: setup              ## set up what is missing, build, and run every test
 	cargo test --release --workspace --locked

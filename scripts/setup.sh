@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what a bare Debian 12 with Rust and make lacks: a stock Postgres with wal2json, FUSE, a C compiler
-# and the client drivers that the tests connect with. Asks no registry when nothing is missing.
+# Installs what a bare Debian 12 with Rust and make lacks: a stock Postgres with wal2json, FUSE, a C compiler,
+# the ways into private networks that tests go (sshd, a SOCKS server), and the client drivers that they
+# connect with. Asks no registry when nothing is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +13,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 missing=()
-for package in postgresql-15 postgresql-15-wal2json fuse3; do
+for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer; do
   installed "$package" || missing+=("$package")
 done
 command -v cc >/dev/null || missing+=(gcc libc6-dev)

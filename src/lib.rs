@@ -15,6 +15,7 @@ pub mod job;
 pub mod metrics;
 pub mod cli;
 pub mod catalog;
+pub mod environment;
 pub mod store;
 pub mod postgres;
 pub mod compute;

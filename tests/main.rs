@@ -10,11 +10,17 @@ mod admin;
 #[cfg(test)]
 mod branches;
 #[cfg(test)]
+mod broken_sources;
+#[cfg(test)]
 mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod driver_matrix;
+#[cfg(test)]
+mod environments;
 #[cfg(test)]
 mod front_door;
 #[cfg(test)]
@@ -27,5 +33,9 @@ mod privileges;
 mod replication;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
+mod settings;
+#[cfg(test)]
+mod setup_stages;
 #[cfg(test)]
 mod start;

@@ -11,8 +11,9 @@ use crate::metrics;
 
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
-    ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, JobRow, PreflightKind, PreflightRow,
-    PreflightStatus, QuarantineRow, RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, ConnectorUpdateRow, CopyRow, EnvironmentRow,
+    JobRow, PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, QuarantineRow,
+    RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -160,6 +161,43 @@ pub(super) fn branch_summary(row: BranchSummaryRow) -> Vec<Value> {
 pub(super) fn branch_switch(row: SwitchRow) -> Vec<Value> {
     let url = optional(row.url, |url| text(url.reveal()));
     vec![optional(row.previous, Value::Text), text(row.name), url]
+}
+
+pub(super) fn connector_update(row: ConnectorUpdateRow) -> Vec<Value> {
+    vec![text(row.name), Value::Text(row.drop_extensions.join(","))]
+}
+
+pub(super) fn setting(row: SettingRow) -> Vec<Value> {
+    vec![
+        text(row.key),
+        optional(row.value, Value::Text),
+        text(row.summary),
+        optional(row.hook, Value::Text),
+        optional(row.position, Value::Int8),
+        optional(row.database, Value::Text),
+        optional(row.run_as, Value::Text),
+        text(row.connector),
+    ]
+}
+
+pub(super) fn environment(row: EnvironmentRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.name),
+        Value::Text(row.address),
+        lines(&row.private_links),
+        lines(&row.connectors),
+        Value::Timestamptz(row.created_at),
+    ]
+}
+
+pub(super) fn private_link(row: PrivateLinkRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.name),
+        Value::Text(row.environment),
+        Value::Text(row.endpoint),
+        lines(&row.connectors),
+        Value::Timestamptz(row.created_at),
+    ]
 }
 
 pub(super) fn role(role: RoleRecord) -> Vec<Value> {

@@ -30,6 +30,7 @@ impl Branches {
         if let Some(endpoint) = &branch.made.endpoint {
             self.by_endpoint.remove(endpoint);
         }
+        self.failed.remove(&branch.number);
         services.computes.remove(branch.number).await?;
         services.store.delete(branch.number).await?;
         services.catalog.delete_branch(branch.number)?;

@@ -16,10 +16,12 @@ use crate::cause::Causes;
 use crate::postgres::{self, Compute, ComputeKind, Session};
 
 impl Computes {
-    /// Suspends every branch that has been idle for `limit`. Trunks are never idle.
-    pub async fn suspend_idle(&self, limit: Duration) {
+    /// Suspends every branch that has been idle for its limit, which `limit_of` knows; none means
+    /// never. Trunks are never idle.
+    pub async fn suspend_idle(&self, limit_of: impl Fn(BranchId) -> Option<Duration> + Send) {
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
         for slot in slots {
+            let Some(limit) = limit_of(slot.target.branch) else { continue };
             let idle = slot.target.kind == ComputeKind::Branch && slot.idle_for() >= limit;
             if idle && let Err(error) = self.suspend(&slot, limit).await {
                 tracing::warn!(branch = slot.target.branch.get(), error = %Causes(&error), "suspend branch");

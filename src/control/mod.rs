@@ -6,8 +6,10 @@
 mod branches;
 mod connectors;
 mod measure;
+mod networks;
 mod refuse;
 mod rows;
+mod settings;
 mod source;
 
 use std::sync::Arc;
@@ -16,16 +18,18 @@ use std::time::SystemTime;
 use proxy::{Sample, Settings};
 
 use crate::admin::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest, VerifyRequest,
+    CreateBranchRequest, CreateConnectorRequest, CreateEnvironmentRequest,
+    CreatePrivateLinkRequest, RetrySetupRequest, SettingChange, SourceRequest, VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, JobRow, PreflightRow, QuarantineRow,
-    RetrySetupOutcome, RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome, EnvironmentRow, JobRow,
+    PreflightRow, PrivateLinkRow, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow,
+    SettingRow, SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SettingKey};
 use crate::compute::Computes;
 use crate::config::LiveConfig;
 use crate::connector::Connectors;
@@ -129,11 +133,10 @@ impl Operations for ControlPlane {
     async fn retry_setup(
         &self,
         caller: &Caller,
-        name: Name,
-        decisions: Decisions,
+        request: RetrySetupRequest,
         progress: Progress,
     ) -> Outcome<RetrySetupOutcome> {
-        self.do_retry_setup(caller, name, decisions, progress).await
+        self.do_retry_setup(caller, request, progress).await
     }
 
     async fn delete_connector(
@@ -186,6 +189,61 @@ impl Operations for ControlPlane {
         let connector = self.connector(name.as_str())?;
         self.0.connectors.lock(&connector, reason).map_err(refuse::connector)?;
         self.connector_row(caller, &connector)
+    }
+
+    async fn update_connector(
+        &self,
+        name: Name,
+        drop_extensions: Vec<String>,
+    ) -> Outcome<ConnectorUpdateRow> {
+        self.do_update_connector(name, drop_extensions)
+    }
+
+    async fn list_settings(&self, caller: &Caller) -> Outcome<Vec<SettingRow>> {
+        self.do_list_settings(caller)
+    }
+
+    async fn set_setting(&self, caller: &Caller, change: SettingChange) -> Outcome<SettingRow> {
+        self.do_set_setting(caller, change)
+    }
+
+    async fn remove_setting(
+        &self,
+        caller: &Caller,
+        key: SettingKey,
+        hook: Option<String>,
+    ) -> Outcome<()> {
+        self.do_remove_setting(caller, key, hook.as_deref())
+    }
+
+    async fn create_environment(
+        &self,
+        request: CreateEnvironmentRequest,
+    ) -> Outcome<EnvironmentRow> {
+        self.do_create_environment(request)
+    }
+
+    async fn list_environments(&self) -> Outcome<Vec<EnvironmentRow>> {
+        self.do_list_environments()
+    }
+
+    async fn delete_environment(&self, name: &str) -> Outcome<()> {
+        self.do_delete_environment(name)
+    }
+
+    async fn create_private_link(
+        &self,
+        request: CreatePrivateLinkRequest,
+    ) -> Outcome<PrivateLinkRow> {
+        self.do_create_private_link(request)
+    }
+
+    async fn list_private_links(&self) -> Outcome<Vec<PrivateLinkRow>> {
+        self.do_list_private_links()
+    }
+
+    async fn delete_private_link(&self, name: &str) -> Outcome<()> {
+        self.do_delete_private_link(name)
     }
 
     async fn list_quarantine(&self, _caller: &Caller, name: Name) -> Outcome<Vec<QuarantineRow>> {

@@ -61,7 +61,7 @@ pub(super) fn connector(connector: &Connector, current: bool) -> Outcome<Connect
     Ok(ConnectorRow {
         name: name(connector.name())?,
         id: connector.id().to_string(),
-        state: shown(&view),
+        state: shown(connector, &view),
         warnings: warnings(connector),
         current,
         source: format!("{}/{}", connector.source().address(), connector.database()),
@@ -79,7 +79,7 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
     let setup = view.setup.as_ref();
     Ok(ConnectorStatusRow {
         name: name(connector.name())?,
-        state: shown(&view),
+        state: shown(connector, &view),
         warnings: warnings(connector),
         plugin: Some(connector.made().plugin.clone()),
         ddl_mode: Some(status.ddl_mode).filter(|mode| !mode.is_empty()).map(str::to_owned),
@@ -133,13 +133,16 @@ fn phase(view: &ConnectorView) -> String {
     }
 }
 
-/// A ready connector that leaves tables out is shown as degraded.
-fn shown(view: &ConnectorView) -> Shown {
+/// A ready connector is shown as degraded while objects of the source are left out of branches.
+fn shown(connector: &Connector, view: &ConnectorView) -> Shown {
+    let is_left_out = !view.status.quarantined.is_empty()
+        || !excluded(connector).is_empty()
+        || !left_behind(connector, view).is_empty();
     match view.state {
         ConnectorState::SetupPending => Shown::SetupPending,
         ConnectorState::Validating => Shown::Validating,
-        ConnectorState::Ready if view.status.quarantined.is_empty() => Shown::Ready,
-        ConnectorState::Ready => Shown::Degraded,
+        ConnectorState::Ready if is_left_out => Shown::Degraded,
+        ConnectorState::Ready => Shown::Ready,
         ConnectorState::Broken | ConnectorState::Deleting => Shown::Broken,
     }
 }
@@ -156,8 +159,18 @@ pub(super) fn warnings(connector: &Connector) -> Vec<String> {
         let (table, reason) = (&quarantined.table, &quarantined.reason);
         warnings.push(format!("{table} is quarantined: {reason}"));
     }
-    warnings.extend(view.warnings.iter().chain(&view.status.warnings).cloned());
+    warnings.extend(left_behind(connector, &view));
+    warnings.extend(view.status.warnings.iter().cloned());
     warnings
+}
+
+/// What setup could not carry, but for extensions that are not wanted anyway.
+fn left_behind(connector: &Connector, view: &ConnectorView) -> Vec<String> {
+    let dropped = connector.drop_extensions();
+    let is_wanted = |warning: &&String| {
+        !dropped.iter().any(|name| warning.starts_with(&format!("extension {name} ")))
+    };
+    view.warnings.iter().filter(is_wanted).cloned().collect()
 }
 
 /// The tables that are not followed, by name.
@@ -201,6 +214,9 @@ pub(super) fn decisions(stored: BTreeMap<String, String>) -> BTreeMap<String, De
     };
     stored.into_iter().filter_map(|(table, word)| Some((table, decision(&word)?))).collect()
 }
+
+/// Why a connector waits although nothing is to be decided.
+pub(super) const SETUP_NOT_BEGUN: &str = "setup was not begun; run ardent connector retry-setup";
 
 /// Why a connector waits for its operator.
 pub(super) fn undecided_message(tables: &[String]) -> String {

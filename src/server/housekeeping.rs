@@ -2,9 +2,11 @@
 //! is put right before serving: branches that only the store
 //! knows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage::BranchId;
 use storage::client::StoreClient;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,13 +33,15 @@ pub(super) struct Housekeeping(TaskTracker);
 impl Housekeeping {
     pub(super) fn start(
         config: &LiveConfig,
-        store: &Arc<Store>,
-        computes: &Computes,
+        catalog: &Arc<Catalog>,
+        (store, computes): (&Arc<Store>, &Computes),
         stop: &CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(replace_dead_stores(store.clone(), computes.clone(), stop.clone()));
-        tasks.spawn(suspend_idle(computes.clone(), config.clone(), stop.clone()));
+        let idle =
+            Idle { config: config.clone(), catalog: catalog.clone(), computes: computes.clone() };
+        tasks.spawn(idle.suspend(stop.clone()));
         tasks.close();
         Self(tasks)
     }
@@ -92,17 +96,33 @@ async fn silence(store: &Store) {
     }
 }
 
-async fn suspend_idle(computes: Computes, config: LiveConfig, stop: CancellationToken) {
-    loop {
-        let limit = Duration::from_secs(config.current().branch.suspend_after_s);
-        let pause = (limit / 4).clamp(IDLE_LOOK_MIN, IDLE_LOOK_MAX);
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return;
-        }
-        // Read again: it may have changed meanwhile, and zero means never.
-        let limit = Duration::from_secs(config.current().branch.suspend_after_s);
-        if !limit.is_zero() {
-            computes.suspend_idle(limit).await;
+/// Suspends what nobody uses.
+struct Idle {
+    /// Has the limit of branches whose connector sets none; zero means never.
+    config: LiveConfig,
+    catalog: Arc<Catalog>,
+    computes: Computes,
+}
+
+impl Idle {
+    async fn suspend(self, stop: CancellationToken) {
+        loop {
+            // A failed look at the settings is made up for by the next one.
+            let set = self.catalog.suspend_limits().unwrap_or_else(|error| {
+                tracing::error!(error = %Causes(&error), "read settings");
+                BTreeMap::new()
+            });
+            let limit = Duration::from_secs(self.config.current().branch.suspend_after_s);
+            let shortest = set.values().copied().chain([limit]).filter(|l| !l.is_zero()).min();
+            let pause = (shortest.unwrap_or(IDLE_LOOK_MAX) / 4).clamp(IDLE_LOOK_MIN, IDLE_LOOK_MAX);
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            let limit_of = |branch: BranchId| {
+                let limit = set.get(&branch).copied().unwrap_or(limit);
+                (!limit.is_zero()).then_some(limit)
+            };
+            self.computes.suspend_idle(limit_of).await;
         }
     }
 }

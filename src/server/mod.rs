@@ -95,7 +95,7 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     let died = adopt(&catalog, &computes).await?;
     housekeeping::sweep(&catalog, &store, &computes).await?;
     let stop = CancellationToken::new();
-    let keeper = Housekeeping::start(&source.config, &store, &computes, &stop);
+    let keeper = Housekeeping::start(&source.config, &catalog, (&store, &computes), &stop);
     keeper.add(housekeeping::refresh(computes.clone(), died, stop.clone()));
     let parts = Parts {
         config: source.config.clone(),

@@ -5,6 +5,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod drivers;
+pub(crate) mod network;
 pub(crate) mod pgbench;
 pub(crate) mod processes;
 pub(crate) mod scratch;

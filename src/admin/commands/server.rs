@@ -1,4 +1,4 @@
-//! Statements about the server itself: roles, settings, what it is doing, help.
+//! Statements about the server itself: roles, what it is doing, help.
 
 use proxy::ColumnKind::{Float8, Int8, Text, Timestamptz};
 
@@ -48,33 +48,6 @@ pub(super) const COMMANDS: &[Command] = &[
         columns: &[("name", Text)],
         summary: "delete an admin role",
         build: |arguments| Ok(Statement::RoleDelete(arguments.text("name").to_owned())),
-    },
-    Command {
-        grammar: &[Item::Word("SETTINGS"), Item::Word("LIST")],
-        level: Level::Viewer,
-        columns: &[],
-        summary: "the settings of the current connector",
-        build: |_| Ok(Statement::Unsupported("SETTINGS LIST")),
-    },
-    Command {
-        grammar: &[
-            Item::Word("SETTINGS"),
-            Item::Word("SET"),
-            Item::Identifier("key"),
-            Item::Equals,
-            Item::Value("value"),
-        ],
-        level: Level::Admin,
-        columns: &[],
-        summary: "change a setting of the current connector",
-        build: |_| Ok(Statement::Unsupported("SETTINGS SET")),
-    },
-    Command {
-        grammar: &[Item::Word("SETTINGS"), Item::Word("REMOVE"), Item::Identifier("key")],
-        level: Level::Admin,
-        columns: &[],
-        summary: "put a setting back to its default",
-        build: |_| Ok(Statement::Unsupported("SETTINGS REMOVE")),
     },
     Command {
         grammar: &[Item::Word("SHOW"), Item::Word("SESSIONS")],

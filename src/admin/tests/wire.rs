@@ -79,7 +79,7 @@ async fn verbs_end_with_the_documented_exit_code() {
     let door = Door::open();
     let create = ["connector", "create", "PostgreSQL", SOUND, "--name", "prod"];
     let accept = "--accept-replica-identity-defaults";
-    let sessions: [(&[&str], u8); 31] = [
+    let sessions: [(&[&str], u8); 38] = [
         (&["connector", "preflight", "postgresql", SOUND, "--schemas", "public"], 0),
         (&["connector", "preflight", "postgresql", UNSOUND], 2),
         (&["connector", "preflight", "postgresql", "nonsense"], 2),
@@ -90,7 +90,7 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["connector", "status", "prod-db", "--format", "json"], 0),
         (&["connector", "switch", "staging-db"], 0),
         (&["connector", "retry-setup", "prod-db", accept], 0),
-        (&["connector", "update", "prod-db", "--drop-extensions", ""], 1),
+        (&["connector", "update", "prod-db", "--drop-extensions", ""], 0),
         (&["connector", "lock", "prod-db", "--reason", "it's ours"], 0),
         (&["connector", "unlock", "prod-db"], 0),
         (&["connector", "quarantine", "list", "prod-db"], 0),
@@ -108,8 +108,15 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["branch", "delete", "a"], 0),
         (&["connector", "delete", "prod-db", "--force"], 0),
         (&["show", "sessions"], 0),
-        (&["settings", "set", "default_db", "app"], 1),
-        (&["environment", "create", "env_1", "socks5://h:1"], 1),
+        (&["settings", "list"], 0),
+        (&["settings", "set", "default_db", "app"], 0),
+        (&["settings", "set", "branch_sql", "select 1", "--hook", "a", "--order", "2"], 0),
+        (&["settings", "set", "defualt_db", "app"], 2),
+        (&["settings", "remove", "branch_sql", "--hook", "absent"], 1),
+        (&["environment", "create", "env_1", "socks5://h:1"], 0),
+        (&["environment", "delete", "env_1"], 1),
+        (&["private-link", "create", "l", "--environment-id", "env_1", "--endpoint", "h:1"], 0),
+        (&["private-link", "list"], 0),
         (&["sql", "ARDENT HELP BRANCH"], 0),
     ];
     for (arguments, expected) in sessions {
