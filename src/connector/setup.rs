@@ -35,7 +35,8 @@ impl Setup {
     /// Returns once the trunk is a copy of the source.
     pub(super) async fn run(self) -> Result<(), SetupError> {
         let (trunk, warnings) = match self.finished_trunk()? {
-            Some(trunk) => (trunk, Vec::new()),
+            // The copy that an earlier server finished has told what there is to tell.
+            Some(trunk) => (trunk, self.record.warnings.clone()),
             None => self.make_trunk().await?,
         };
         let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
@@ -43,7 +44,7 @@ impl Setup {
         let session = postgres::Session::connect(socket_dir, &self.record.made.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &self.record.made.database).await?;
-        // Its fsync is the one that makes the load durable; and the first cut would wait for it.
+        // The first cut would wait for it.
         session.checkpoint().await?;
         self.services.catalog.set_branch_state(trunk.number, BranchState::Active)?;
         self.view.send_modify(|view| {
@@ -55,6 +56,7 @@ impl Setup {
 
     /// Makes the trunk and its first copy. Of an attempt that fails nothing is left.
     async fn make_trunk(&self) -> Result<(BranchRecord, Vec<String>), SetupError> {
+        self.log_stage("preparing trunk");
         remove_trunk(&self.services, &self.record).await?;
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
@@ -80,8 +82,10 @@ impl Setup {
         let owner = self.services.computes.places().owner(number);
         postgres::create_template(self.template(trunk, facts)?).await?;
         let warnings = self.load(trunk, installation).await?;
+        self.log_stage("taking the copy into the store");
         self.services.store.import(number, owner).await?;
         self.services.data_dir.remove_incoming(number).await?;
+        self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
         Ok(warnings)
     }
 
@@ -99,7 +103,12 @@ impl Setup {
         };
         let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
-            self.view.send_modify(|view| view.setup = Some(progress.clone()));
+            self.view.send_modify(|view| {
+                if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
+                    self.log_stage(progress.stage.as_str());
+                }
+                view.setup = Some(progress.clone());
+            });
         };
         let jobs = self.services.config.replication.copy_jobs;
         let copied =
@@ -138,6 +147,10 @@ impl Setup {
         Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
     }
 
+    fn log_stage(&self, stage: &str) {
+        tracing::info!(connector = %self.record.made.name, stage, "setup");
+    }
+
     fn insert_trunk(&self, major: u32) -> Result<BranchRecord, SetupError> {
         Ok(self.services.catalog.insert_branch(&NewBranch {
             kind: BranchKind::Trunk,
@@ -150,6 +163,7 @@ impl Setup {
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            default_database: None,
             max_size_bytes: None,
         })?)
     }
