@@ -5,7 +5,8 @@
 //! | `catalog.db` | 0600 | the catalog |
 //! | `secret.key` | 0600 | seals credentials |
 //! | `server.lock` | 0600 | held by the one server of this directory |
-//! | `store/` | 0700 | layers and journals |
+//! | `store/` | 0711 | layers and journals, all of them 0700 or 0600 |
+//! | `store/incoming/` | 0711 | first copies that are being made |
 //! | `mnt/` | 0711 | where the store is mounted, one folder a branch |
 //! | `run/` | 0711 | sockets and state files of what runs |
 //! | `tls/` | 0711 | the server's certificate authority |
@@ -89,7 +90,14 @@ impl DataDir {
         let absolute = path.canonicalize().map_err(|source| failed(path, source))?;
         let directory = Self(absolute);
         directory.check_socket_paths()?;
-        for (name, mode) in [("store", 0o700), ("run", 0o711), ("tls", 0o711), ("log", 0o700)] {
+        let made = [
+            ("store", 0o711),
+            ("store/incoming", 0o711),
+            ("run", 0o711),
+            ("tls", 0o711),
+            ("log", 0o700),
+        ];
+        for (name, mode) in made {
             make(&directory.0.join(name), mode)?;
         }
         // A mount, dead or alive, is left as it is: the store mends a dead one.
@@ -184,6 +192,20 @@ impl DataDir {
     /// The Postgres data directory of a branch.
     pub fn branch(&self, branch: BranchId) -> PathBuf {
         self.mount().join(branch.get().to_string())
+    }
+
+    /// The Postgres data directory of a trunk whose first copy is being made: on the host's file
+    /// system, until the store takes it in.
+    pub fn incoming(&self, branch: BranchId) -> PathBuf {
+        storage::incoming_dir(&self.store(), branch)
+    }
+
+    /// Removes that directory, if it is there. No process may use it.
+    pub async fn remove_incoming(&self, branch: BranchId) -> io::Result<()> {
+        match tokio::fs::remove_dir_all(self.incoming(branch)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The folder of a compute's socket.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::cli::Ran;
 use crate::support::drivers::{Driver, psql};
 use crate::support::pgbench::{assert_equal, assert_invariant};
 use crate::support::processes::signal;
@@ -126,11 +127,9 @@ fn a_store_that_hangs_is_replaced() {
     scene.assert_stream_goes_on();
 }
 
-#[test]
-fn the_server_is_killed_during_the_first_copy() {
-    let source = Source::start();
-    source.pgbench(10);
-    let mut server = Server::start();
+/// Creates a connector, does `harm` in the middle of its first copy, and returns what the client
+/// was told.
+fn create_and(server: &Server, source: &Source, harm: impl FnOnce()) -> Ran {
     let url = source.url();
     std::thread::scope(|scope| {
         let create = scope.spawn(|| {
@@ -140,10 +139,25 @@ fn the_server_is_killed_during_the_first_copy() {
             let copies = "select count(*) from pg_stat_progress_copy";
             (source.sql(copies) != "0").then_some(())
         });
-        signal(server.pid(), Signal::KILL);
-        let said = create.join().expect("the client ends when its server dies");
-        assert_eq!(said.code, 1, "{said:#?}");
-    });
+        harm();
+        create.join().expect("the client ends")
+    })
+}
+
+/// Nothing of a first copy lies outside the store.
+fn assert_nothing_incoming(server: &Server) {
+    let incoming = server.data_dir().join("store/incoming");
+    let left = std::fs::read_dir(incoming).expect("the directory of first copies").count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn the_server_is_killed_during_the_first_copy() {
+    let source = Source::start();
+    source.pgbench(10);
+    let mut server = Server::start();
+    let said = create_and(&server, &source, || signal(server.pid(), Signal::KILL));
+    assert_eq!(said.code, 1, "{said:#?}");
     server.kill();
     server.start_again();
     let url =
@@ -152,6 +166,21 @@ fn the_server_is_killed_during_the_first_copy() {
             (said.code == 0).then_some(said.stdout.trim_end().to_owned())
         });
     assert_equal(&url, &source, "at rest");
+    assert_nothing_incoming(&server);
+    server.assert_store_is_sound();
+}
+
+/// The copy does not stand on the store until it is whole.
+#[test]
+fn the_store_is_killed_during_the_first_copy() {
+    let source = Source::start();
+    source.pgbench(10);
+    let server = Server::start();
+    let said = create_and(&server, &source, || server.store().kill_and_wait());
+    assert_eq!(said.code, 0, "{said:#?}");
+    let url = server.ardent(&["branch", "create", "after", "--print-url"]).ok();
+    assert_equal(&url, &source, "at rest");
+    assert_nothing_incoming(&server);
     server.assert_store_is_sound();
 }
 

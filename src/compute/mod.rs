@@ -48,6 +48,11 @@ pub struct ComputeTarget {
 }
 
 impl ComputeTarget {
+    /// The compute that makes the first copy of a trunk, on files that are not in the store yet.
+    pub fn load_of(trunk: &BranchRecord) -> Self {
+        Self { kind: ComputeKind::Load, ..Self::of(trunk) }
+    }
+
     /// The compute of a branch.
     pub fn of(branch: &BranchRecord) -> Self {
         Self {
@@ -198,8 +203,10 @@ impl Computes {
         let _turn = self.0.starts.acquire().await.map_err(|_closed| ComputeError::Stopping)?;
         let spec = self.0.places.spec(target)?;
         let branch = target.branch;
-        let call = move |client: &mut StoreClient| client.begin_compute(branch);
-        self.0.store.call(call).await.map_err(Arc::new)?;
+        if target.kind != ComputeKind::Load {
+            let call = move |client: &mut StoreClient| client.begin_compute(branch);
+            self.0.store.call(call).await.map_err(Arc::new)?;
+        }
         Ok(Compute::start(spec).await.map_err(Arc::new)?)
     }
 
@@ -280,13 +287,13 @@ impl Computes {
         self.0.tally.read()
     }
 
-    /// Replaces a store that died: ends every compute, starts the store again, and starts again
-    /// what ran. Returns how many computes had to end.
+    /// Replaces a store that died: ends every compute on it, starts the store again, and starts
+    /// again what ran. Returns how many computes had to end.
     pub async fn replace_store(&self) -> Result<usize, ComputeError> {
         let alone = self.0.store_in_use.write().await;
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut ended = Vec::new();
-        for slot in slots {
+        for slot in slots.into_iter().filter(|slot| slot.target.kind != ComputeKind::Load) {
             let mut compute = slot.compute.lock().await;
             if let Some(running) = compute.take() {
                 running.kill().await.map_err(Arc::new)?;

@@ -64,7 +64,10 @@ impl ComputePlaces {
         Ok(ComputeSpec {
             installation: self.installation(target.major)?.clone(),
             kind: target.kind,
-            data_dir: data_dir.branch(branch),
+            data_dir: match target.kind {
+                ComputeKind::Load => data_dir.incoming(branch),
+                ComputeKind::Trunk | ComputeKind::Branch => data_dir.branch(branch),
+            },
             socket_dir: data_dir.compute_socket_dir(branch),
             log_file: data_dir.compute_log(branch),
             state_file: data_dir.compute_state(branch),

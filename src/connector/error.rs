@@ -79,6 +79,22 @@ pub enum SetupError {
     /// The catalog refused.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The first copy would leave less of the disk than is kept for branches that exist.
+    #[error(
+        "the first copy takes about {needed} bytes, {available} are left on the disk and {reserve} \
+         of them are kept: make room, then run ARDENT CONNECTOR RETRY SETUP"
+    )]
+    NoRoom {
+        /// Bytes of the tables with their indexes on the source.
+        needed: u64,
+        /// Bytes that are left.
+        available: u64,
+        /// Bytes that are kept.
+        reserve: u64,
+    },
+    /// The system refused.
+    #[error("prepare the first copy")]
+    Io(#[from] std::io::Error),
     /// The trunk is gone from the catalog.
     #[error("connector has no trunk: run ARDENT CONNECTOR RETRY SETUP")]
     NoTrunk,

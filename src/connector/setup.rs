@@ -1,20 +1,23 @@
 //! Setting a connector up: a trunk with the source's roles and locale, then the first copy.
 //!
-//! Stages that are done are found done after a crash: the trunk's row says `Active` once its first
-//! copy is whole and durable. Anything less is thrown away and made again, so the copy itself is
-//! made without a thought for durability (`config/load.conf`).
+//! ```text
+//! row of the trunk -> incoming/<n>: initdb, load -> store imports it -> trunk runs -> row: Active
+//! ```
+//! The copy is made on the host's own file system, without a thought for durability
+//! (`config/load.conf`), and becomes a branch of the store, durable, by the renaming of its files.
+//! Whatever ends before the row says `Active` is thrown away and made again.
 
+use std::io;
 use std::sync::Arc;
 
 use proxy::client::Session;
 use storage::BranchId;
-use storage::client::StoreClient;
 use tokio::sync::watch;
 
 use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::compute::ComputeTarget;
-use crate::postgres::{self, ComputeKind, Installation, LocaleProvider, TemplateSpec};
+use crate::postgres::{self, Installation, LocaleProvider, TemplateSpec};
 use crate::replication::{self, Link, SetupProgress, SlotWal, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
 
@@ -31,26 +34,17 @@ pub(super) struct Setup {
 impl Setup {
     /// Returns once the trunk is a copy of the source.
     pub(super) async fn run(self) -> Result<(), SetupError> {
-        let facts = self.read_facts().await?;
-        let major = facts.version / 10_000;
-        let installation = self.services.computes.places().installation(major)?.clone();
-        let found = self.finished_trunk()?;
-        let (trunk, warnings) = match found {
+        let (trunk, warnings) = match self.finished_trunk()? {
             // The copy that an earlier server finished has told what there is to tell.
             Some(trunk) => (trunk, self.record.warnings.clone()),
-            None => {
-                let trunk = self.make_trunk(&facts, installation.major).await?;
-                let warnings = self.load(&trunk, &installation).await?;
-                self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
-                (trunk, warnings)
-            }
+            None => self.make_trunk().await?,
         };
         let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
         let socket_dir = lease.compute().socket_dir();
         let session = postgres::Session::connect(socket_dir, &self.record.made.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &self.record.made.database).await?;
-        // Its fsync is the one that makes the load durable; and the first cut would wait for it.
+        // The first cut would wait for it.
         session.checkpoint().await?;
         self.services.catalog.set_branch_state(trunk.number, BranchState::Active)?;
         self.view.send_modify(|view| {
@@ -60,6 +54,41 @@ impl Setup {
         Ok(())
     }
 
+    /// Makes the trunk and its first copy. Of an attempt that fails nothing is left.
+    async fn make_trunk(&self) -> Result<(BranchRecord, Vec<String>), SetupError> {
+        self.log_stage("preparing trunk");
+        remove_trunk(&self.services, &self.record).await?;
+        let facts = self.read_facts().await?;
+        let major = facts.version / 10_000;
+        let installation = self.services.computes.places().installation(major)?.clone();
+        let trunk = self.insert_trunk(installation.major)?;
+        let made = self.fill(&trunk, &facts, &installation).await;
+        if made.is_err()
+            && let Err(error) = remove_trunk(&self.services, &self.record).await
+        {
+            tracing::warn!(connector = %self.record.made.name, %error, "an unfinished trunk is left");
+        }
+        Ok((trunk, made?))
+    }
+
+    /// Copies the source and gives what came of it to the store. Returns warnings.
+    async fn fill(
+        &self,
+        trunk: &BranchRecord,
+        facts: &Facts,
+        installation: &Installation,
+    ) -> Result<Vec<String>, SetupError> {
+        let number = trunk.number;
+        let owner = self.services.computes.places().owner(number);
+        postgres::create_template(self.template(trunk, facts)?).await?;
+        let warnings = self.load(trunk, installation).await?;
+        self.log_stage("taking the copy into the store");
+        self.services.store.import(number, owner).await?;
+        self.services.data_dir.remove_incoming(number).await?;
+        self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
+        Ok(warnings)
+    }
+
     /// Makes the first copy, in a compute that does not care for durability. Returns warnings.
     async fn load(
         &self,
@@ -67,8 +96,7 @@ impl Setup {
         installation: &Installation,
     ) -> Result<Vec<String>, SetupError> {
         let computes = &self.services.computes;
-        let target = ComputeTarget { kind: ComputeKind::Load, ..ComputeTarget::of(trunk) };
-        let lease = computes.wake(target).await?;
+        let lease = computes.wake(ComputeTarget::load_of(trunk)).await?;
         let access = TrunkAccess {
             socket_dir: lease.compute().socket_dir().to_owned(),
             database: self.record.made.database.clone(),
@@ -93,8 +121,24 @@ impl Setup {
     async fn read_facts(&self) -> Result<Facts, SetupError> {
         let session = Session::open(&self.source.pinned()).await?;
         let facts = source::read_facts(&session).await?;
+        let link = link(&self.services, &self.record, &self.source)?;
+        let mut tables = source::tables(&session, &link.schemas).await?;
         session.close().await;
+        tables.retain(|table| link.follows(&table.name));
+        self.check_room(tables.iter().map(|table| table.total_bytes).sum())?;
         Ok(facts)
+    }
+
+    /// Refuses a copy that would take what is kept for branches that exist. A guess: the copy has
+    /// no dead rows.
+    fn check_room(&self, needed: u64) -> Result<(), SetupError> {
+        let space = rustix::fs::statvfs(self.services.data_dir.store()).map_err(io::Error::from)?;
+        let available = space.f_bavail.saturating_mul(space.f_frsize);
+        let reserve = self.services.config.store.reserve_mb.saturating_mul(MIB);
+        if needed.saturating_add(reserve) <= available {
+            return Ok(());
+        }
+        Err(SetupError::NoRoom { needed, available, reserve })
     }
 
     /// The trunk of an earlier attempt, if its copy is whole and durable.
@@ -107,11 +151,8 @@ impl Setup {
         tracing::info!(connector = %self.record.made.name, stage, "setup");
     }
 
-    async fn make_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
-        self.log_stage("preparing trunk");
-        remove_trunk(&self.services, &self.record).await?;
-        let catalog = &self.services.catalog;
-        let trunk = catalog.insert_branch(&NewBranch {
+    fn insert_trunk(&self, major: u32) -> Result<BranchRecord, SetupError> {
+        Ok(self.services.catalog.insert_branch(&NewBranch {
             kind: BranchKind::Trunk,
             connector: self.record.id,
             name: format!("trunk-of-{}", self.record.made.name),
@@ -124,18 +165,13 @@ impl Setup {
             verifier: None,
             default_database: None,
             max_size_bytes: None,
-        })?;
-        let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));
-        let create = move |client: &mut StoreClient| client.create(number, owner);
-        self.services.store.call(create).await?;
-        postgres::create_template(self.template(&trunk, facts)?).await?;
-        Ok(trunk)
+        })?)
     }
 
     fn template(&self, trunk: &BranchRecord, facts: &Facts) -> Result<TemplateSpec, SetupError> {
         Ok(TemplateSpec {
             installation: self.services.computes.places().installation(trunk.made.major)?.clone(),
-            data_dir: self.services.data_dir.branch(trunk.number),
+            data_dir: self.services.data_dir.incoming(trunk.number),
             account: self.services.computes.places().account(trunk.number),
             scratch_dir: self.services.data_dir.run().join(format!("{}.initdb", trunk.number)),
             user: self.services.config.compute.user.clone(),
@@ -168,6 +204,7 @@ pub(super) async fn remove_trunk(
     let Some(trunk) = find_trunk(services, record)? else { return Ok(()) };
     let number: BranchId = trunk.number;
     services.computes.remove(number).await?;
+    services.data_dir.remove_incoming(number).await?;
     services.store.delete(number).await?;
     services.catalog.delete_branch(number)?;
     Ok(())

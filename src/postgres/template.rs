@@ -2,12 +2,12 @@
 //! its place.
 //!
 //! Made in a scratch directory because `initdb` insists on a user that the host knows, while the
-//! place in the store belongs to the compute's uid. Nothing is synced here: the store makes the
-//! bytes durable before the first compute on them may call anything durable.
+//! place belongs to the compute's uid. Nothing is synced here: the store makes the bytes durable
+//! when it takes them in.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -232,14 +232,8 @@ fn copy_tree(from: &Path, to: &Path, owner: Option<Account>) -> io::Result<()> {
     Ok(())
 }
 
-/// In the store everything belongs to the account already, and nothing is chowned.
 fn own(path: &Path, owner: Option<Account>) -> io::Result<()> {
-    let Some(Account { uid, gid }) = owner else { return Ok(()) };
-    let meta = fs::symlink_metadata(path)?;
-    if (meta.uid(), meta.gid()) == (uid, gid) {
-        return Ok(());
-    }
-    chown(path, Some(uid), Some(gid))
+    owner.map_or(Ok(()), |Account { uid, gid }| chown(path, Some(uid), Some(gid)))
 }
 
 /// Finds a user in the host's own user database.

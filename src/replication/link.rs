@@ -71,7 +71,7 @@ impl Link {
     }
 
     /// True if the table is to be followed.
-    pub(super) fn follows(&self, table: &TableName) -> bool {
+    pub(crate) fn follows(&self, table: &TableName) -> bool {
         !self.excluded.contains(table)
     }
 }

@@ -1,6 +1,6 @@
 //! What goes on beside serving: a dead store is replaced, idle branches are suspended; and what
-//! is put right before serving: branches that only the store
-//! knows.
+//! is put right before serving: first copies that nobody makes any more, branches that only the
+//! store knows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ServerError;
-use crate::catalog::Catalog;
+use crate::catalog::{BranchKind, BranchRecord, BranchState, Catalog};
 use crate::cause::Causes;
-use crate::compute::{ComputeTarget, Computes};
+use crate::compute::{ComputePlaces, ComputeTarget, Computes};
 use crate::config::LiveConfig;
 use crate::store::{Store, StoreError};
 
@@ -90,7 +90,7 @@ async fn silence(store: &Store) {
     let mut greetings = tokio::time::interval(GREETING_INTERVAL);
     loop {
         greetings.tick().await;
-        if let Err(StoreError::Silent) = store.call(|_greeted| Ok(())).await {
+        if let Err(StoreError::Silent(_)) = store.call(|_greeted| Ok(())).await {
             return;
         }
     }
@@ -140,6 +140,21 @@ pub(super) async fn refresh(computes: Computes, died: Vec<ComputeTarget>, stop: 
             Err(error) => tracing::warn!(branch, error = %Causes(&error), "read roles of branch"),
         }
     }
+}
+
+/// Ends first copies that a killed server left being made, and removes them: setup begins again.
+pub(super) async fn end_loads(
+    catalog: &Catalog,
+    places: &ComputePlaces,
+) -> Result<(), ServerError> {
+    let is_unfinished = |branch: &BranchRecord| {
+        branch.made.kind == BranchKind::Trunk && branch.state != BranchState::Active
+    };
+    for trunk in catalog.branches()?.into_iter().filter(is_unfinished) {
+        places.clear(&ComputeTarget::load_of(&trunk)).await?;
+        places.data_dir.remove_incoming(trunk.number).await?;
+    }
+    Ok(())
 }
 
 /// Removes branches of the store that have no row: the server that made them died in between.

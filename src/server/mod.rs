@@ -90,6 +90,7 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     let key = Arc::new(open_key(&config, &data_dir)?);
     let places =
         ComputePlaces { data_dir: data_dir.clone(), config: config.clone(), installations };
+    housekeeping::end_loads(&catalog, &places).await?;
     let store = Arc::new(open_store(&catalog, &places).await?);
     let computes = Computes::new(places, store.clone(), catalog.clone());
     let died = adopt(&catalog, &computes).await?;

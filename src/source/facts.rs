@@ -92,6 +92,8 @@ pub struct Table {
     pub name: TableName,
     /// Bytes of its heap.
     pub bytes: u64,
+    /// Bytes of all that belongs to it, indexes too.
+    pub total_bytes: u64,
     /// Its columns in order, generated ones left out.
     pub columns: Vec<String>,
     /// It can say which row an UPDATE or DELETE meant.
@@ -182,10 +184,11 @@ pub async fn read_facts(session: &Session) -> Result<Facts, Error> {
 pub async fn tables(session: &Session, schemas: &[String]) -> Result<Vec<Table>, Error> {
     let rows = session.query(TABLES_SQL, &[&schemas]).await?;
     let table = |row: &tokio_postgres::Row| {
-        let bytes: i64 = row.try_get("bytes")?;
+        let (bytes, total): (i64, i64) = (row.try_get("bytes")?, row.try_get("total_bytes")?);
         Ok(Table {
             name: TableName { schema: row.try_get("nspname")?, name: row.try_get("relname")? },
             bytes: u64::try_from(bytes).unwrap_or(0),
+            total_bytes: u64::try_from(total).unwrap_or(0),
             columns: row.try_get("columns")?,
             has_identity: row.try_get("has_identity")?,
             is_heap: row.try_get("is_heap")?,
@@ -259,6 +262,7 @@ SELECT n.nspname::text, c.relname::text
 // over expressions or nullable columns (replication notes, section 0 facts 4 and 5).
 const TABLES_SQL: &str = "\
 SELECT n.nspname::text, c.relname::text, pg_catalog.pg_relation_size(c.oid) AS bytes,
+       pg_catalog.pg_total_relation_size(c.oid) AS total_bytes,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 AND a.attgenerated = '' ORDER BY a.attnum) AS columns,

@@ -39,6 +39,13 @@ impl StoreClient {
         self.command(&Request::Create { branch, owner })
     }
 
+    /// Makes a branch of what lies in its [`incoming_dir`](crate::incoming_dir), which no process
+    /// uses; durable on return. Files are moved, not copied, so the directory is spent, also by an
+    /// error. Takes as long as the disk needs for what it does not hold yet.
+    pub fn import(&mut self, branch: BranchId, owner: Owner) -> Result<(), Error> {
+        self.command(&Request::Import { branch, owner })
+    }
+
     /// Makes `child` a copy of what `parent` holds now; durable on return.
     pub fn fork(&mut self, parent: BranchId, child: BranchId, owner: Owner) -> Result<(), Error> {
         self.command(&Request::Fork { parent, child, owner })

@@ -105,6 +105,7 @@ impl Control {
     fn carry_out(&self, request: &Request) -> Result<Reply, Error> {
         match *request {
             Request::Create { branch, owner } => self.store.create(branch, owner)?,
+            Request::Import { branch, owner } => self.store.import(branch, owner)?,
             Request::Fork { parent, child, owner } => self.store.fork(parent, child, owner)?,
             Request::Delete { branch } => {
                 self.store.delete(branch)?;

@@ -86,6 +86,16 @@ pub enum Error {
         /// Which layer, and what is wrong with it.
         reason: String,
     },
+    /// Something that is to be imported is neither a directory nor a file of one name.
+    #[error(
+        "{} cannot be taken into the store: it is a link, has several names, or is no plain file; \
+         tablespaces are not supported",
+        path.display()
+    )]
+    NotPlain {
+        /// The place, relative to the store directory.
+        path: PathBuf,
+    },
     /// Another process serves this store directory.
     #[error("store directory {} is in use by another process", dir.display())]
     InUse {
@@ -202,7 +212,7 @@ impl Error {
             Self::BranchNumber { .. } | Self::NoSuchBranch { .. } | Self::BranchExists { .. } => {
                 Advice::Refuse
             }
-            Self::NoRoom { .. } => Advice::Refuse,
+            Self::NoRoom { .. } | Self::NotPlain { .. } => Advice::Refuse,
             Self::Refused { code, .. } => code.advice(),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Advice::Refuse
@@ -226,7 +236,7 @@ impl Error {
     /// The code under which this error travels to the client.
     pub(crate) fn code(&self) -> RefusalCode {
         match self {
-            Self::BranchNumber { .. } => RefusalCode::BadRequest,
+            Self::BranchNumber { .. } | Self::NotPlain { .. } => RefusalCode::BadRequest,
             Self::NoSuchBranch { .. } => RefusalCode::NoSuchBranch,
             Self::BranchExists { .. } => RefusalCode::BranchExists,
             Self::BranchFailed { .. } | Self::BranchLost { .. } => RefusalCode::Failed,

@@ -165,6 +165,18 @@ pub(crate) fn sweep(layer: &Layer, manifest: &Manifest, face: LayerId) -> io::Re
 }
 
 fn restore_unsealed(layer: &Arc<Layer>, tree: &mut Tree) -> io::Result<()> {
+    let kept = restore_data(layer, tree)?;
+    if !kept.is_empty() || layer.journal.appended() > 0 {
+        layer.touch();
+        layer.promise_flush();
+    }
+    layer.inherit(kept);
+    Ok(())
+}
+
+/// Finds out by their holes which pages the data files of a layer hold. Those that belong to
+/// nothing are removed; returns the others.
+pub(crate) fn restore_data(layer: &Layer, tree: &mut Tree) -> io::Result<Vec<DataName>> {
     let mut kept = Vec::new();
     for name in data_names(layer)? {
         let size = tree.cell(name.inode).and_then(|cell| {
@@ -187,12 +199,7 @@ fn restore_unsealed(layer: &Arc<Layer>, tree: &mut Tree) -> io::Result<()> {
         restore_pages(layer, tree, &DataPages { name, modified, runs })?;
         kept.push(name);
     }
-    if !kept.is_empty() || layer.journal.appended() > 0 {
-        layer.touch();
-        layer.promise_flush();
-    }
-    layer.inherit(kept);
-    Ok(())
+    Ok(kept)
 }
 
 /// Puts the pages of one data file on the map of its inode; false if they belong to nothing.

@@ -9,7 +9,7 @@ use crate::error::RefusalCode;
 use crate::id::BranchId;
 
 /// Version of this protocol. Raised with every change that an older end would misread.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest line either end accepts. A list of 10,000 branches is about 1 MB.
 pub const LINE_MAX: usize = 64 << 20;
@@ -84,6 +84,13 @@ pub enum Request {
     },
     /// Makes an empty branch.
     Create {
+        /// Its number, never used before.
+        branch: BranchId,
+        /// Owner of its files.
+        owner: Owner,
+    },
+    /// Makes a branch of the directory `incoming/<branch>` of the store. No process may use it.
+    Import {
         /// Its number, never used before.
         branch: BranchId,
         /// Owner of its files.

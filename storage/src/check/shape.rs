@@ -8,6 +8,7 @@ use crate::disk::{Open, read_all};
 use crate::graph::Graph;
 use crate::holdings::Holdings;
 use crate::id::LayerId;
+use crate::import::INCOMING;
 use crate::journal::{BranchEdit, Log, LogKind};
 use crate::ledger::Ledger;
 use crate::locks;
@@ -15,7 +16,8 @@ use crate::wire::Finding;
 
 const JOURNAL: &str = "branches.journal";
 /// What else the store directory holds.
-const KNOWN: [&str; 6] = ["format", "lock", "layers", JOURNAL, "branches.journal.tmp", "probe"];
+const KNOWN: [&str; 7] =
+    ["format", "lock", "layers", INCOMING, JOURNAL, "branches.journal.tmp", "probe"];
 
 /// The shape of the store. To be called in a pause of the keeper.
 pub(crate) fn check_shape(holdings: &Holdings) -> Vec<Finding> {

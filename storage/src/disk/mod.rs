@@ -6,6 +6,7 @@
 mod real;
 mod rehearsal;
 
+use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -33,6 +34,29 @@ pub(crate) struct Space {
     pub(crate) available: u64,
 }
 
+/// An entry of a directory: itself, not what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) name: OsString,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    pub(crate) modified: SystemTime,
+    pub(crate) kind: FoundKind,
+}
+
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FoundKind {
+    File {
+        size: u64,
+        /// How many names it has.
+        links: u64,
+    },
+    Directory,
+    /// A symbolic link, a socket or the like.
+    Special,
+}
+
 /// A directory tree that holds a store.
 pub(crate) trait Disk: Send + Sync {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Medium>>;
@@ -41,7 +65,11 @@ pub(crate) trait Disk: Send + Sync {
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// The entries of `dir`, looked at one by one.
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>>;
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes everything durable that was done here before, by whomever (syncfs).
+    fn sync_all(&self) -> io::Result<()>;
     fn space(&self) -> io::Result<Space>;
 }
 

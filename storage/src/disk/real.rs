@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Disk, Medium, Open, Space, read_padded, write_all};
+use super::{Disk, Found, FoundKind, Medium, Open, Space, read_padded, write_all};
 use crate::error::Error;
 use crate::pages::PAGE;
 
@@ -99,8 +99,16 @@ impl Disk for RealDisk {
             .collect()
     }
 
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>> {
+        fs::read_dir(self.root.join(dir))?.map(|entry| found(&entry?)).collect()
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -110,6 +118,19 @@ impl Disk for RealDisk {
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
     }
+}
+
+fn found(entry: &fs::DirEntry) -> io::Result<Found> {
+    let about = entry.metadata()?;
+    let kind = if about.is_dir() {
+        FoundKind::Directory
+    } else if about.is_file() {
+        FoundKind::File { size: about.len(), links: about.nlink() }
+    } else {
+        FoundKind::Special
+    };
+    let (name, mode) = (entry.file_name(), about.mode() & 0o7777);
+    Ok(Found { name, mode, modified: about.modified()?, kind })
 }
 
 struct RealFile(File);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Disk, Medium, Open, Space};
+use super::{Disk, Found, Medium, Open, Space};
 
 pub(crate) struct Rehearsal {
     inner: Arc<dyn Disk>,
@@ -103,7 +103,15 @@ impl Disk for Rehearsal {
         Ok(names.into_iter().collect())
     }
 
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>> {
+        self.inner.survey(dir)
+    }
+
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! <store>/lock              held by the process that serves the store
 //! <store>/branches.journal  the branch tree
 //! <store>/layers/<number>/  one directory for each layer
+//! <store>/incoming/<branch>/  what is to become a branch; not the store's until then
 //! ```
 //! A request that changed the shape of the store is answered when its record is durable.
 
@@ -29,6 +30,7 @@ use crate::wire::Owner;
 const BRANCHES: &str = "branches.journal";
 
 mod checking;
+mod importing;
 mod opening;
 mod report;
 

@@ -1,6 +1,7 @@
 //! Crashes at every system call of the store: whatever was acknowledged before must be there, and
 //! nothing may be there that never was.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use super::recording::{Call, Crash, RecordingDisk, make_image};
 use super::slow::SlowDisk;
 use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, open_on, resolve};
 use crate::branch::{Branch, Renaming};
+use crate::disk::{Disk, Open, write_all};
 use crate::id::FileId;
+use crate::import::{INCOMING, incoming};
 use crate::journal::Making;
 use crate::store::Store;
 
@@ -56,6 +59,27 @@ impl Story {
         self.promise(Promise::Exists(child));
     }
 
+    /// Makes a branch of a directory, nothing of which but the names is durable before.
+    fn import(&mut self, number: u32) {
+        let (dir, sub) = (incoming(id(number)), incoming(id(number)).join("sub"));
+        let parent = Path::new(INCOMING);
+        for made in [parent, &dir, &sub] {
+            self.disk.create_dir(made).unwrap();
+        }
+        for (name, parts) in IMPORTED {
+            let file = self.disk.open(&dir.join(name), Open::OrCreate).unwrap();
+            write_all(&*file, &filled(parts), 0).unwrap();
+        }
+        for made in [Path::new("."), parent, &dir, &sub] {
+            self.disk.sync_dir(made).unwrap();
+        }
+        self.store.import(id(number), OWNER).unwrap();
+        self.promise(Promise::Exists(number));
+        for (name, parts) in IMPORTED {
+            self.promise(Promise::Is(number, name, filled(parts)));
+        }
+    }
+
     fn write(&self, number: u32, name: &str, offset: u64, bytes: &[u8]) -> FileId {
         let branch = self.branch(number);
         let file = resolve(&branch, name).unwrap_or_else(|| {
@@ -75,6 +99,9 @@ impl Story {
         self.promise(Promise::Begins(number, "log", after));
     }
 }
+
+const IMPORTED: [(&str, &[(u8, usize)]); 3] =
+    [("whole", &[(1, 8192)]), ("sub/odd", &[(0, 4096), (2, 5000)]), ("empty", &[])];
 
 fn filled(parts: &[(u8, usize)]) -> Vec<u8> {
     parts.iter().flat_map(|(byte, len)| vec![*byte; *len]).collect()
@@ -132,6 +159,13 @@ fn tell(background: bool) -> (TempDir, Story) {
         assert!(story.disk.calls().iter().any(compacted), "the branch tree was compacted");
     }
     story.append(1, 21);
+    story.import(40);
+    story.append(40, 1);
+    story.promise(Promise::Changing(40, "whole"));
+    story.write(40, "whole", 4096, &filled(&[(3, 9000)]));
+    story.fork(40, 41);
+    story.append(41, 2);
+    story.promise(Promise::Is(41, "whole", filled(&[(1, 4096), (3, 9000)])));
     story.store.close().unwrap();
     (dir, story)
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use crate::disk::{Disk, Medium, Open, RealDisk, Space};
+use crate::disk::{Disk, Found, Medium, Open, RealDisk, Space};
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,14 @@ impl Disk for FaultyDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.inner.list(dir)
+    }
+
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>> {
+        self.inner.survey(dir)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.plan.pass(true)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod crash;
 mod decoding;
 mod faults;
 mod faulty;
+mod import;
 mod lock_file;
 mod marks;
 mod merge;

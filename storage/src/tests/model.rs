@@ -1,6 +1,7 @@
 //! Random operations on a tree of branches against an oracle in memory, by seed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::FileExt;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -9,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::{OWNER, TempDir, assert_sane, assert_sound, contents, id, open, resolve};
 use crate::branch::{Branch, NewAttributes, Renaming};
 use crate::id::{BranchId, FileId};
+use crate::import::incoming_dir;
 use crate::journal::Making;
 use crate::store::Store;
 
@@ -86,6 +88,7 @@ impl Run {
                 self.oracles.remove(&at);
             }
             4..6 => self.reopen(),
+            6 if self.oracles.len() < 8 => self.import(),
             6..8 => self.store.begin_compute(at).unwrap(),
             _ => self.change(at),
         }
@@ -97,6 +100,27 @@ impl Run {
         self.store.fork(parent, child, OWNER).unwrap();
         let copy = self.oracles[&parent].clone();
         self.oracles.insert(child, copy);
+    }
+
+    /// Makes a branch of a directory with a file that has a hole, and an empty one.
+    fn import(&mut self) {
+        let made = id(self.next);
+        self.next += 1;
+        let dir = incoming_dir(self.dir.path(), made);
+        std::fs::create_dir_all(dir.join("a")).unwrap();
+        let mut bytes = vec![0; self.random.random_range(0..20_000)];
+        let file = std::fs::File::create(dir.join("a/b")).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        let data: Vec<u8> =
+            (0..self.random.random_range(1..9000)).map(|_| self.random.random()).collect();
+        file.write_all_at(&data, bytes.len() as u64).unwrap();
+        bytes.extend(data);
+        std::fs::write(dir.join("c"), "").unwrap();
+        self.store.import(made, OWNER).unwrap();
+        let names = [("a", Node::Directory), ("a/b", Node::File(0)), ("c", Node::File(1))];
+        let names = names.map(|(name, node)| (name.to_owned(), node)).into();
+        let files = HashMap::from([(0, bytes), (1, Vec::new())]);
+        self.oracles.insert(made, Oracle { names, files, next: 2 });
     }
 
     /// Ends the store without closing it, as a kill would, and opens it again.

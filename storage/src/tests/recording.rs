@@ -13,7 +13,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rustix::fs::FallocateFlags;
 
-use crate::disk::{Disk, Medium, Open, RealDisk, Space};
+use crate::disk::{Disk, Found, Medium, Open, RealDisk, Space};
 
 /// One call that changed something or made something durable.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub(super) enum Call {
     Punch { file: u64, offset: u64, len: u64 },
     Sync { file: u64 },
     SyncDir { path: PathBuf },
+    SyncAll,
 }
 
 /// What a crash leaves of calls whose effect was not made durable.
@@ -128,6 +129,16 @@ impl Disk for RecordingDisk {
         self.inner.list(dir)
     }
 
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>> {
+        self.inner.survey(dir)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        // The real one would wait for all of the machine; an image is made from the record.
+        self.record.lock().unwrap().calls.push(Call::SyncAll);
+        Ok(())
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut record = self.record.lock().unwrap();
         self.inner.sync_dir(path)?;
@@ -195,6 +206,7 @@ impl Medium for RecordingFile {
 pub(super) fn make_image(calls: &[Call], crash: Crash, random: &mut StdRng, root: &Path) {
     let mut data_synced: HashMap<u64, usize> = HashMap::new();
     let mut names_synced: HashMap<PathBuf, usize> = HashMap::new();
+    let all_synced = calls.iter().rposition(|call| matches!(call, Call::SyncAll));
     for (at, call) in calls.iter().enumerate() {
         match call {
             Call::Sync { file } => drop(data_synced.insert(*file, at)),
@@ -216,11 +228,11 @@ pub(super) fn make_image(calls: &[Call], crash: Crash, random: &mut StdRng, root
             | Call::Rename { to: path, .. } => {
                 names_synced.get(path.parent().unwrap_or(Path::new(""))).copied()
             }
-            Call::Sync { .. } | Call::SyncDir { .. } => continue,
+            Call::Sync { .. } | Call::SyncDir { .. } | Call::SyncAll => continue,
         };
         let is_name =
             !matches!(call, Call::Write { .. } | Call::SetLen { .. } | Call::Punch { .. });
-        let survives = synced.is_some_and(|synced| synced > at)
+        let survives = synced.max(all_synced).is_some_and(|synced| synced > at)
             || match crash {
                 Crash::Killed => true,
                 Crash::PowerLost => false,
@@ -270,6 +282,6 @@ fn take_effect(call: &Call, root: &Path, files: &mut HashMap<u64, File>) {
                 rustix::fs::fallocate(file, how, *offset, *len).unwrap();
             }
         }
-        Call::Sync { .. } | Call::SyncDir { .. } => {}
+        Call::Sync { .. } | Call::SyncDir { .. } | Call::SyncAll => {}
     }
 }

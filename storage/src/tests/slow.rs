@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 
-use crate::disk::{Disk, Medium, Open, RealDisk, Space};
+use crate::disk::{Disk, Found, Medium, Open, RealDisk, Space};
 
 #[derive(Clone)]
 pub(super) struct SlowDisk {
@@ -51,6 +51,14 @@ impl Disk for SlowDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.inner.list(dir)
+    }
+
+    fn survey(&self, dir: &Path) -> io::Result<Vec<Found>> {
+        self.inner.survey(dir)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.inner.sync_all()
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

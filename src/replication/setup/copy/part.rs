@@ -77,6 +77,7 @@ mod tests {
         Table {
             name: TableName::default(),
             bytes,
+            total_bytes: bytes,
             columns: Vec::new(),
             has_identity: true,
             is_heap,

@@ -113,6 +113,7 @@ mod tests {
         let table = Table {
             name: TableName::default(),
             bytes: 100,
+            total_bytes: 0,
             columns: Vec::new(),
             has_identity: true,
             is_heap: true,
