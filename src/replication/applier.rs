@@ -180,6 +180,7 @@ impl Applier {
                 self.transactions += 1;
                 self.resyncs.commit(commit);
                 if std::mem::take(&mut self.replay.has_replayed) {
+                    self.tend_publications().await?;
                     self.commit_all().await?;
                 } else if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
                     self.commit().await?;

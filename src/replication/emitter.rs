@@ -11,7 +11,7 @@ use proxy::client::Session;
 use tokio::sync::Mutex;
 
 use crate::lsn::Lsn;
-use crate::source::{Plugin, Sequence, TableName};
+use crate::source::{Plugin, Sequence};
 
 use super::ddl::Poller;
 use super::error::{Error, at_source};
@@ -138,14 +138,19 @@ impl Emitter {
         }))
     }
 
-    /// Tables of the source that the plugin does not show us.
-    pub(super) async fn unseen_tables(&self) -> Result<Vec<TableName>, Error> {
+    /// Moves tables whose updates fail on the source because of our publications. Not left to the
+    /// stream, which may be far behind.
+    pub(super) async fn free_tables(&self) -> Result<(), Error> {
         if self.link.plugin == Plugin::Wal2json {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut inner = self.inner.lock().await;
         let session = self.session(&mut inner.session).await?;
-        publication::unpublished(session, &self.link).await.map_err(at_source)
+        let strays = publication::strays(session, &self.link).await?;
+        for stray in strays.iter().filter(|stray| stray.is_harmful()) {
+            publication::place(session, &self.link, stray).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {

@@ -6,10 +6,11 @@ use proxy::client::{Session, quote_identifier};
 use tokio_postgres::CopyInSink;
 
 use crate::lsn::Lsn;
-use crate::source::{self, Table, TableName};
+use crate::source::{self, Plugin, Table, TableName};
 
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::link::{Link, TrunkAccess};
+use super::super::publication;
 use super::super::quarantine;
 use super::super::setup::Snapshot;
 
@@ -18,6 +19,9 @@ const NUDGE_SQL: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent
 
 /// Replaces the trunk's rows. Returns the position they are of.
 pub(super) async fn copy(link: Link, trunk: TrunkAccess, table: TableName) -> Result<Lsn, Error> {
+    if link.plugin == Plugin::Pgoutput {
+        publication::place_by_name(&link, &table).await?;
+    }
     let snapshot = Snapshot::take_temporary(&link).await?;
     let position = snapshot.lsn;
     let outcome = copy_at(&snapshot, &trunk, &table).await;

@@ -1,9 +1,10 @@
 //! Schema changes: whatever the source does, the trunk's schema and rows are the source's.
 
 use crate::replication::drop_source_objects;
+use crate::source::Plugin;
 
-use super::support::Chain;
 use super::support::server::{PASSWORD, Server};
+use super::support::{Chain, with_each_plugin};
 
 /// Each line is run on the source by itself; after each case both sides are compared.
 const CASES: &[(&str, &[&str])] = &[
@@ -194,9 +195,12 @@ const CASES: &[(&str, &[&str])] = &[
     ),
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_trunk_follows_every_schema_change() {
-    let chain = Chain::start("CREATE TABLE first (id int PRIMARY KEY)").await;
+with_each_plugin! {
+    the_trunk_follows_every_schema_change
+}
+
+async fn the_trunk_follows_every_schema_change(plugin: Plugin) {
+    let chain = Chain::start_with(plugin, "CREATE TABLE first (id int PRIMARY KEY)").await;
     assert_eq!(chain.stream().status().warnings, [] as [&str; 0]);
     run_cases(&chain, "event triggers").await;
     chain.assert_equal().await;
