@@ -290,6 +290,47 @@ async fn rewritten_tables_are_copied_again_while_the_rest_goes_on() {
     assert_eq!(chain.schema_difference(), None);
 }
 
+/// As when branches are cut all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_on_after_a_pause_of_the_trunk() {
+    let mut chain = Chain::start(
+        "CREATE TABLE big (id int PRIMARY KEY, v text);
+         INSERT INTO big SELECT g, repeat('x', 900) FROM generate_series(1, 250000) g",
+    )
+    .await;
+    chain.on_source("ALTER TABLE big ADD COLUMN r float8 DEFAULT random()").await;
+    let slots = "SELECT count(*)::text FROM pg_replication_slots";
+    let parts = "SELECT coalesce(max(copied_parts), 0)::text FROM ardent.quarantine";
+    let mut pauses = 0;
+    loop {
+        chain
+            .on_source("UPDATE big SET v = 'y' WHERE id % 50000 = 0; DELETE FROM big WHERE id < 3")
+            .await;
+        chain.catch_up().await;
+        if chain.stream().status().quarantined.is_empty() {
+            break;
+        }
+        let before: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+        chain.stream().pause().await.unwrap();
+        chain.trunk.crash().await;
+        let after: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+        assert!(after >= before, "{after} after {before}: begun again");
+        chain.stream().resume(chain.trunk.access()).await.unwrap();
+        pauses += 1;
+        // One part at least is copied between two pauses.
+        let is_further = async || {
+            let now: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+            now > after || chain.stream().status().quarantined.is_empty()
+        };
+        while !is_further().await {
+            chain.catch_up().await;
+        }
+    }
+    assert!(pauses > 1, "{pauses}");
+    assert_eq!(chain.source.value("app", slots).await, "1");
+    chain.assert_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_message_does_nothing_but_raise_an_alarm() {
     let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
