@@ -67,6 +67,8 @@ pub(super) struct Applier {
     pub(super) plan: Plan,
     pub(super) sequences: Vec<Sequence>,
     pub(super) tokens: Vec<String>,
+    /// Number of the last message of ours that was taken in.
+    pub(super) heard: u64,
     /// A trunk transaction is open.
     pub(super) is_open: bool,
     /// The last whole source transaction that is not committed in the trunk.
@@ -131,6 +133,7 @@ impl Applier {
             plan: Plan::default(),
             sequences: Vec::new(),
             tokens: Vec::new(),
+            heard: shared.heard(),
             is_open: false,
             pending: None,
             transactions: 0,
@@ -176,6 +179,7 @@ impl Applier {
                 }
                 self.is_inside = false;
                 self.give_up_held();
+                self.give_up_unsealed();
                 self.pending = Some(commit);
                 self.transactions += 1;
                 self.resyncs.commit(commit);
@@ -218,8 +222,8 @@ impl Applier {
                 self.plan.add(Mapped { new: None, old: Some((mapping, old)) });
             }
             Change::Truncate { tables } => self.truncate(&tables).await?,
-            Change::Message { content, .. } if Replay::is_addressed(&content) => {
-                self.take_schema_change(&content).await?;
+            Change::Message { content, lsn } if Replay::is_addressed(&content) => {
+                self.take_schema_change(&content, lsn).await?;
             }
             Change::Message { content, .. } => {
                 if let Some(poll) = self.take_message(&content) {
@@ -250,12 +254,15 @@ impl Applier {
         Ok(())
     }
 
-    /// A message of an earlier run of this server, or forged: says nothing to us.
+    /// A message of an earlier run of this server, or forged: says nothing to us. Nor does one that
+    /// somebody who may read the log said again.
     fn take_message(&mut self, content: &str) -> Option<String> {
-        let Some(body) = self.key.open(content) else {
-            tracing::debug!("message without our signature ignored");
+        let opened = self.key.open(content).filter(|body| body.number > self.heard);
+        let Some(body) = opened else {
+            tracing::debug!("message without our signature or said again ignored");
             return None;
         };
+        self.heard = body.number;
         self.sequences.extend(body.sequences);
         if !body.token.is_empty() {
             self.tokens.push(body.token);

@@ -49,6 +49,8 @@ struct Inner {
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
     poller: Poller,
+    /// Messages made.
+    number: u64,
 }
 
 impl Emitter {
@@ -88,7 +90,9 @@ impl Emitter {
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
         let poll = self.poll(session, &mut inner.poller).await?;
-        let body = Body { token: token.to_owned(), poll, sequences: moved };
+        inner.number += 1;
+        let number = inner.number;
+        let body = Body { number, token: token.to_owned(), poll, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(

@@ -338,9 +338,9 @@ async fn a_forged_message_does_nothing_but_raise_an_alarm() {
     chain
         .on_source(
             r#"SET ROLE low;
-               SELECT pg_logical_emit_message(true, 'ardent.ddl', 'ddl ' || repeat('0', 64) ||
-                 ' {"tag": "DROP TABLE", "dropped": [{"kind": "table", "oid": 1, "schema": "public",
-                    "name": "t", "identity": "public.t", "original": true}]}')"#,
+               SELECT pg_logical_emit_message(true, 'ardent.ddl', 'ddl {"tag": "DROP TABLE", "dropped": [{"kind": "table", "oid": 1, "schema": "public",
+                    "name": "t", "identity": "public.t", "original": true}]}'),
+                 pg_logical_emit_message(true, 'ardent.ddl', 'seal ' || repeat('0', 64))"#,
         )
         .await;
     chain.on_source("INSERT INTO t VALUES (1)").await;
@@ -354,6 +354,47 @@ async fn a_forged_message_does_nothing_but_raise_an_alarm() {
         assert_eq!(refused.code().map(|code| code.code()), Some("42501"), "{sql}");
         session.close().await;
     }
+}
+
+/// Whoever may replicate can read every message of ours, seals included, and say it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_said_again_do_nothing() {
+    let chain = Chain::start("CREATE TABLE t (id serial PRIMARY KEY)").await;
+    chain.on_source("CREATE ROLE spy REPLICATION; GRANT CREATE ON DATABASE app TO spy").await;
+    chain.on_source("SELECT pg_create_logical_replication_slot('spy', 'wal2json')").await;
+    chain.on_source("INSERT INTO t DEFAULT VALUES; CREATE TABLE gone (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    chain.on_source("INSERT INTO t DEFAULT VALUES; DROP TABLE gone").await;
+    chain.catch_up().await;
+    chain.on_source("ALTER TABLE t ADD COLUMN v int").await;
+    chain
+        .on_source(
+            "CREATE TABLE said AS SELECT data::jsonb AS m FROM pg_logical_slot_get_changes(
+               'spy', NULL, NULL, 'format-version', '2', 'add-msg-prefixes',
+               'ardent.ddl,ardent.heartbeat,ardent.barrier') WHERE data LIKE '{\"action\":\"M\"%';
+             GRANT SELECT ON said TO spy; SELECT pg_drop_replication_slot('spy')",
+        )
+        .await;
+    let said = "SELECT count(DISTINCT m->>'prefix') || ' ' || (count(*) > 6) FROM public.said";
+    assert_eq!(chain.source.value("app", said).await, "2 true");
+    chain.catch_up().await;
+    chain.settle().await;
+    let schema = chain.trunk.schema("app");
+    chain
+        .on_source(
+            "SET ROLE spy; SELECT pg_logical_emit_message(true, m->>'prefix', m->>'content')
+               FROM public.said",
+        )
+        .await;
+    let emitted = chain.source.session("app").await;
+    emitted.batch_execute("SELECT nextval('public.t_id_seq')").await.unwrap();
+    chain.catch_up().await;
+    assert_eq!(chain.trunk.schema("app"), schema);
+    let at = "SELECT last_value::text FROM public.t_id_seq";
+    assert_eq!(chain.trunk.value("app", at).await, "3");
+    let warnings = chain.stream().status().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("not signed"), "{warnings:?}");
+    chain.assert_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
