@@ -27,7 +27,7 @@ use super::change::{Change, Commit, Event, Tuple};
 use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
 use super::link::{Link, TrunkAccess};
-use super::message::MessageKey;
+use super::message::{Body, MessageKey};
 use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
 use super::resync::Resyncs;
@@ -226,8 +226,12 @@ impl Applier {
                 self.take_schema_change(&content, lsn).await?;
             }
             Change::Message { content, .. } => {
-                if let Some(poll) = self.take_message(&content) {
-                    self.take_poll(&poll).await?;
+                let Some(body) = self.take_message(content.as_str()) else { return Ok(()) };
+                if body.has_new_roles {
+                    self.refresh_roles().await?;
+                }
+                if !body.poll.is_empty() {
+                    self.take_poll(&body.poll).await?;
                 }
             }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
@@ -256,18 +260,18 @@ impl Applier {
 
     /// A message of an earlier run of this server, or forged: says nothing to us. Nor does one that
     /// somebody who may read the log said again.
-    fn take_message(&mut self, content: &str) -> Option<String> {
+    fn take_message(&mut self, content: &str) -> Option<Body> {
         let opened = self.key.open(content).filter(|body| body.number > self.heard);
         let Some(body) = opened else {
             tracing::debug!("message without our signature or said again ignored");
             return None;
         };
         self.heard = body.number;
-        self.sequences.extend(body.sequences);
+        self.sequences.extend(body.sequences.iter().cloned());
         if !body.token.is_empty() {
-            self.tokens.push(body.token);
+            self.tokens.push(body.token.clone());
         }
-        Some(body.poll).filter(|poll| !poll.is_empty())
+        Some(body)
     }
 
     /// How a row goes into the trunk; none if it does not.

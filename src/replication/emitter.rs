@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::lsn::Lsn;
 use crate::source::{Plugin, Sequence};
 
-use super::ddl::Poller;
+use super::ddl::{Poller, ROLES_FINGERPRINT_SQL};
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
@@ -49,6 +49,8 @@ struct Inner {
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
     poller: Poller,
+    /// Of the roles and settings that the trunk was told of.
+    roles: Option<String>,
     /// Messages made.
     number: u64,
 }
@@ -90,9 +92,12 @@ impl Emitter {
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
         let poll = self.poll(session, &mut inner.poller).await?;
+        let row = session.query_one(ROLES_FINGERPRINT_SQL, &[]).await.map_err(at_source)?;
+        let roles: String = row.try_get(0).map_err(at_source)?;
+        let has_new_roles = inner.roles.as_ref() != Some(&roles);
         inner.number += 1;
         let number = inner.number;
-        let body = Body { number, token: token.to_owned(), poll, sequences: moved };
+        let body = Body { number, token: token.to_owned(), poll, has_new_roles, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(
@@ -101,6 +106,7 @@ impl Emitter {
             )
             .await
             .map_err(at_source)?;
+        inner.roles = Some(roles);
         for sequence in &body.sequences {
             inner.sent.insert(id(sequence), state(sequence));
         }

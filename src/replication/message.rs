@@ -20,6 +20,9 @@ pub(super) struct Body {
     /// Names what was read of the schema at the message's position, if anything.
     #[serde(default)]
     pub(super) poll: String,
+    /// Roles or settings changed since the last message.
+    #[serde(default)]
+    pub(super) has_new_roles: bool,
     /// Sequences that moved since the last message.
     pub(super) sequences: Vec<Sequence>,
 }

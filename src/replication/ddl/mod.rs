@@ -38,3 +38,4 @@ pub(super) use hold::Held;
 pub(super) use known::{known_table, remember_all};
 pub(super) use poll::{Poll, Poller};
 pub(super) use replay::Replay;
+pub(super) use role::FINGERPRINT_SQL as ROLES_FINGERPRINT_SQL;
