@@ -22,4 +22,6 @@ mod privileges;
 #[cfg(test)]
 mod replication;
 #[cfg(test)]
+mod schema_changes;
+#[cfg(test)]
 mod start;
