@@ -1,11 +1,14 @@
 # Every target works on a fresh clone of a bare Debian 12 with only Rust and make; the second run is quick.
 SHELL := /bin/bash
 
-.PHONY: demo test bench bench-store bench-replication lint setup
+# Through the environment: a password is no part of a command line.
+export SOURCE
 
-demo: setup              ## set up what is missing, build, and show the main job on a throw-away source
+.PHONY: demo test bench bench-store bench-replication bench-proxy lint setup
+
+demo: setup              ## set up what is missing, build, and show the main job; SOURCE=postgresql://... on your own server
 	cargo build --release --locked
-	scripts/demo.sh
+	$(if $(SOURCE),scripts/demo-source.sh,scripts/demo.sh)
 
 test: setup              ## set up what is missing, build, and run every test
 	cargo test --release --workspace --locked
@@ -18,6 +21,9 @@ bench-store: setup       ## forks, Postgres on a branch beside the host's file s
 
 bench-replication: setup ## what following a source costs, beside Postgres' own subscription, dump and restore
 	cargo bench --locked --bench replication
+
+bench-proxy: setup       ## what the front door costs, beside a direct connection and beside pgbouncer
+	cargo bench --locked --bench proxy
 
 lint:                    ## formatting and lints, warnings denied
 	cargo fmt --all --check

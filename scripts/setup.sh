@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Installs what a bare Debian 12 with Rust and make lacks: a stock Postgres with wal2json, FUSE, a C compiler
-# and the two client drivers that the tests connect with. Asks no registry when nothing is missing.
+# Installs what a bare Debian 12 with Rust and make lacks: a stock Postgres with wal2json, FUSE, a C compiler,
+# the ways into private networks that tests go (sshd, a SOCKS server), and the client drivers that they
+# connect with. Asks no registry when nothing is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly PSYCOPG='psycopg[binary]==3.2.13'
-readonly NODE_POSTGRES='pg@8.16.3'
+readonly REQUIREMENTS=tests/drivers/requirements.txt
+readonly NPM_DRIVERS=(pg@8.16.3 postgres@3.4.7)
 readonly VENV=tests/.venv
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 missing=()
-for package in postgresql-15 postgresql-15-wal2json fuse3; do
+for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer; do
   installed "$package" || missing+=("$package")
 done
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -28,17 +29,21 @@ if [ "${#missing[@]}" -gt 0 ]; then
     install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 fi
 
-if ! "$VENV/bin/python" -c \
-  'import psycopg, sys; sys.exit("psycopg[binary]==" + psycopg.__version__ != sys.argv[1])' \
-  "$PSYCOPG" 2>/dev/null; then
-  echo "setup: installing $PSYCOPG"
+if ! cmp -s "$REQUIREMENTS" "$VENV/installed.txt"; then
+  echo "setup: installing the Python drivers"
   python3 -m venv --clear "$VENV"
-  "$VENV/bin/pip" -q --disable-pip-version-check install "$PSYCOPG"
+  "$VENV/bin/pip" -q --disable-pip-version-check install --requirement "$REQUIREMENTS"
+  cp "$REQUIREMENTS" "$VENV/installed.txt"
 fi
 
-if [ "$(node -p 'const p = require("./tests/node_modules/pg/package.json"); p.name + "@" + p.version' \
-  2>/dev/null)" != "$NODE_POSTGRES" ]; then
-  echo "setup: installing $NODE_POSTGRES"
-  npm install --prefix tests --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
-    "$NODE_POSTGRES"
-fi
+npm_installed() {
+  node -p 'const p = require(`./tests/node_modules/${process.argv[1]}/package.json`); p.name + "@" + p.version' \
+    "${1%@*}" 2>/dev/null
+}
+for driver in "${NPM_DRIVERS[@]}"; do
+  if [ "$(npm_installed "$driver")" != "$driver" ]; then
+    echo "setup: installing ${NPM_DRIVERS[*]}"
+    npm install --prefix tests --no-save --no-package-lock --no-audit --no-fund --loglevel=error "${NPM_DRIVERS[@]}"
+    break
+  fi
+done

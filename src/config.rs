@@ -2,14 +2,16 @@
 //! the operator overrides keys one by one. Unknown keys and wrong types are refused.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 const DEFAULTS: &str = include_str!("../config/server.toml");
 
-/// Everything an operator may set; read once at start.
+/// Everything an operator may set.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub replication: ReplicationConfig,
     /// The life of a branch.
     pub branch: BranchConfig,
+    /// What monitoring reads.
+    pub metrics: MetricsConfig,
 }
 
 /// Section `[server]`.
@@ -33,19 +37,21 @@ pub struct Config {
 pub struct ServerConfig {
     /// Longest orderly stop, in seconds.
     pub stop_timeout_s: u64,
+    /// Longest life of sessions after a takeover, in seconds.
+    pub drain_timeout_s: u64,
     /// Path of the sealing key; empty means inside the data directory.
     pub secret_key: PathBuf,
 }
 
 /// Section `[proxy]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyConfig {
     /// Base domain of branch host names; may be empty.
     pub domain: String,
     /// Host shown in branch URLs; may be empty.
     pub host: String,
-    /// PEM file of the certificate chain; empty declines TLS.
+    /// PEM file of the certificate chain; empty means one of our own.
     pub tls_certificate: PathBuf,
     /// PEM file of its key.
     pub tls_key: PathBuf,
@@ -57,6 +63,12 @@ pub struct ProxyConfig {
     pub sessions_per_branch_max: usize,
     /// Most connections before authentication.
     pub preauth_max: usize,
+    /// Most connections of one address.
+    pub connections_per_address_max: usize,
+    /// Failed logins in a row before an address has to wait.
+    pub failed_logins_max: u32,
+    /// Most sessions that wait for branches to start.
+    pub wake_queue_max: usize,
 }
 
 /// Section `[compute]`.
@@ -69,6 +81,10 @@ pub struct ComputeConfig {
     pub user: String,
     /// First uid for computes when we are root.
     pub uid_base: u32,
+    /// For benchmarks: branches listen on a loopback address too.
+    pub listen_tcp: bool,
+    /// Most starts at the same time.
+    pub starts_max: usize,
     /// Longest start, in seconds.
     pub start_timeout_s: u64,
     /// Longest fast shutdown, in seconds.
@@ -107,6 +123,47 @@ pub struct BranchConfig {
     pub freshness_timeout_ms: u64,
     /// Most branches on the server.
     pub branches_max: usize,
+}
+
+/// Section `[metrics]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Address of the HTTP listener; empty means none.
+    pub listen: String,
+}
+
+/// The configuration in force, to be changed while the server runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LiveConfig(Arc<ArcSwap<Config>>);
+
+impl LiveConfig {
+    /// Begins with this configuration.
+    pub fn new(config: Config) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
+    }
+
+    /// The configuration in force.
+    pub fn current(&self) -> Arc<Config> {
+        self.0.load_full()
+    }
+
+    /// Takes over the keys of `next` that may change while the server runs. Returns the changed
+    /// keys that need a restart.
+    pub fn reload(&self, next: &Config) -> Vec<String> {
+        let mut merged = Config::clone(&self.current());
+        let ProxyConfig { domain, host, .. } = std::mem::take(&mut merged.proxy);
+        merged.proxy = ProxyConfig { domain, host, ..next.proxy.clone() };
+        merged.branch.suspend_after_s = next.branch.suspend_after_s;
+        let wanted = next.entries();
+        let differing = merged.entries().into_iter().zip(wanted).filter(|(ours, wanted)| {
+            let ((_, value, _), (_, wanted, _)) = (ours, wanted);
+            value != wanted
+        });
+        let need_restart = differing.map(|((name, ..), _)| name).collect();
+        self.0.store(Arc::new(merged));
+        need_restart
+    }
 }
 
 /// Why the configuration cannot be used.
@@ -202,6 +259,16 @@ mod tests {
     fn overrides_single_keys() {
         let config = Config::parse("[compute]\nuid_base = 9000").unwrap();
         assert_eq!((config.compute.uid_base, config.compute.start_timeout_s), (9000, 120));
+    }
+
+    #[test]
+    fn a_reload_changes_what_may_change() {
+        let live = LiveConfig::new(Config::default());
+        let next = "[proxy]\nsessions_max = 3\nhost = \"x\"\n[branch]\nsuspend_after_s = 7";
+        let need_restart = live.reload(&Config::parse(next).unwrap());
+        let current = live.current();
+        assert_eq!((current.proxy.sessions_max, current.branch.suspend_after_s), (3, 7));
+        assert_eq!((current.proxy.host.as_str(), need_restart), ("", vec!["proxy.host".into()]));
     }
 
     #[test]

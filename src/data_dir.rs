@@ -8,14 +8,15 @@
 //! | `store/` | 0700 | layers and journals |
 //! | `mnt/` | 0711 | where the store is mounted, one folder a branch |
 //! | `run/` | 0711 | sockets and state files of what runs |
-//! | `tls/` | 0700 | certificates |
+//! | `tls/` | 0711 | the server's certificate authority |
 //! | `log/` | 0700 | logs of the store and of computes |
 //!
 //! The directory itself is 0711: computes run under their own uids and must pass through it, but
 //! must not list it.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -55,18 +56,40 @@ pub enum DataDirError {
 
 /// Proof that this process is the only server of its data directory.
 #[derive(Debug)]
-pub struct DataDirLock {
-    _file: File,
+pub struct DataDirLock(OwnedFd);
+
+impl DataDirLock {
+    /// The descriptor, to be handed to a server that takes over: the kernel keeps the lock until
+    /// all copies are closed.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// A lock that was handed over.
+    pub fn handed_over(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
 }
 
 impl DataDir {
     /// Makes what is missing and takes the lock.
     pub fn prepare(path: &Path) -> Result<(Self, DataDirLock), DataDirError> {
+        let directory = Self::make_all(path)?;
+        let lock = directory.lock()?;
+        Ok((directory, lock))
+    }
+
+    /// Makes what is missing, for a server that was handed the lock.
+    pub fn prepare_locked(path: &Path, _proof: &DataDirLock) -> Result<Self, DataDirError> {
+        Self::make_all(path)
+    }
+
+    fn make_all(path: &Path) -> Result<Self, DataDirError> {
         make(path, 0o711)?;
         let absolute = path.canonicalize().map_err(|source| failed(path, source))?;
         let directory = Self(absolute);
         directory.check_socket_paths()?;
-        for (name, mode) in [("store", 0o700), ("run", 0o711), ("tls", 0o700), ("log", 0o700)] {
+        for (name, mode) in [("store", 0o700), ("run", 0o711), ("tls", 0o711), ("log", 0o700)] {
             make(&directory.0.join(name), mode)?;
         }
         // A mount, dead or alive, is left as it is: the store mends a dead one.
@@ -76,8 +99,7 @@ impl DataDir {
             }
             _ => {}
         }
-        let lock = directory.lock()?;
-        Ok((directory, lock))
+        Ok(directory)
     }
 
     fn lock(&self) -> Result<DataDirLock, DataDirError> {
@@ -91,7 +113,7 @@ impl DataDir {
             .map_err(|source| failed(&path, source))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::InUse(self.0.display().to_string()))?;
-        Ok(DataDirLock { _file: file })
+        Ok(DataDirLock(file.into()))
     }
 
     fn check_socket_paths(&self) -> Result<(), DataDirError> {
@@ -117,6 +139,16 @@ impl DataDir {
     /// The catalog file.
     pub fn catalog(&self) -> PathBuf {
         self.0.join("catalog.db")
+    }
+
+    /// The server's certificate authority.
+    pub fn tls(&self) -> PathBuf {
+        self.0.join("tls")
+    }
+
+    /// Where a new server asks a running one for its place.
+    pub fn takeover_socket(&self) -> PathBuf {
+        self.run().join("takeover.sock")
     }
 
     /// The sealing key, where the configuration names no other place.

@@ -25,14 +25,12 @@ fn main() -> ExitCode {
         Err((text, code)) => return show(&text, code),
     };
     let outcome: Result<u8, Box<dyn Error>> = match command {
-        Command::Serve(serve) if serve.takeover => {
-            Err("--takeover is not supported yet: stop the running server, its data stays".into())
-        }
         Command::Serve(serve) => {
             let options = ServeOptions {
                 data_dir: cli::data_dir(&global),
                 listen: serve.listen,
                 config: serve.config,
+                takeover: serve.takeover,
             };
             logging::start();
             server::run(&options).map(|()| 0).map_err(Into::into)

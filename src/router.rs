@@ -4,7 +4,7 @@
 //! Must never: wake a compute to answer who may log in.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use proxy::{Backend, Refusal, Route, ScramVerifier};
 
@@ -20,6 +20,9 @@ const SYSTEM_ERROR: &str = "58000";
 const CANNOT_CONNECT_NOW: &str = "57P03";
 /// SQLSTATE `28P01`, and the text that drivers look for.
 const INVALID_PASSWORD: &str = "28P01";
+
+/// What it takes to ask a running compute about a role, with something to spare.
+const LOOKUP: Duration = Duration::from_millis(6);
 
 /// The front door's view of branches.
 pub struct Router {
@@ -60,7 +63,22 @@ impl Route for Router {
         self.branches.by_endpoint(name).is_some()
     }
 
+    /// The owner's verifier is at hand, whether the branch exists or not. All others take their
+    /// time, so that it does not tell which branches and roles exist.
     async fn verifier(&self, endpoint: &str, role: &str) -> Result<Option<ScramVerifier>, Refusal> {
+        let at_least = tokio::time::Instant::now() + LOOKUP;
+        let found = self.verifier_again(endpoint, role).await;
+        if role != postgres::OWNER_ROLE {
+            tokio::time::sleep_until(at_least).await;
+        }
+        found
+    }
+
+    async fn verifier_again(
+        &self,
+        endpoint: &str,
+        role: &str,
+    ) -> Result<Option<ScramVerifier>, Refusal> {
         let Some(branch) = self.branches.by_endpoint(endpoint) else { return Ok(None) };
         let stored = if branch.made.role == role {
             branch.made.verifier.clone()
@@ -103,8 +121,6 @@ fn refuse_wake(endpoint: &str, error: &BranchError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

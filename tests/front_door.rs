@@ -81,9 +81,10 @@ fn separator(url: &str) -> char {
 
 #[test]
 fn garbage_and_half_open_clients_are_ended_and_wake_nothing() {
-    let (_source, server, one, _two) = two_branches();
-    let compute = server.compute_of("one");
-    compute.kill_and_wait();
+    let (_source, mut server, one, _two) = two_branches();
+    assert!(server.interrupt().success());
+    server.start_again();
+    assert!(server.running_compute("one").is_none());
 
     let mut oversized = vec![0x7f, 0xff, 0xff, 0xff];
     oversized.extend([0; 64]);

@@ -10,11 +10,21 @@ mod admin;
 #[cfg(test)]
 mod branches;
 #[cfg(test)]
+mod broken_sources;
+#[cfg(test)]
 mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod driver_matrix;
+#[cfg(test)]
+mod environments;
+#[cfg(test)]
 mod front_door;
+#[cfg(test)]
+mod operations;
 #[cfg(test)]
 mod preflight;
 #[cfg(test)]
@@ -22,6 +32,12 @@ mod privileges;
 #[cfg(test)]
 mod replication;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod schema_changes;
+#[cfg(test)]
+mod settings;
+#[cfg(test)]
+mod setup_stages;
 #[cfg(test)]
 mod start;

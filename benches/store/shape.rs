@@ -105,6 +105,11 @@ pub(crate) fn scatter(dir: &Path, count: usize) {
     }
 }
 
+/// Clients of the load, and blocks of data each writes before it syncs a log record: what pgbench's
+/// TPC-B does to the files of a Postgres whose buffers are small.
+const CLIENTS: u64 = 4;
+const BLOCKS: u64 = 3;
+
 /// Writes as a busy Postgres does: blocks all over the data, and log records that it syncs.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -114,26 +119,29 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn start(dir: &Path) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let relation = open(dir, "relation.0");
-        let log = open(dir, "log");
-        let spread = relation.metadata().expect("stat").len().max(64 << 20) / BLOCK as u64;
-        let data = spawn(&stop, move |turn| {
-            // A step that is prime to any power of two visits every block.
-            let block = turn.wrapping_mul(7919) % spread;
-            relation.write_all_at(&[9; BLOCK], block * BLOCK as u64).expect("write");
+        let threads = (0..CLIENTS).map(|client| {
+            let relation = open(dir, "relation.0");
+            let log = open(dir, "log");
+            let spread = relation.metadata().expect("stat").len().max(64 << 20) / BLOCK as u64;
+            spawn(&stop, move |turn| {
+                for block in turn * BLOCKS..(turn + 1) * BLOCKS {
+                    // A step that is prime to any power of two visits every block.
+                    let place = (block * CLIENTS + client).wrapping_mul(7919) % spread;
+                    relation.write_all_at(&[9; BLOCK], place * BLOCK as u64).expect("write");
+                }
+                let place = (turn * CLIENTS + client) % 2048 * BLOCK as u64;
+                log.write_all_at(&[5; BLOCK], place).expect("write the log");
+                log.sync_data().expect("sync the log");
+            })
         });
-        let wal = spawn(&stop, move |turn| {
-            let place = turn % 2048 * BLOCK as u64;
-            log.write_all_at(&[5; BLOCK], place).expect("write the log");
-            log.sync_data().expect("sync the log");
-        });
-        Self { stop, threads: vec![data, wal] }
+        let threads = threads.collect();
+        Self { stop, threads }
     }
 
     /// Ends the load and returns how many log records were durable.
     pub(crate) fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Release);
-        self.threads.into_iter().map(|thread| thread.join().expect("join")).last().unwrap_or(0)
+        self.threads.into_iter().map(|thread| thread.join().expect("join")).sum()
     }
 }
 

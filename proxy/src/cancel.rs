@@ -3,6 +3,9 @@
 //! The process id in a key is the backend's own, because tools use it with `pg_cancel_backend`;
 //! the secret is ours, so that a compute's secret never leaves this host. A cancel never wakes a
 //! compute: only a live session has a key.
+//!
+//! A server that was taken over keeps its sessions and their keys; its successor asks it about
+//! keys that it does not know itself.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +14,34 @@ use std::time::Duration;
 use dashmap::{DashMap, Entry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::wire;
 
 /// A compute that does not close a cancel connection within this is given up on.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Servers that were taken over and still have sessions; more than one only if takeovers follow
+/// each other faster than sessions end.
+const PREDECESSORS_MAX: usize = 8;
+
 /// All keys in use.
 #[derive(Debug, Default)]
-pub(crate) struct Cancels(DashMap<(i32, Vec<u8>), CancelTarget>);
+pub struct Cancels {
+    keys: DashMap<(i32, Vec<u8>), CancelTarget>,
+    predecessors: Mutex<Vec<mpsc::Sender<AskedCancel>>>,
+}
+
+/// A cancel that a predecessor is asked to carry out.
+#[derive(Debug)]
+pub struct AskedCancel {
+    /// Process id in the key.
+    pub pid: i32,
+    /// The secret.
+    pub key: Vec<u8>,
+    /// To be told whether the key was known, once the cancel is carried out.
+    pub answer: oneshot::Sender<bool>,
+}
 
 /// What a key cancels.
 #[derive(Clone, Debug)]
@@ -59,7 +80,7 @@ impl Cancels {
         loop {
             let mut secret = vec![0; key_bytes];
             rand::fill(secret.as_mut_slice());
-            if let Entry::Vacant(vacant) = self.0.entry((pid, secret)) {
+            if let Entry::Vacant(vacant) = self.keys.entry((pid, secret)) {
                 let entry = vacant.key().clone();
                 vacant.insert(target.clone());
                 return CancelGuard { cancels: Arc::clone(self), entry };
@@ -68,14 +89,39 @@ impl Cancels {
     }
 
     /// Carries out a CancelRequest. Returns whether the key was known.
-    pub(crate) async fn request(&self, pid: i32, key: Vec<u8>) -> bool {
-        let target = self.0.get(&(pid, key)).map(|entry| entry.value().clone());
+    pub async fn request(&self, pid: i32, key: Vec<u8>) -> bool {
+        let entry = (pid, key);
+        let target = self.keys.get(&entry).map(|entry| entry.value().clone());
         match target {
             Some(CancelTarget::Backend(backend)) => backend.cancel().await,
             Some(CancelTarget::Console(statement)) => statement.cancel(),
-            None => return false,
+            None => return self.ask_predecessors(entry).await,
         }
         true
+    }
+
+    /// From now on unknown keys are asked of this server too, until its end of the channel closes.
+    pub fn add_predecessor(&self, predecessor: mpsc::Sender<AskedCancel>) {
+        let mut predecessors = self.predecessors();
+        predecessors.retain(|predecessor| !predecessor.is_closed());
+        predecessors.truncate(PREDECESSORS_MAX - 1);
+        predecessors.push(predecessor);
+    }
+
+    async fn ask_predecessors(&self, (pid, key): (i32, Vec<u8>)) -> bool {
+        let predecessors = self.predecessors().clone();
+        for predecessor in predecessors {
+            let (answer, answered) = oneshot::channel();
+            let asked = AskedCancel { pid, key: key.clone(), answer };
+            if predecessor.send(asked).await.is_ok() && answered.await == Ok(true) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn predecessors(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::Sender<AskedCancel>>> {
+        self.predecessors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +179,6 @@ impl CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        self.cancels.0.remove(&self.entry);
+        self.cancels.keys.remove(&self.entry);
     }
 }

@@ -7,34 +7,30 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use std::time::Instant;
 
 use crate::console::{self, Console, ConsoleSession};
-use crate::door::{Authenticated, Door, Entrance, key_bytes, send, shutting_down, tell};
+use crate::crowd;
+use crate::door::{Accepted, Authenticated, Door, key_bytes, send, shutting_down, tell};
 use crate::naming::{self, Origin, Target};
 use crate::preauth::{self, Challenge, Ending, Manners, Opening};
 use crate::record::{Phase, Record};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::scram::{ChannelBinding, ScramVerifier};
+use crate::session::Context;
 use crate::sessions::{Identity, Peer, SessionGuard};
 use crate::stream::Stream;
 use crate::tls::Tls;
 use crate::wire::{self, StartupPacket};
 
 impl<R: Route, C: Console> Door<R, C> {
-    /// Serves a connection to its end. The permit bounds connections before authentication.
-    pub(crate) async fn connection(
-        &self,
-        mut stream: Stream,
-        peer: Peer,
-        entrance: &Entrance,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let mut record = Record::new(peer);
-        let entered = match self.preauth(&mut stream, entrance, &mut record).await {
+    /// Serves a connection to its end.
+    pub(crate) async fn connection(&self, mut stream: Stream, mut accepted: Accepted<'_>) {
+        let mut record = Record::new(accepted.peer);
+        let entered = match self.preauth(&mut stream, &accepted, &mut record).await {
             Ok(Some(client)) => {
-                let session = self.admit(&mut stream, &client, permit, &mut record).await;
+                let session = self.admit(&mut stream, &client, &mut accepted, &mut record).await;
                 session.map(|session| Some((client, session)))
             }
             Ok(None) => Ok(None),
@@ -44,12 +40,14 @@ impl<R: Route, C: Console> Door<R, C> {
             Ok(None) => Ok("cancel request"),
             Ok(Some((client, session))) => match &client.login.target {
                 Target::Endpoint(endpoint) => {
-                    self.branch(&mut stream, &client, endpoint, (&session, &mut record)).await
+                    let context = Context { session: &session, record: &mut record, accepted };
+                    self.branch(&mut stream, &client, endpoint, context).await
                 }
                 Target::Console | Target::Nowhere(_) => {
                     record.phase = Phase::Console;
+                    accepted.place.settled();
                     let ending = self.admin(stream, &client, &session).await;
-                    return record.log(&ending);
+                    return self.over(&record, &ending);
                 }
             },
             Err(ending) => Err(ending),
@@ -57,37 +55,57 @@ impl<R: Route, C: Console> Door<R, C> {
         if let Err(Ending::Refused(refusal)) = &ending {
             tell(&mut stream, refusal).await;
         }
-        record.log(&ending);
+        self.over(&record, &ending);
+    }
+
+    fn over(&self, record: &Record, ending: &Result<&'static str, Ending>) {
+        let sqlstate = match ending {
+            Err(Ending::Refused(refusal)) => Some(refusal.sqlstate),
+            _ => None,
+        };
+        self.settings.meters.closed(sqlstate, record.phase.as_str());
+        record.log(ending);
     }
 
     async fn preauth(
         &self,
         stream: &mut Stream,
-        entrance: &Entrance,
+        accepted: &Accepted<'_>,
         record: &mut Record,
     ) -> Result<Option<Authenticated>, Ending> {
-        let limit = self.settings.limits.preauth;
+        let policy = &accepted.policy;
+        let limit = policy.limits.preauth;
         let manners = Manners {
-            first_byte: self.settings.limits.first_byte,
-            tls: entrance.tls.as_ref(),
-            require_tls: entrance.require_tls,
+            first_byte: policy.limits.first_byte,
+            closing: &self.stop.accepting,
+            tls: accepted.tls(),
+            require_tls: policy.require_tls && accepted.tls().is_some(),
         };
         let steps = async {
             match preauth::open(stream, manners).await? {
                 Opening::Cancel { pid, key } => {
                     record.phase = Phase::Cancelling;
-                    record.cancel_hit = Some(self.cancels.request(pid, key).await);
+                    record.cancel_hit = Some(self.cancel(accepted, pid, key).await);
                     Ok(None)
                 }
                 Opening::Startup(packet) => {
+                    if stream.is_encrypted() {
+                        self.settings.meters.encrypted();
+                    }
                     record.phase = Phase::Authenticating;
-                    self.authenticate(stream, packet, entrance, record).await.map(Some)
+                    self.authenticate(stream, packet, accepted, record).await.map(Some)
                 }
             }
         };
         let ended = tokio::select! {
             ended = tokio::time::timeout(limit, steps) => ended,
-            () = self.stop.cancelled() => return Err(Ending::Refused(shutting_down())),
+            () = accepted.place.evicted.cancelled() => {
+                let text = "sorry, too many clients already";
+                return Err(Ending::Refused(Refusal::fatal("53300", text)));
+            }
+            () = self.stop.entering.cancelled() => {
+                return Err(Ending::Refused(shutting_down()));
+            }
         };
         ended.unwrap_or_else(|_elapsed| {
             Err(match record.phase {
@@ -100,11 +118,31 @@ impl<R: Route, C: Console> Door<R, C> {
         })
     }
 
+    /// Carries out a cancel, unless its sender seems to be guessing keys.
+    async fn cancel(&self, accepted: &Accepted<'_>, pid: i32, key: Vec<u8>) -> bool {
+        // No endpoint has such a name.
+        const GUESSES: &str = "\0";
+        let origin = crowd::Origin::of(accepted.peer);
+        let free = accepted.policy.limits.failed_logins;
+        if self.throttle.check(origin, GUESSES, (free, Instant::now())).is_err() {
+            self.settings.meters.cancelled("throttled");
+            return false;
+        }
+        let is_known = self.settings.cancels.request(pid, key).await;
+        if is_known {
+            self.throttle.succeeded(origin, GUESSES);
+        } else {
+            self.throttle.failed(origin, GUESSES, Instant::now());
+        }
+        self.settings.meters.cancelled(if is_known { "found" } else { "not found" });
+        is_known
+    }
+
     async fn authenticate(
         &self,
         stream: &mut Stream,
         packet: StartupPacket,
-        entrance: &Entrance,
+        accepted: &Accepted<'_>,
         record: &mut Record,
     ) -> Result<Authenticated, Ending> {
         let mut challenge_greeting = Vec::new();
@@ -112,31 +150,36 @@ impl<R: Route, C: Console> Door<R, C> {
         if packet.minor != minor || !unknown.is_empty() {
             wire::negotiate_version(&mut challenge_greeting, minor, &unknown);
         }
-        let tls = entrance.tls.as_ref();
+        let tls = accepted.tls();
         let host = stream.server_name().and_then(|host| tls?.endpoint_in(host));
         let origin = Origin {
             host_endpoint: host.as_deref(),
-            default_endpoint: entrance.default_endpoint.as_deref(),
+            default_endpoint: accepted.entrance.default_endpoint.as_deref(),
             over_unix_socket: matches!(record.peer, Peer::Unix { .. }),
         };
         let is_endpoint = |name: &str| self.route.is_endpoint(name);
         let login =
             naming::login(packet.parameters, origin, is_endpoint).map_err(Ending::Refused)?;
         record.name(&login);
+        self.settings.meters.routed(login.named_by);
         let mut greeting = Vec::new();
         if login.target == Target::Console && is_local_admin(record.peer) {
             greeting.append(&mut challenge_greeting);
             wire::auth_ok(&mut greeting);
+            self.settings.meters.authenticated("peer");
             return Ok(Authenticated { login, minor, verifier: None, greeting });
         }
+        let (origin, endpoint) = (crowd::Origin::of(record.peer), login.target.name());
+        let free = accepted.policy.limits.failed_logins;
+        let may_try = self.throttle.check(origin, endpoint, (free, Instant::now()));
+        may_try.map_err(|refusal| {
+            self.settings.meters.authenticated("throttled");
+            Ending::Refused(refusal)
+        })?;
         let known = self.verifier(&login).await?;
-        let mock = known.is_none().then(|| {
-            let endpoint = match &login.target {
-                Target::Console => "",
-                Target::Endpoint(name) | Target::Nowhere(name) => name,
-            };
-            ScramVerifier::mock(&self.settings.mock_secret, endpoint, &login.user)
-        });
+        let mock = known
+            .is_none()
+            .then(|| ScramVerifier::mock(&self.settings.mock_secret, endpoint, &login.user));
         let Some(verifier) = known.as_ref().or(mock.as_ref()) else {
             return Err(Ending::Refused(preauth::wrong_password(&login.user)));
         };
@@ -147,7 +190,9 @@ impl<R: Route, C: Console> Door<R, C> {
             channel: channel(stream, tls),
             greeting: challenge_greeting,
         };
-        let last = preauth::authenticate(stream, challenge).await?;
+        let proved = preauth::authenticate(stream, challenge).await;
+        self.note_proof(origin, endpoint, &proved);
+        let last = proved?;
         wire::auth_sasl_final(&mut greeting, last.as_bytes());
         wire::auth_ok(&mut greeting);
         if let Some(contradiction) = login.contradiction {
@@ -156,11 +201,26 @@ impl<R: Route, C: Console> Door<R, C> {
         Ok(Authenticated { login, minor, verifier: known, greeting })
     }
 
+    fn note_proof(&self, origin: crowd::Origin, endpoint: &str, proved: &Result<String, Ending>) {
+        let meters = &self.settings.meters;
+        match proved {
+            Ok(_) => {
+                meters.authenticated("ok");
+                self.throttle.succeeded(origin, endpoint);
+            }
+            Err(Ending::Refused(refusal)) if refusal.sqlstate == preauth::WRONG_PASSWORD => {
+                meters.authenticated("wrong password");
+                self.throttle.failed(origin, endpoint, Instant::now());
+            }
+            Err(_) => meters.authenticated("broken off"),
+        }
+    }
+
     async fn admit(
         &self,
         stream: &mut Stream,
         client: &Authenticated,
-        permit: OwnedSemaphorePermit,
+        accepted: &mut Accepted<'_>,
         record: &mut Record,
     ) -> Result<SessionGuard, Ending> {
         let endpoint = match &client.login.target {
@@ -169,9 +229,9 @@ impl<R: Route, C: Console> Door<R, C> {
         };
         let role = String::from_utf8_lossy(&client.login.role).into_owned();
         let identity = Identity { endpoint, role, peer: record.peer };
-        let session = self.settings.sessions.admit(identity, &self.settings.limits);
+        let session = self.settings.sessions.admit(identity, &accepted.policy.limits);
         let session = session.map_err(Ending::Refused)?;
-        drop(permit);
+        accepted.place.authenticated();
         record.session(&session);
         send(stream, &client.greeting).await?;
         Ok(session)
@@ -195,9 +255,9 @@ impl<R: Route, C: Console> Door<R, C> {
         let start = console::Start {
             who,
             key_bytes: key_bytes(client.minor),
-            cancels: &self.cancels,
-            stop: &self.stop,
-            stop_grace: self.settings.limits.stop_grace,
+            cancels: &self.settings.cancels,
+            stop: &self.stop.accepting,
+            stop_grace: self.settings.policy.current().limits.stop_grace,
         };
         console::serve(stream, Arc::clone(&self.console), start, session).await
     }

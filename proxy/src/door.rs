@@ -2,20 +2,23 @@
 //! ways to answer one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
-use crate::cancel::Cancels;
 use crate::console::Console;
+use crate::crowd::Place;
+use crate::limits::Limits;
 use crate::naming::{Login, Target};
+use crate::policy::Policy;
 use crate::preauth::Ending;
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::scram::ScramVerifier;
-use crate::settings::Settings;
+use crate::sessions::Peer;
+use crate::settings::{Settings, Stop};
 use crate::stream::{Stream, close_gently};
+use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -24,9 +27,10 @@ pub(crate) struct Door<R, C> {
     pub(crate) route: Arc<R>,
     pub(crate) console: Arc<C>,
     pub(crate) settings: Settings,
-    pub(crate) cancels: Arc<Cancels>,
-    pub(crate) preauth: Arc<Semaphore>,
-    pub(crate) stop: CancellationToken,
+    pub(crate) throttle: Throttle,
+    /// Sessions that wait for a compute to wake.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) stop: Stop,
 }
 
 /// How one listener lets clients in.
@@ -34,8 +38,6 @@ pub(crate) struct Door<R, C> {
 pub(crate) struct Entrance {
     /// Where connections that name no endpoint go.
     pub(crate) default_endpoint: Option<String>,
-    pub(crate) tls: Option<Tls>,
-    pub(crate) require_tls: bool,
 }
 
 /// A client that proved who it is.
@@ -49,6 +51,11 @@ pub(crate) struct Authenticated {
 }
 
 impl<R: Route, C: Console> Door<R, C> {
+    /// The bounds in force.
+    pub(crate) fn limits(&self) -> Limits {
+        self.settings.policy.current().limits.clone()
+    }
+
     /// The credential that a login is checked against.
     pub(crate) async fn verifier(&self, login: &Login) -> Result<Option<ScramVerifier>, Ending> {
         let Ok(role) = std::str::from_utf8(&login.role) else { return Ok(None) };
@@ -58,6 +65,24 @@ impl<R: Route, C: Console> Door<R, C> {
             Target::Endpoint(name) => {
                 self.route.verifier(name, role).await.map_err(Ending::Refused)
             }
+        }
+    }
+}
+
+/// A connection as it was accepted.
+pub(crate) struct Accepted<'a> {
+    pub(crate) peer: Peer,
+    pub(crate) entrance: &'a Entrance,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) place: Place,
+}
+
+impl Accepted<'_> {
+    /// The identity to show; over the unix socket there is nothing to encrypt.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        match self.peer {
+            Peer::Tcp(_) => self.policy.tls.as_ref(),
+            Peer::Unix { .. } => None,
         }
     }
 }

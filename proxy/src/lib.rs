@@ -16,16 +16,20 @@
 pub mod client;
 mod refusal;
 mod limits;
+mod meters;
 mod scram;
 mod wire;
 mod route;
 mod sessions;
-mod settings;
+mod crowd;
+mod throttle;
 mod socket;
 mod tls;
+mod policy;
 mod stream;
 mod naming;
 mod cancel;
+mod settings;
 mod preauth;
 mod console;
 mod backend;
@@ -36,15 +40,18 @@ mod session;
 mod connection;
 mod listener;
 
+pub use cancel::{AskedCancel, Cancels};
 pub use console::{
     Answer, Column, ColumnKind, Console, ConsoleSession, Description, Notice, NoticeLevel,
     NoticeSender, Statement, TransactionEffect, Value,
 };
 pub use limits::Limits;
 pub use listener::{Listener, serve};
+pub use meters::{Meters, Sample};
+pub use policy::{LivePolicy, Policy};
 pub use refusal::{Refusal, Severity};
 pub use route::{Backend, Route};
 pub use scram::{InvalidVerifier, ScramVerifier};
 pub use sessions::{Peer, SessionInfo, SessionState, Sessions};
-pub use settings::Settings;
+pub use settings::{Entrants, Settings, Stop};
 pub use tls::{Tls, TlsError};

@@ -11,6 +11,12 @@ pub struct Limits {
     pub preauth: Duration,
     /// Connections that have not authenticated yet, in total.
     pub preauth_connections: usize,
+    /// Connections of one address, sessions included; an IPv6 /64 counts as one.
+    pub connections_per_address: usize,
+    /// Failed logins in a row that an address may make at an endpoint before it has to wait.
+    pub failed_logins: u32,
+    /// Sessions that wait for a compute to wake, in total.
+    pub wakes_waiting: usize,
     /// Authenticated sessions in total, admin console included.
     pub sessions: usize,
     /// Authenticated sessions of one endpoint.
@@ -29,6 +35,9 @@ impl Default for Limits {
             first_byte: Duration::from_secs(10),
             preauth: Duration::from_secs(30),
             preauth_connections: 1000,
+            connections_per_address: 1000,
+            failed_logins: 10,
+            wakes_waiting: 1000,
             sessions: 10_000,
             sessions_per_endpoint: 1000,
             backend_startup: Duration::from_secs(30),

@@ -2,22 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::cancel::Cancels;
 use crate::console::Console;
-use crate::door::{self, Door, Entrance};
-use crate::refusal::Refusal;
+use crate::door::{self, Accepted, Door, Entrance};
 use crate::route::Route;
-use crate::settings::Settings;
+use crate::settings::{Settings, Stop};
 use crate::socket::Socket;
 use crate::stream::Stream;
-use crate::tls::Tls;
+use crate::throttle::Throttle;
 
 /// Out of descriptors: nothing tells when one is free again, so accepting pauses for this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,20 +52,6 @@ impl Listener {
         self
     }
 
-    /// Offers encryption.
-    #[must_use]
-    pub fn with_tls(mut self, tls: Tls) -> Self {
-        self.entrance.tls = Some(tls);
-        self
-    }
-
-    /// Refuses plaintext. Only for a listener with TLS.
-    #[must_use]
-    pub fn requiring_tls(mut self) -> Self {
-        self.entrance.require_tls = true;
-        self
-    }
-
     async fn accept(&self) -> io::Result<Socket> {
         match &self.socket {
             ListenerSocket::Tcp(listener) => Socket::tcp(listener.accept().await?.0),
@@ -77,18 +60,18 @@ impl Listener {
     }
 }
 
-/// Serves until `stop`. Then nothing more is accepted, idle sessions are told 57P01 and closed,
-/// busy ones get `limits.stop_grace`; returns when all are gone.
+/// Serves until `stop`, and returns when all sessions are gone. After `stop.accepting` they end
+/// by themselves. After `stop.sessions` idle ones are told 57P01 and closed, and busy ones get
+/// `limits.stop_grace`.
 pub async fn serve<R: Route, C: Console>(
     listeners: Vec<Listener>,
     route: Arc<R>,
     console: Arc<C>,
     settings: Settings,
-    stop: CancellationToken,
+    stop: Stop,
 ) {
-    let preauth = Arc::new(Semaphore::new(settings.limits.preauth_connections));
-    let cancels = Arc::new(Cancels::default());
-    let door = Arc::new(Door { route, console, settings, cancels, preauth, stop });
+    let (throttle, waiting) = (Throttle::default(), AtomicUsize::new(0));
+    let door = Arc::new(Door { route, console, settings, throttle, waiting, stop });
     let mut loops = JoinSet::new();
     for listener in listeners {
         loops.spawn(accept_loop(listener, Arc::clone(&door)));
@@ -110,7 +93,7 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
                 report(ended);
                 continue;
             }
-            () = door.stop.cancelled() => break,
+            () = door.stop.accepting.cancelled() => break,
         };
         match accepted {
             Ok(socket) => {
@@ -126,26 +109,37 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
         }
     }
     drop(listener);
-    let ends = async {
-        while let Some(ended) = connections.join_next().await {
-            report(ended);
-        }
+    let limit = async {
+        door.stop.sessions.cancelled().await;
+        let grace = door.settings.policy.current().limits.stop_grace;
+        tokio::time::sleep(grace + STOP_MARGIN).await;
     };
-    let limit = door.settings.limits.stop_grace + STOP_MARGIN;
-    if tokio::time::timeout(limit, ends).await.is_err() {
-        tracing::warn!(left = connections.len(), "sessions did not end in time");
-        connections.shutdown().await;
+    tokio::select! {
+        () = all_ended(&mut connections) => return,
+        () = limit => {}
+    }
+    tracing::warn!(left = connections.len(), "sessions did not end in time");
+    connections.shutdown().await;
+}
+
+async fn all_ended(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
     }
 }
 
 async fn connection<R: Route, C: Console>(door: &Door<R, C>, socket: Socket, entrance: &Entrance) {
     let Ok(peer) = socket.peer() else { return };
     let mut stream = Stream::Plain(socket);
-    match Arc::clone(&door.preauth).try_acquire_owned() {
-        Ok(permit) => door.connection(stream, peer, entrance, permit).await,
-        Err(_none_left) => {
-            tracing::warn!(%peer, "too many connections that have not authenticated");
-            let refusal = Refusal::fatal("53300", "sorry, too many clients already");
+    let policy = door.settings.policy.current();
+    door.settings.meters.accepted();
+    match door.settings.entrants.0.enter(peer, &policy.limits) {
+        Ok(place) => {
+            door.connection(stream, Accepted { peer, entrance, policy, place }).await;
+        }
+        Err(refusal) => {
+            tracing::warn!(%peer, reason = refusal.message, "connection refused");
+            door.settings.meters.closed(Some(refusal.sqlstate), "opening");
             door::tell(&mut stream, &refusal).await;
         }
     }

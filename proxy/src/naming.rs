@@ -23,6 +23,8 @@ const BRANCH_PARAMETER: &[u8] = b"ardent.branch";
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Login {
     pub(crate) target: Target,
+    /// Which of the ways decided.
+    pub(crate) named_by: &'static str,
     /// The user as the client wrote it: shown in errors.
     pub(crate) user: Vec<u8>,
     /// The role to log in as.
@@ -74,19 +76,27 @@ pub(crate) fn login(
         Suffix::of(&database, b'@', &is_endpoint)
     };
 
-    let contradiction = contradiction(explicit.as_deref(), &from_user, &from_database);
-    let named = explicit.or_else(|| from_user.endpoint()).or_else(|| from_database.endpoint());
-    let target = match named.or_else(|| origin.default_endpoint.map(str::to_owned)) {
-        Some(name) if is_endpoint(&name) => Target::Endpoint(name),
-        Some(name) => Target::Nowhere(name),
-        None if origin.over_unix_socket || database == ADMIN_DATABASE => Target::Console,
+    let explicit_name = explicit.as_ref().map(|(_, name)| name.as_str());
+    let contradiction = contradiction(explicit_name, &from_user, &from_database);
+    let ways = [
+        explicit,
+        from_user.endpoint().map(|name| ("user", name)),
+        from_database.endpoint().map(|name| ("database", name)),
+        origin.default_endpoint.map(|name| ("listener", name.to_owned())),
+    ];
+    let (named_by, target) = match ways.into_iter().flatten().next() {
+        Some((way, name)) if is_endpoint(&name) => (way, Target::Endpoint(name)),
+        Some((way, name)) => (way, Target::Nowhere(name)),
+        None if origin.over_unix_socket || database == ADMIN_DATABASE => {
+            ("console", Target::Console)
+        }
         None => match from_user.lookalike().or_else(|| from_database.lookalike()) {
-            Some(name) => Target::Nowhere(name),
+            Some(name) => ("unknown", Target::Nowhere(name)),
             None => return Err(nothing_named()),
         },
     };
     let parameters = for_compute(&parameters, &role, &plain_database);
-    Ok(Login { target, user, role, parameters, contradiction })
+    Ok(Login { target, named_by, user, role, parameters, contradiction })
 }
 
 /// The part of a name behind its separator.
@@ -95,6 +105,16 @@ enum Suffix {
     Endpoint(String),
     /// Has the form of an endpoint's name but is none.
     Lookalike(String),
+}
+
+impl Target {
+    /// The endpoint that was named, or nothing for the console.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Console => "",
+            Self::Endpoint(name) | Self::Nowhere(name) => name,
+        }
+    }
 }
 
 impl Suffix {
@@ -133,7 +153,10 @@ fn has_form_of_name(text: &str) -> bool {
 
 /// The endpoint named by parameter. Two different ones cannot agree whatever exists, so that is
 /// told at once.
-fn explicit_name(parameters: &Parameters, host: Option<&str>) -> Result<Option<String>, Refusal> {
+fn explicit_name(
+    parameters: &Parameters,
+    host: Option<&str>,
+) -> Result<Option<(&'static str, String)>, Refusal> {
     let direct = parameters.value(BRANCH_PARAMETER).map(<[u8]>::to_vec);
     let in_options = parameters.value(b"options").and_then(branch_in_options);
     let text = |name: Vec<u8>| {
@@ -149,7 +172,7 @@ fn explicit_name(parameters: &Parameters, host: Option<&str>) -> Result<Option<S
     let Some((source, name)) = named.next() else { return Ok(None) };
     match named.find(|(_, other)| *other != name) {
         Some((other, second)) => Err(disagreement(source, &name, other, &second)),
-        None => Ok(Some(name)),
+        None => Ok(Some((source, name))),
     }
 }
 

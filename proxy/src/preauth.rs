@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::refusal::Refusal;
 use crate::scram::{ChannelBinding, ClientFirst, Exchange, ScramFailure, ScramVerifier};
@@ -15,9 +16,13 @@ use crate::wire::{self, FirstPacket, STARTUP_BYTES_MAX, StartupPacket};
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Silence after which a connection is closed once nothing more is accepted.
+const FIRST_BYTE_ON_CLOSING: Duration = Duration::from_millis(500);
 /// A SCRAM message is a few hundred bytes.
 const PASSWORD_BYTES_MAX: usize = 2048;
 const SERVER_NONCE_BYTES: usize = 18;
+/// SQLSTATE of a proof that is wrong.
+pub(crate) const WRONG_PASSWORD: &str = "28P01";
 const MECHANISM: &str = "SCRAM-SHA-256";
 const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
@@ -44,6 +49,8 @@ pub(crate) enum Opening {
 pub(crate) struct Manners<'a> {
     /// Silence after which a connection is closed.
     pub(crate) first_byte: Duration,
+    /// Nothing more is accepted: who has not said anything by now hardly will.
+    pub(crate) closing: &'a CancellationToken,
     /// `None` declines encryption.
     pub(crate) tls: Option<&'a Tls>,
     /// Startup in plaintext is refused. Cancel requests are not: some drivers know no others.
@@ -53,8 +60,18 @@ pub(crate) struct Manners<'a> {
 /// Reads until the client says what it wants, encrypting on the way if it asks for that.
 pub(crate) async fn open(stream: &mut Stream, manners: Manners<'_>) -> Result<Opening, Ending> {
     let socket = stream.socket().ok_or(Ending::Silent)?;
-    let peeked = tokio::time::timeout(manners.first_byte, socket.peek()).await;
-    let Ok(Ok(Some(first))) = peeked else { return Err(Ending::Silent) };
+    let too_late = async {
+        let said_nothing = tokio::time::timeout(manners.first_byte, manners.closing.cancelled());
+        if said_nothing.await.is_ok() {
+            // It may have come just now, with its first bytes on their way.
+            tokio::time::sleep(FIRST_BYTE_ON_CLOSING).await;
+        }
+    };
+    let peeked = tokio::select! {
+        peeked = socket.peek() => peeked,
+        () = too_late => return Err(Ending::Silent),
+    };
+    let Ok(Some(first)) = peeked else { return Err(Ending::Silent) };
     if first == TLS_HANDSHAKE {
         encrypt_at_once(stream, manners).await?;
     }
@@ -239,7 +256,7 @@ fn refuse_scram(failure: ScramFailure, user: &[u8]) -> Ending {
 pub(crate) fn wrong_password(user: &[u8]) -> Refusal {
     let user = String::from_utf8_lossy(user);
     let text = format!("password authentication failed for user \"{user}\"");
-    Refusal::fatal("28P01", text)
+    Refusal::fatal(WRONG_PASSWORD, text)
         .with_hint("Check the password, and that the role and the branch you named exist.")
 }
 

@@ -17,6 +17,20 @@ pub(crate) enum Phase {
     Console,
 }
 
+impl Phase {
+    /// Its word in the metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Cancelling => "cancelling",
+            Self::Authenticating => "authenticating",
+            Self::Waking => "waking",
+            Self::Relaying => "relaying",
+            Self::Console => "console",
+        }
+    }
+}
+
 /// The facts of one connection.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -64,11 +78,11 @@ impl Record {
         self.authenticated_after = Some(self.since.elapsed());
     }
 
-    /// Its backend is ready for queries.
-    pub(crate) fn connected(&mut self, backend_pid: i32) {
+    /// Its backend is ready for queries. Returns how long that took since it was accepted.
+    pub(crate) fn connected(&mut self, backend_pid: i32) -> Duration {
         self.phase = Phase::Relaying;
         self.backend_pid = Some(backend_pid);
-        self.ready_after = Some(self.since.elapsed());
+        *self.ready_after.insert(self.since.elapsed())
     }
 
     /// Writes the line. A health check, which says nothing, gets none.

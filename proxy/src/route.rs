@@ -15,16 +15,27 @@ pub trait Route: Send + Sync + 'static {
     fn is_endpoint(&self, name: &str) -> bool;
 
     /// The credential of a role that may log in. Never wakes a compute. `None` if there is no
-    /// such role, or it may not log in: the client then sees a mock exchange and 28P01.
+    /// such role, or it may not log in: the client then sees a mock exchange and 28P01. How long
+    /// it takes must not tell which.
     fn verifier(
         &self,
         endpoint: &str,
         role: &str,
     ) -> impl Future<Output = Result<Option<ScramVerifier>, Refusal>> + Send;
 
+    /// The credential as it is now, asked after a wake about a client that has proved itself.
+    /// Unlike [`Route::verifier`] it need not hide whether there is one.
+    fn verifier_again(
+        &self,
+        endpoint: &str,
+        role: &str,
+    ) -> impl Future<Output = Result<Option<ScramVerifier>, Refusal>> + Send {
+        self.verifier(endpoint, role)
+    }
+
     /// Returns once the endpoint's compute accepts connections; single flight and the bound on
-    /// waiting are inside. Called only for an authenticated client; [`Route::verifier`] is asked
-    /// again afterwards, and the client is refused if the credential is no longer the same.
+    /// waiting are inside. Called only for an authenticated client; [`Route::verifier_again`] is
+    /// asked afterwards, and the client is refused if the credential is no longer the same.
     /// Dropped when the client leaves while it waits.
     fn wake(
         &self,

@@ -1,11 +1,14 @@
 //! A session at a branch: wake its compute, connect there, relay until one side ends.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Instant;
 
 use crate::backend::{self, BackendError, Connected};
 use crate::cancel::CancelTarget;
 use crate::console::Console;
-use crate::door::{Authenticated, Door, key_bytes, send, shutting_down};
+use crate::door::{Accepted, Authenticated, Door, key_bytes, send, shutting_down};
 use crate::preauth::{self, Ending};
 use crate::record::{Phase, Record};
 use crate::refusal::Refusal;
@@ -14,6 +17,13 @@ use crate::route::{Backend, Route};
 use crate::sessions::SessionGuard;
 use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire;
+
+/// What a session is served with, besides its client.
+pub(crate) struct Context<'a> {
+    pub(crate) session: &'a SessionGuard,
+    pub(crate) record: &'a mut Record,
+    pub(crate) accepted: Accepted<'a>,
+}
 
 /// A session at the compute, and what keeps the compute in use.
 type Attached = (Connected, Box<dyn Any + Send>);
@@ -25,31 +35,34 @@ impl<R: Route, C: Console> Door<R, C> {
         stream: &mut Stream,
         client: &Authenticated,
         endpoint: &str,
-        (session, record): (&SessionGuard, &mut Record),
+        Context { session, record, mut accepted }: Context<'_>,
     ) -> Result<&'static str, Ending> {
         record.phase = Phase::Waking;
         let waking = self.attach(stream, client, endpoint);
         let (connected, in_use) = tokio::select! {
             attached = waking => attached?,
-            () = self.stop.cancelled() => return Err(Ending::Refused(shutting_down())),
+            () = self.stop.entering.cancelled() => {
+                return Err(Ending::Refused(shutting_down()));
+            }
         };
         let Connected { stream: mut backend, key, before_key: mut greeting, after_key } = connected;
-        record.connected(key.pid);
+        self.settings.meters.connected(record.connected(key.pid));
         session.connected(key.pid);
         let target = CancelTarget::Backend(key.clone());
-        let cancel = self.cancels.issue(key.pid, key_bytes(client.minor), &target);
+        let cancel = self.settings.cancels.issue(key.pid, key_bytes(client.minor), &target);
         wire::backend_key_data(&mut greeting, key.pid, cancel.key());
         greeting.extend_from_slice(&after_key);
         send(stream, &greeting).await?;
+        accepted.place.settled();
 
         let mut relay = Relay::new(stream, &mut backend, session);
         let mut end = tokio::select! {
             end = relay.run() => Some(end),
-            () = self.stop.cancelled() => None,
+            () = self.stop.sessions.cancelled() => None,
         };
         if end.is_none() {
             relay.stop_when_idle();
-            let grace = self.settings.limits.stop_grace;
+            let grace = self.limits().stop_grace;
             end = tokio::time::timeout(grace, relay.run()).await.ok();
         }
         let at_boundary = relay.at_boundary();
@@ -58,6 +71,8 @@ impl<R: Route, C: Console> Door<R, C> {
             key.cancel().await;
         }
         drop((cancel, in_use));
+        let (bytes_in, bytes_out) = session.relayed();
+        self.settings.meters.relayed(bytes_in, bytes_out);
         finish(stream, end, at_boundary).await
     }
 
@@ -93,16 +108,19 @@ impl<R: Route, C: Console> Door<R, C> {
         let Backend { socket: path, session: in_use } =
             self.wake((stream, hangup), client, endpoint).await?;
         let connecting = backend::connect(&path, &client.login.parameters);
-        let limit = self.settings.limits.backend_startup;
+        let limit = self.limits().backend_startup;
         let both = async {
             // The check again and the backend's fork take their time side by side.
-            tokio::join!(self.verifier(&client.login), tokio::time::timeout(limit, connecting))
+            tokio::join!(
+                self.route.verifier_again(endpoint, role_of(client)),
+                tokio::time::timeout(limit, connecting)
+            )
         };
         let (verifier, connected) = tokio::select! {
             both = both => both,
             () = hangup.happened() => return Err(Ending::Gone("left while connecting").into()),
         };
-        if verifier? != client.verifier {
+        if verifier.map_err(Ending::Refused)? != client.verifier {
             return Err(Ending::Refused(preauth::wrong_password(&client.login.user)).into());
         }
         match connected {
@@ -129,15 +147,38 @@ impl<R: Route, C: Console> Door<R, C> {
         }
     }
 
+    /// Queues a client for a wake, unless too many wait already.
+    fn queue(&self, longest: usize) -> Result<Waiter<'_>, Ending> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiter = Waiter(&self.waiting);
+        if before < longest {
+            return Ok(waiter);
+        }
+        let text = "too many clients wait for branches to start";
+        Err(Ending::Refused(Refusal::fatal("53300", text).with_hint("Try again in a moment.")))
+    }
+
     async fn wake(
         &self,
         (stream, hangup): (&mut Stream, &Hangup),
         client: &Authenticated,
         endpoint: &str,
     ) -> Result<Backend, Ending> {
-        let role = std::str::from_utf8(&client.login.role).unwrap_or_default();
-        let mut waking = std::pin::pin!(self.route.wake(endpoint, role));
-        let patience = tokio::time::sleep(self.settings.limits.wake_notice);
+        let role = role_of(client);
+        let limits = self.limits();
+        let begun = Instant::now();
+        let mut waking = std::pin::pin!(async {
+            let woken = self.route.wake(endpoint, role).await;
+            self.settings.meters.woken(begun.elapsed());
+            woken
+        });
+        // A compute that is awake answers at once and takes nobody's place in the queue.
+        let first = std::future::poll_fn(|cx| Poll::Ready(waking.as_mut().poll(cx))).await;
+        if let Poll::Ready(backend) = first {
+            return backend.map_err(Ending::Refused);
+        }
+        let _waiter = self.queue(limits.wakes_waiting)?;
+        let patience = tokio::time::sleep(limits.wake_notice);
         tokio::select! {
             backend = &mut waking => return backend.map_err(Ending::Refused),
             () = hangup.happened() => return Err(Ending::Gone("left while waking")),
@@ -150,6 +191,20 @@ impl<R: Route, C: Console> Door<R, C> {
             backend = &mut waking => backend.map_err(Ending::Refused),
             () = hangup.happened() => Err(Ending::Gone("left while waking")),
         }
+    }
+}
+
+/// A client that has proved itself has a role in UTF-8: no other has a verifier.
+fn role_of(client: &Authenticated) -> &str {
+    std::str::from_utf8(&client.login.role).unwrap_or_default()
+}
+
+/// A place among those who wait for computes.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -157,6 +157,11 @@ impl Session {
         self.set_state(SessionState::Idle);
     }
 
+    /// Bytes from and to the client so far.
+    pub(crate) fn relayed(&self) -> (u64, u64) {
+        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+    }
+
     /// It is doing something else now.
     pub(crate) fn set_state(&self, state: SessionState) {
         self.state.store(state as u8, Ordering::Relaxed);

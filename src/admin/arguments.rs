@@ -200,7 +200,8 @@ fn measure(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-fn duration(text: &str) -> Option<Duration> {
+/// `30s`, `5min`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = measure(text)?;
     let unit_ms = match unit {
         "ms" => 1,

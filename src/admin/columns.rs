@@ -4,14 +4,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use proxy::Value;
+use proxy::{Sample, Value};
 
 use crate::lsn::Lsn;
+use crate::metrics;
 
 use super::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
-    ConnectorRow, ConnectorState, ConnectorStatusRow, CopyRow, PreflightKind, PreflightRow,
-    PreflightStatus, QuarantineRow, RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, ConnectorUpdateRow, CopyRow, EnvironmentRow,
+    JobRow, PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, QuarantineRow,
+    RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
 };
 
 /// The only kind of source there is.
@@ -161,6 +163,43 @@ pub(super) fn branch_switch(row: SwitchRow) -> Vec<Value> {
     vec![optional(row.previous, Value::Text), text(row.name), url]
 }
 
+pub(super) fn connector_update(row: ConnectorUpdateRow) -> Vec<Value> {
+    vec![text(row.name), Value::Text(row.drop_extensions.join(","))]
+}
+
+pub(super) fn setting(row: SettingRow) -> Vec<Value> {
+    vec![
+        text(row.key),
+        optional(row.value, Value::Text),
+        text(row.summary),
+        optional(row.hook, Value::Text),
+        optional(row.position, Value::Int8),
+        optional(row.database, Value::Text),
+        optional(row.run_as, Value::Text),
+        text(row.connector),
+    ]
+}
+
+pub(super) fn environment(row: EnvironmentRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.name),
+        Value::Text(row.address),
+        lines(&row.private_links),
+        lines(&row.connectors),
+        Value::Timestamptz(row.created_at),
+    ]
+}
+
+pub(super) fn private_link(row: PrivateLinkRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.name),
+        Value::Text(row.environment),
+        Value::Text(row.endpoint),
+        lines(&row.connectors),
+        Value::Timestamptz(row.created_at),
+    ]
+}
+
 pub(super) fn role(role: RoleRecord) -> Vec<Value> {
     vec![Value::Text(role.name), text(role.level.as_str()), Value::Timestamptz(role.created_at)]
 }
@@ -183,6 +222,35 @@ pub(super) fn session(row: SessionRow) -> Vec<Value> {
         Value::Text(row.role),
         Value::Text(row.client),
         Value::Timestamptz(row.connected_at),
+        Value::Int8(row.id),
+        Value::Text(row.state),
+        optional(row.backend_pid, Value::Int8),
+        Value::Int8(row.bytes_in),
+        Value::Int8(row.bytes_out),
+    ]
+}
+
+/// None for a sample that no metric has.
+pub(super) fn metric(sample: &Sample) -> Option<Vec<Value>> {
+    let metric = metrics::metric_of(sample)?;
+    let labels = metrics::labels(sample);
+    Some(vec![
+        text(sample.name),
+        if labels.is_empty() { Value::Null } else { Value::Text(labels) },
+        Value::Float8(sample.value),
+        text(metric.kind.as_str()),
+        text(metric.meaning),
+    ])
+}
+
+pub(super) fn job(row: JobRow) -> Vec<Value> {
+    vec![
+        Value::Text(row.job),
+        Value::Text(row.object),
+        optional(row.phase, Value::Text),
+        optional(row.started_at, Value::Timestamptz),
+        optional(row.bytes_done, Value::Int8),
+        optional(row.bytes_total, Value::Int8),
     ]
 }
 

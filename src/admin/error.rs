@@ -2,6 +2,8 @@
 //!
 //! Must never: carry a password, a connection URL or a row's values.
 
+use proxy::Refusal;
+
 /// Why an operation was refused or failed, in the words for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -70,3 +72,11 @@ pub mod sqlstate {
 
 /// The result of an operation.
 pub type Outcome<T> = Result<T, OperationError>;
+
+/// The error as it goes over the wire.
+pub(super) fn refuse(error: OperationError) -> Refusal {
+    let mut refusal = Refusal::error(error.sqlstate, error.message);
+    refusal.detail = error.detail;
+    refusal.hint = error.hint;
+    refusal
+}

@@ -11,17 +11,23 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use proxy::Sample;
+
+use crate::catalog::SettingKey;
 use crate::name::Name;
 use crate::secret::Secret;
 
 use super::error::Outcome;
 use super::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
+    CreateBranchRequest, CreateConnectorRequest, CreateEnvironmentRequest,
+    CreatePrivateLinkRequest, Level, RetrySetupRequest, SettingChange, SourceRequest,
+    VerifyRequest,
 };
 use super::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, QuarantineRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome, EnvironmentRow, JobRow,
+    PreflightRow, PrivateLinkRow, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow,
+    SettingRow, SwitchRow, VerifyRow,
 };
 
 /// Who runs the statement.
@@ -107,8 +113,7 @@ pub trait Operations: Send + Sync + 'static {
     fn retry_setup(
         &self,
         caller: &Caller,
-        name: Name,
-        decisions: Decisions,
+        request: RetrySetupRequest,
         progress: Progress,
     ) -> impl Future<Output = Outcome<RetrySetupOutcome>> + Send;
 
@@ -172,6 +177,57 @@ pub trait Operations: Send + Sync + 'static {
         reason: Option<String>,
     ) -> impl Future<Output = Outcome<ConnectorRow>> + Send;
 
+    /// Changes what future branches of a connector leave out.
+    fn update_connector(
+        &self,
+        name: Name,
+        drop_extensions: Vec<String>,
+    ) -> impl Future<Output = Outcome<ConnectorUpdateRow>> + Send;
+
+    /// The settings of the caller's current connector, set or not.
+    fn list_settings(
+        &self,
+        caller: &Caller,
+    ) -> impl Future<Output = Outcome<Vec<SettingRow>>> + Send;
+
+    /// Changes a setting of the caller's current connector.
+    fn set_setting(
+        &self,
+        caller: &Caller,
+        change: SettingChange,
+    ) -> impl Future<Output = Outcome<SettingRow>> + Send;
+
+    /// Puts a setting of the caller's current connector back to its default.
+    fn remove_setting(
+        &self,
+        caller: &Caller,
+        key: SettingKey,
+        hook: Option<String>,
+    ) -> impl Future<Output = Outcome<()>> + Send;
+
+    /// Stores a way into a private network.
+    fn create_environment(
+        &self,
+        request: CreateEnvironmentRequest,
+    ) -> impl Future<Output = Outcome<EnvironmentRow>> + Send;
+
+    /// All environments, by name.
+    fn list_environments(&self) -> impl Future<Output = Outcome<Vec<EnvironmentRow>>> + Send;
+
+    /// Forgets an environment that no connector uses.
+    fn delete_environment(&self, name: &str) -> impl Future<Output = Outcome<()>> + Send;
+
+    /// Names an endpoint inside an environment.
+    fn create_private_link(
+        &self,
+        request: CreatePrivateLinkRequest,
+    ) -> impl Future<Output = Outcome<PrivateLinkRow>> + Send;
+
+    /// All private links, by name.
+    fn list_private_links(&self) -> impl Future<Output = Outcome<Vec<PrivateLinkRow>>> + Send;
+
+    /// Forgets a private link that no connector uses.
+    fn delete_private_link(&self, name: &str) -> impl Future<Output = Outcome<()>> + Send;
     /// The tables of a connector that are not followed.
     fn list_quarantine(
         &self,
@@ -204,6 +260,12 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The sessions of the front door.
     fn sessions(&self) -> impl Future<Output = Outcome<Vec<SessionRow>>> + Send;
+
+    /// The values of all metrics.
+    fn metrics(&self) -> impl Future<Output = Outcome<Vec<Sample>>> + Send;
+
+    /// Long operations that are under way.
+    fn jobs(&self) -> impl Future<Output = Outcome<Vec<JobRow>>> + Send;
 
     /// The configuration in force.
     fn config(&self) -> Outcome<Vec<ConfigRow>>;

@@ -82,6 +82,8 @@ pub struct SourceRequest {
     pub schemas: Vec<String>,
     /// The decoding plugin.
     pub plugin: Plugin,
+    /// Go through an environment, the only one there is unless one is named.
+    pub byoc: bool,
     /// The environment the traffic goes through.
     pub environment: Option<String>,
     /// The private link inside that environment.
@@ -97,6 +99,8 @@ pub struct CreateConnectorRequest {
     pub source: SourceRequest,
     /// What to do about tables without a usable replica identity.
     pub decisions: Decisions,
+    /// Begin setup as soon as everything is decided; otherwise wait for RETRY SETUP.
+    pub setup: bool,
     /// Return when setup has ended; otherwise as soon as it has begun.
     pub wait: bool,
 }
@@ -112,6 +116,17 @@ pub struct VerifyRequest {
     pub sample: Option<u64>,
 }
 
+/// `ARDENT CONNECTOR RETRY SETUP`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetrySetupRequest {
+    /// The connector.
+    pub name: Name,
+    /// What to do about tables without a usable replica identity.
+    pub decisions: Decisions,
+    /// Begin setup; otherwise only say what is to be decided.
+    pub setup: bool,
+}
+
 /// `ARDENT BRANCH CREATE`, from the caller's current connector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateBranchRequest {
@@ -125,4 +140,56 @@ pub struct CreateBranchRequest {
     pub max_size_bytes: Option<u64>,
     /// How long to wait for the trunk to reach the source's present position.
     pub freshness_timeout: Option<Duration>,
+}
+
+/// `ARDENT SETTINGS SET`, of the caller's current connector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingChange {
+    /// The database that URLs of new branches name.
+    DefaultDb(String),
+    /// One hook.
+    BranchSql(HookChange),
+    /// Idle time after which a branch is suspended; zero means never.
+    SuspendAfter(Duration),
+    /// Longest wait for freshness at branch creation.
+    FreshnessTimeout(Duration),
+}
+
+/// A hook as it is to be. What is `None` stays as it was, or as by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookChange {
+    /// Its name; none means the one without a name.
+    pub name: Option<String>,
+    /// What runs.
+    pub sql: String,
+    /// Lower ones run first.
+    pub position: Option<i64>,
+    /// The database it runs in; empty means the source's.
+    pub database: Option<String>,
+    /// The role it runs as; empty means the owner of the branch.
+    pub run_as: Option<String>,
+}
+
+/// `ARDENT ENVIRONMENT CREATE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateEnvironmentRequest {
+    /// Its name.
+    pub name: String,
+    /// `ssh://user@host:port` or `socks5://host:port`; may hold a password.
+    pub url: Secret,
+    /// Private key for ssh.
+    pub key: Option<Secret>,
+    /// The host's public key, a line of `known_hosts`.
+    pub known_host: Option<String>,
+}
+
+/// `ARDENT PRIVATE LINK CREATE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatePrivateLinkRequest {
+    /// Its name.
+    pub name: String,
+    /// The environment it is in.
+    pub environment: String,
+    /// `host:port`, as seen from inside.
+    pub endpoint: String,
 }

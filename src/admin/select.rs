@@ -1,7 +1,8 @@
 //! `SELECT` as tools send it to find out where they are.
 //!
 //! Without FROM, the few expressions below are evaluated. With FROM, only the names of the target
-//! list are of interest: the answer is empty. Must never: be taken for a query engine.
+//! list are of interest: the answer is empty, and what counts rows counts none. Must never: be
+//! taken for a query engine.
 
 use proxy::{Column, ColumnKind, Value};
 
@@ -69,6 +70,11 @@ pub(super) fn parse(tokens: &[Token]) -> Result<Select, SyntaxError> {
         }
     }
     if (start..count).any(|index| top(index, "FROM")) {
+        let is_count = |target: &&[Token]| target.first().is_some_and(|t| t.is_word("COUNT"));
+        if targets.iter().all(is_count) && !(start..count).any(|index| top(index, "GROUP")) {
+            let zero = |target| (split_alias(target).0, Expression::Integer(0));
+            return Ok(Select::Row(targets.into_iter().map(zero).collect()));
+        }
         return Ok(Select::Empty(targets.iter().map(|target| split_alias(target).0).collect()));
     }
     let row = targets.iter().map(|target| {
@@ -202,6 +208,8 @@ fn call(function: &str, arguments: &[Token]) -> Option<Expression> {
         _ => None,
     };
     Some(match function {
+        // Of rows that a subquery finds: there are none.
+        "exists" => Expression::Bool(false),
         "version" => Expression::Text(VERSION.to_owned()),
         "current_database" => Expression::Text(DATABASE.to_owned()),
         "current_schema" => Expression::Text("public".to_owned()),

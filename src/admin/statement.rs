@@ -3,11 +3,14 @@
 //! Must never hold text that still has to be checked. Statements the server does not do yet are
 //! [`Statement::Unsupported`]: they parse in full and carry only the name of their command.
 
+use crate::catalog::SettingKey;
 use crate::name::Name;
 use crate::secret::Secret;
 
 use super::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
+    CreateBranchRequest, CreateConnectorRequest, CreateEnvironmentRequest,
+    CreatePrivateLinkRequest, Level, RetrySetupRequest, SettingChange, SourceRequest,
+    VerifyRequest,
 };
 
 /// One admin statement.
@@ -26,12 +29,7 @@ pub enum Statement {
     /// `CONNECTOR SWITCH name`
     ConnectorSwitch(Name),
     /// `CONNECTOR RETRY SETUP name`
-    ConnectorRetrySetup {
-        /// The connector.
-        name: Name,
-        /// For tables without a usable replica identity.
-        decisions: Decisions,
-    },
+    ConnectorRetrySetup(RetrySetupRequest),
     /// `CONNECTOR DELETE name [FORCE]`
     ConnectorDelete {
         /// The connector.
@@ -48,6 +46,36 @@ pub enum Statement {
     },
     /// `CONNECTOR UNLOCK name`
     ConnectorUnlock(Name),
+    /// `CONNECTOR UPDATE name SET (drop_extensions = '...')`
+    ConnectorUpdate {
+        /// The connector.
+        name: Name,
+        /// Extensions that branches are made without from now on.
+        drop_extensions: Vec<String>,
+    },
+    /// `ENVIRONMENT CREATE name '<url>'`
+    EnvironmentCreate(CreateEnvironmentRequest),
+    /// `ENVIRONMENT LIST`
+    EnvironmentList,
+    /// `ENVIRONMENT DELETE name`
+    EnvironmentDelete(String),
+    /// `PRIVATE LINK CREATE name ...`
+    PrivateLinkCreate(CreatePrivateLinkRequest),
+    /// `PRIVATE LINK LIST`
+    PrivateLinkList,
+    /// `PRIVATE LINK DELETE name`
+    PrivateLinkDelete(String),
+    /// `SETTINGS LIST`
+    SettingsList,
+    /// `SETTINGS SET key = value`
+    SettingsSet(SettingChange),
+    /// `SETTINGS REMOVE key`
+    SettingsRemove {
+        /// The setting.
+        key: SettingKey,
+        /// One hook of `branch_sql`; none means all.
+        hook: Option<String>,
+    },
     /// `CONNECTOR QUARANTINE LIST name`
     QuarantineList(Name),
     /// `CONNECTOR QUARANTINE RELEASE name 'schema.table'`
@@ -88,6 +116,10 @@ pub enum Statement {
     ShowComputes,
     /// `SHOW CONFIG`
     ShowConfig,
+    /// `SHOW METRICS`
+    ShowMetrics,
+    /// `SHOW JOBS`
+    ShowJobs,
     /// `HELP [statement]`: the first words of the commands to explain.
     Help(Vec<String>),
     /// A statement of the design that this server does not do yet.
@@ -101,7 +133,7 @@ impl Statement {
             self,
             Self::ConnectorCreate(_)
                 | Self::ConnectorSwitch(_)
-                | Self::ConnectorRetrySetup { .. }
+                | Self::ConnectorRetrySetup(_)
                 | Self::ConnectorDelete { .. }
                 | Self::BranchCreate(_)
                 | Self::BranchSwitch(_)
@@ -109,6 +141,13 @@ impl Statement {
                 | Self::BranchRotatePassword(_)
                 | Self::ConnectorLock { .. }
                 | Self::ConnectorUnlock(_)
+                | Self::ConnectorUpdate { .. }
+                | Self::EnvironmentCreate(_)
+                | Self::EnvironmentDelete(_)
+                | Self::PrivateLinkCreate(_)
+                | Self::PrivateLinkDelete(_)
+                | Self::SettingsSet(_)
+                | Self::SettingsRemove { .. }
                 | Self::QuarantineRelease { .. }
                 | Self::RoleCreate { .. }
                 | Self::RoleDelete(_)

@@ -18,9 +18,9 @@ use super::syntax::{SyntaxError, did_you_mean};
 /// The name of the admin database.
 pub(super) const DATABASE: &str = "ardent";
 
-/// What `version()` says. Tools parse the first number.
+/// What `version()` says, and the greeting too. Tools parse the first number.
 pub(super) const VERSION: &str =
-    concat!("PostgreSQL 17.0 (Ardent ", env!("CARGO_PKG_VERSION"), ")");
+    concat!("PostgreSQL 15.0 (Ardent ", env!("CARGO_PKG_VERSION"), ")");
 
 /// A statement that is not of the admin SQL, understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +130,7 @@ fn show(text: &str, tokens: &[Token]) -> Result<Foreign, SyntaxError> {
 pub(super) fn setting(name: &str) -> Option<&'static str> {
     Some(match name {
         "server_version" => VERSION.trim_start_matches("PostgreSQL "),
-        "server_version_num" => "170000",
+        "server_version_num" => "150000",
         "server_encoding" | "client_encoding" => "UTF8",
         "standard_conforming_strings" | "integer_datetimes" => "on",
         "transaction_isolation"

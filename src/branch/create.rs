@@ -5,6 +5,7 @@
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
 //! | cut | the fork in the store, with its limit | deleting the branch from the store |
 //! | start | nothing | killing the compute |
+//! | hooks | `Failed` if one failed: kept for its operator | DELETE, or CREATE again |
 //! | proof | `Active`: the URL works | DELETE |
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use storage::client::StoreClient;
 
 use super::credential::Credential;
 use super::{BranchError, Branches};
-use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch};
+use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch, SettingKey};
 use crate::cause::Causes;
 use crate::compute::{ComputeError, ComputeTarget};
 use crate::connector::{Connector, Cut, CutRequest};
@@ -49,8 +50,13 @@ impl Branches {
         let branches = self.clone();
         let work = tokio::spawn(async move {
             let name = request.name.as_str();
+            let _job = branches.services.jobs.begin("create branch", name);
             let _turn = branches.names.lock(request.connector.id(), name).await;
             match branches.find(request.connector.id(), name) {
+                Ok(failed) if failed.state == BranchState::Failed => {
+                    branches.remove(&failed).await?;
+                    branches.create_new(&request).await
+                }
                 Ok(existing) => branches.check_same(existing, &request),
                 Err(_) => branches.create_new(&request).await,
             }
@@ -73,13 +79,13 @@ impl Branches {
     }
 
     fn parent(&self, request: &CreateBranch) -> Result<Option<Arc<BranchRecord>>, BranchError> {
-        let find = |name: &Name| self.find(request.connector.id(), name.as_str());
+        let find = |name: &Name| self.find_usable(request.connector.id(), name.as_str());
         request.from.as_ref().map(find).transpose()
     }
 
     async fn create_new(&self, request: &CreateBranch) -> Result<Arc<BranchRecord>, BranchError> {
         let limit = self.services.config.branch.branches_max;
-        if self.by_endpoint.len() >= limit {
+        if self.by_endpoint.len() + self.failed.len() >= limit {
             return Err(BranchError::TooMany(limit));
         }
         let parent = self.parent(request)?;
@@ -87,12 +93,28 @@ impl Branches {
         let record = self.insert_row(request, parent.as_deref())?;
         match self.bring_up(record.clone(), request, parent).await {
             Ok(record) => Ok(record),
+            Err(error @ BranchError::Hook { .. }) => {
+                self.fail(record, &error).await?;
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!(branch = %record.made.name, error = %Causes(&error), "undoing branch creation");
                 self.remove(&record).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Keeps a branch whose hook failed, its compute stopped and its endpoint leading nowhere.
+    async fn fail(&self, mut record: BranchRecord, error: &BranchError) -> Result<(), BranchError> {
+        let failure = error.to_string();
+        tracing::warn!(branch = %record.made.name, error = %failure, "new branch is kept unconnectable");
+        self.services.catalog.set_branch_failed(record.number, &failure)?;
+        self.services.computes.stop(record.number).await?;
+        record.state = BranchState::Failed;
+        record.failure = Some(failure);
+        self.keep_failed(record);
+        Ok(())
     }
 
     /// Stores the row under the first endpoint that is free: the branch's name, then with the
@@ -114,6 +136,7 @@ impl Branches {
             role: request.role.clone().unwrap_or_else(|| OWNER_ROLE.to_owned()),
             password: Some(password),
             verifier: Some(verifier),
+            default_database: self.setting(request, SettingKey::DefaultDb)?,
             max_size_bytes: request.max_size_bytes,
         };
         let candidates = endpoint_candidates(&request.name, request.connector.name());
@@ -138,9 +161,7 @@ impl Branches {
             Some(parent) => self.fork_branch(&record, &parent).await?,
             None => {
                 let owner = self.services.computes.places().owner(record.number);
-                let freshness_timeout = request
-                    .freshness_timeout
-                    .unwrap_or_else(|| self.services.config.freshness_timeout());
+                let freshness_timeout = self.freshness_timeout(request)?;
                 let cut = CutRequest { branch: record.number, owner, freshness_timeout };
                 request.connector.cut(cut).await?
             }
@@ -159,6 +180,7 @@ impl Branches {
             let branch = TrunkAccess { socket_dir, database };
             enable_triggers(&branch).await.map_err(BranchError::Triggers)?;
         }
+        self.dress(&record, &request.connector, lease.compute().socket_dir()).await?;
         self.prove(&record, request, lease.compute().socket_dir()).await?;
         catalog.set_branch_state(record.number, BranchState::Active)?;
         tracing::info!(
@@ -177,19 +199,36 @@ impl Branches {
         Ok(Arc::new(record))
     }
 
-    /// A role other than the owner is proved by a login, since only Postgres knows whether it
-    /// exists and may log in. The owner was proved when its trunk was made.
+    fn setting(
+        &self,
+        request: &CreateBranch,
+        key: SettingKey,
+    ) -> Result<Option<String>, BranchError> {
+        Ok(self.services.catalog.settings(request.connector.id())?.remove(&key))
+    }
+
+    /// As the request says, else the connector's setting, else the configuration.
+    fn freshness_timeout(&self, request: &CreateBranch) -> Result<Duration, BranchError> {
+        let key = SettingKey::FreshnessTimeout;
+        let set = self.services.catalog.duration_setting(request.connector.id(), key)?;
+        let configured = self.services.config.freshness_timeout();
+        Ok(request.freshness_timeout.or(set).unwrap_or(configured))
+    }
+
+    /// A role other than the owner, or another database, is proved by a login, since only Postgres
+    /// knows whether it exists and may log in. The owner was proved when its trunk was made.
     async fn prove(
         &self,
         record: &BranchRecord,
         request: &CreateBranch,
         socket_dir: &std::path::Path,
     ) -> Result<(), BranchError> {
-        if record.made.role == OWNER_ROLE {
+        if record.made.role == OWNER_ROLE && record.made.default_database.is_none() {
             return Ok(());
         }
         let role = record.made.role.clone();
-        Session::check_login(socket_dir, &role, request.connector.database())
+        let database = record.made.default_database.as_deref();
+        Session::check_login(socket_dir, &role, database.unwrap_or(request.connector.database()))
             .await
             .map_err(|error| BranchError::Role { role, reason: error.to_string() })
     }

@@ -15,6 +15,7 @@ impl Branches {
         let branches = self.clone();
         let name = name.to_owned();
         let work = tokio::spawn(async move {
+            let _job = branches.services.jobs.begin("delete branch", &name);
             let _turn = branches.names.lock(connector, &name).await;
             let branch = branches.find(connector, &name)?;
             branches.remove(&branch).await
@@ -29,6 +30,7 @@ impl Branches {
         if let Some(endpoint) = &branch.made.endpoint {
             self.by_endpoint.remove(endpoint);
         }
+        self.failed.remove(&branch.number);
         services.computes.remove(branch.number).await?;
         services.store.delete(branch.number).await?;
         services.catalog.delete_branch(branch.number)?;

@@ -2,8 +2,8 @@
 //! by endpoint, deleted.
 //!
 //! Invariants:
-//! * A branch is in the registry exactly when its row says `Active`; only then does its endpoint
-//!   lead anywhere.
+//! * A branch is reachable by its endpoint exactly when its row says `Active`. One whose hook
+//!   failed is kept apart, for its operator to look at and delete.
 //! * Creating and deleting one name happen one after the other ([`names::NameLocks`]).
 //! * A creation or deletion that began goes on when its caller leaves, and is finished or undone
 //!   by the next server if this one dies.
@@ -11,6 +11,7 @@
 mod create;
 mod credential;
 mod delete;
+mod hooks;
 mod names;
 mod url;
 mod verify;
@@ -25,6 +26,7 @@ use crate::catalog::{BranchKind, BranchRecord, BranchState, Catalog, CatalogErro
 use crate::compute::{ComputeError, ComputeTarget, Computes, Lease};
 use crate::config::Config;
 use crate::connector::{Connectors, CutError};
+use crate::job::Jobs;
 use crate::secret::{SecretError, SecretKey};
 use crate::store::{Store, StoreError};
 use credential::Credential;
@@ -45,6 +47,8 @@ pub struct BranchServices {
     pub connectors: Arc<Connectors>,
     /// Seals passwords.
     pub key: Arc<SecretKey>,
+    /// Where creations and deletions are listed while they are under way.
+    pub jobs: Jobs,
     /// Limits.
     pub config: Config,
 }
@@ -53,6 +57,8 @@ pub struct BranchServices {
 pub struct Branches {
     services: BranchServices,
     by_endpoint: DashMap<String, Arc<BranchRecord>>,
+    /// Those whose hook failed.
+    failed: DashMap<BranchId, Arc<BranchRecord>>,
     names: NameLocks,
 }
 
@@ -65,6 +71,9 @@ pub enum BranchError {
     /// The name is taken by a branch made with other parameters.
     #[error("branch \"{0}\" already exists with other parameters")]
     Taken(String),
+    /// Nothing is done with a branch whose hook failed, but deleting it.
+    #[error("branch \"{0}\" failed when it was created")]
+    Failed(String),
     /// The server is full.
     #[error("server has reached its limit of {0} branches")]
     TooMany(usize),
@@ -79,6 +88,16 @@ pub enum BranchError {
     Role {
         /// The role.
         role: String,
+        /// What Postgres said.
+        reason: String,
+    },
+    /// A hook failed; the branch is kept, and nobody connects to it.
+    #[error("hook \"{hook}\" failed on branch \"{branch}\": {reason}")]
+    Hook {
+        /// The branch.
+        branch: String,
+        /// The hook.
+        hook: String,
         /// What Postgres said.
         reason: String,
     },
@@ -106,10 +125,16 @@ impl Branches {
     /// Reads the catalog: finishes deletions, undoes creations that a dead server left, fills the
     /// registry.
     pub async fn open(services: BranchServices) -> Result<Self, BranchError> {
-        let branches = Self { services, by_endpoint: DashMap::new(), names: NameLocks::default() };
+        let branches = Self {
+            services,
+            by_endpoint: DashMap::new(),
+            failed: DashMap::new(),
+            names: NameLocks::default(),
+        };
         for record in branches.services.catalog.branches()? {
             match (record.made.kind, record.state) {
                 (BranchKind::User, BranchState::Active) => branches.register(record),
+                (BranchKind::User, BranchState::Failed) => branches.keep_failed(record),
                 (BranchKind::User, BranchState::Creating | BranchState::Deleting) => {
                     tracing::info!(branch = %record.made.name, "removing unfinished branch");
                     branches.remove(&record).await?;
@@ -125,14 +150,15 @@ impl Branches {
         self.by_endpoint.get(endpoint).map(|entry| entry.value().clone())
     }
 
+    /// Branches that exist.
+    pub fn count(&self) -> usize {
+        self.by_endpoint.len()
+    }
+
     /// The branches of one connector, by name.
     pub fn of_connector(&self, connector: ConnectorId) -> Vec<Arc<BranchRecord>> {
-        let mut branches: Vec<_> = self
-            .by_endpoint
-            .iter()
-            .filter(|entry| entry.value().made.connector == connector)
-            .map(|entry| entry.value().clone())
-            .collect();
+        let mut branches: Vec<_> =
+            self.all().into_iter().filter(|branch| branch.made.connector == connector).collect();
         branches.sort_by(|a, b| a.made.name.cmp(&b.made.name));
         branches
     }
@@ -143,11 +169,23 @@ impl Branches {
         connector: ConnectorId,
         name: &str,
     ) -> Result<Arc<BranchRecord>, BranchError> {
-        self.by_endpoint
-            .iter()
-            .map(|entry| entry.value().clone())
+        self.all()
+            .into_iter()
             .find(|branch| branch.made.connector == connector && branch.made.name == name)
             .ok_or_else(|| BranchError::NotFound(name.to_owned()))
+    }
+
+    /// One branch of a connector that did not fail.
+    fn find_usable(
+        &self,
+        connector: ConnectorId,
+        name: &str,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
+        let found = self.find(connector, name)?;
+        match found.state {
+            BranchState::Failed => Err(BranchError::Failed(name.to_owned())),
+            _ => Ok(found),
+        }
     }
 
     /// The branch of that number, if it is a user branch.
@@ -177,12 +215,21 @@ impl Branches {
     ) -> Result<Arc<BranchRecord>, BranchError> {
         let made = &branch.made;
         let _turn = self.names.lock(made.connector, &made.name).await;
-        let mut record = BranchRecord::clone(&*self.find(made.connector, &made.name)?);
+        let mut record = BranchRecord::clone(&*self.find_usable(made.connector, &made.name)?);
         let Credential { password, verifier } = Credential::new(&self.services.key);
         self.services.catalog.set_branch_password(record.number, &password, &verifier)?;
         (record.made.password, record.made.verifier) = (Some(password), Some(verifier));
         self.register(record);
         self.find(made.connector, &made.name)
+    }
+
+    fn all(&self) -> Vec<Arc<BranchRecord>> {
+        let connectable = self.by_endpoint.iter().map(|entry| entry.value().clone());
+        connectable.chain(self.failed.iter().map(|entry| entry.value().clone())).collect()
+    }
+
+    fn keep_failed(&self, record: BranchRecord) {
+        self.failed.insert(record.number, Arc::new(record));
     }
 
     fn register(&self, record: BranchRecord) {

@@ -53,6 +53,7 @@ impl Branches {
             role: OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            default_database: None,
             max_size_bytes: None,
         })?)
     }

@@ -39,7 +39,8 @@ impl BranchKind {
 /// |---|---|---|
 /// | (none) | `Creating` | CREATE, before the store is asked to fork |
 /// | `Creating` | `Active` | CREATE, after the branch answered a query |
-/// | `Creating`, `Active` | `Deleting` | DELETE, or a failed CREATE |
+/// | `Creating` | `Failed` | CREATE, after a hook failed |
+/// | `Creating`, `Active`, `Failed` | `Deleting` | DELETE, or a failed CREATE |
 /// | `Deleting` | (none) | DELETE, after the store let go of it |
 ///
 /// A server that starts finishes what stands in `Creating` (undone) and `Deleting` (done).
@@ -49,6 +50,8 @@ pub enum BranchState {
     Creating,
     /// Connectable; its compute may be suspended.
     Active,
+    /// A hook failed, so nobody connects to it; see the failure.
+    Failed,
     /// Going away.
     Deleting,
 }
@@ -58,12 +61,13 @@ impl BranchState {
         match self {
             Self::Creating => "creating",
             Self::Active => "active",
+            Self::Failed => "failed",
             Self::Deleting => "deleting",
         }
     }
 
     fn parse(text: &str) -> Result<Self, CatalogError> {
-        [Self::Creating, Self::Active, Self::Deleting]
+        [Self::Creating, Self::Active, Self::Failed, Self::Deleting]
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or(CatalogError::Damaged("branch state"))
@@ -93,6 +97,8 @@ pub struct NewBranch {
     pub password: Option<Vec<u8>>,
     /// SCRAM verifier of that password.
     pub verifier: Option<String>,
+    /// The database its URL names; none means the source's.
+    pub default_database: Option<String>,
     /// The most bytes it may come to hold of its own.
     pub max_size_bytes: Option<u64>,
 }
@@ -112,6 +118,8 @@ pub struct BranchRecord {
     pub commit_time: Option<SystemTime>,
     /// Whether freshness could not be proved at creation.
     pub stale: bool,
+    /// Why a branch that failed did.
+    pub failure: Option<String>,
     /// When it was asked for.
     pub created_at: SystemTime,
 }
@@ -131,7 +139,7 @@ pub struct RoleVerifier {
 
 const COLUMNS: &str = "number, kind, state, connector, name, endpoint, parent, major, database, \
                        role, password, verifier, lsn, commit_time, stale, created_at, \
-                       max_size";
+                       max_size, default_database, failure";
 
 impl Catalog {
     /// Stores a new branch in state `Creating` and gives it its number.
@@ -141,8 +149,8 @@ impl Catalog {
         connection
             .execute(
                 "INSERT INTO branch (kind, state, connector, name, endpoint, parent, major, \
-                 database, role, password, verifier, created_at, max_size) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                 database, role, password, verifier, created_at, max_size, default_database) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 params![
                     new.kind.as_str(),
                     BranchState::Creating.as_str(),
@@ -157,6 +165,7 @@ impl Catalog {
                     new.verifier,
                     to_micros(created_at),
                     new.max_size_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+                    new.default_database,
                 ],
             )
             .map_err(|error| taken(error, || format!("branch \"{}\"", new.name)))?;
@@ -169,6 +178,7 @@ impl Catalog {
             lsn: None,
             commit_time: None,
             stale: false,
+            failure: None,
             created_at,
         })
     }
@@ -209,6 +219,14 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let sql = "UPDATE branch SET state = ?2 WHERE number = ?1";
         self.lock().execute(sql, params![number.get(), state.as_str()])?;
+        Ok(())
+    }
+
+    /// Keeps a branch that must not be connected to, and why.
+    pub fn set_branch_failed(&self, number: BranchId, failure: &str) -> Result<(), CatalogError> {
+        let sql = "UPDATE branch SET state = ?2, failure = ?3 WHERE number = ?1";
+        let state = BranchState::Failed.as_str();
+        self.lock().execute(sql, params![number.get(), state, failure])?;
         Ok(())
     }
 
@@ -288,10 +306,12 @@ fn read_branch(row: &Row<'_>) -> Result<BranchRecord, CatalogError> {
             password: row.get(10)?,
             verifier: row.get(11)?,
             max_size_bytes: row.get::<_, Option<i64>>(16)?.map(i64::unsigned_abs),
+            default_database: row.get(17)?,
         },
         lsn: lsn.map_err(|_| CatalogError::Damaged("branch position"))?,
         commit_time: row.get::<_, Option<i64>>(13)?.map(from_micros),
         stale: row.get(14)?,
+        failure: row.get(18)?,
         created_at: from_micros(row.get(15)?),
     })
 }

@@ -80,6 +80,12 @@ pub struct NewConnector {
     pub database_oid: u32,
     /// Name of the source database.
     pub database: String,
+    /// The environment its traffic goes through; none means straight.
+    pub environment: Option<String>,
+    /// The endpoint inside that environment; none means the URL's own.
+    pub private_link: Option<String>,
+    /// Extensions that branches are made without.
+    pub drop_extensions: Vec<String>,
 }
 
 /// A connector as stored.
@@ -95,34 +101,40 @@ pub struct ConnectorRecord {
     pub message: Option<String>,
     /// Why deletion is refused, if it is; may be empty.
     pub locked: Option<String>,
+    /// What the last finished setup could not carry as it is on the source.
+    pub warnings: Vec<String>,
     /// When the row was made.
     pub created_at: SystemTime,
 }
 
 const COLUMNS: &str = "id, name, state, url, schemas, decisions, plugin, system_identifier, \
-                       database_oid, database, message, locked, created_at";
+                       database_oid, database, message, locked, created_at, environment, \
+                       private_link, drop_extensions, warnings";
 
 impl Catalog {
     /// Stores a new connector in state `Validating`.
     pub fn insert_connector(&self, new: &NewConnector) -> Result<ConnectorId, CatalogError> {
         let connection = self.lock();
-        let schemas = serde_json::to_string(&new.schemas).expect("strings serialize");
         connection
             .execute(
                 "INSERT INTO connector (name, state, url, schemas, decisions, plugin, \
-                 system_identifier, database_oid, database, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 system_identifier, database_oid, database, created_at, environment, \
+                 private_link, drop_extensions) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     new.name,
                     ConnectorState::Validating.as_str(),
                     new.url,
-                    schemas,
+                    list(&new.schemas),
                     new.decisions,
                     new.plugin,
                     new.system_identifier,
                     new.database_oid,
                     new.database,
                     to_micros(SystemTime::now()),
+                    new.environment,
+                    new.private_link,
+                    list(&new.drop_extensions),
                 ],
             )
             .map_err(|error| taken(error, || format!("connector \"{}\"", new.name)))?;
@@ -192,6 +204,28 @@ impl Catalog {
         Ok(())
     }
 
+    /// Replaces the extensions that branches are made without.
+    pub fn set_drop_extensions(
+        &self,
+        id: ConnectorId,
+        extensions: &[String],
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET drop_extensions = ?2 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, list(extensions)])?;
+        Ok(())
+    }
+
+    /// Replaces what setup could not carry.
+    pub fn set_connector_warnings(
+        &self,
+        id: ConnectorId,
+        warnings: &[String],
+    ) -> Result<(), CatalogError> {
+        let sql = "UPDATE connector SET warnings = ?2 WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, list(warnings)])?;
+        Ok(())
+    }
+
     /// Forgets a connector; its branches must be gone.
     pub fn delete_connector(&self, id: ConnectorId) -> Result<(), CatalogError> {
         self.lock().execute("DELETE FROM connector WHERE id = ?1", params![id.0])?;
@@ -200,23 +234,34 @@ impl Catalog {
 }
 
 fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
-    let schemas: String = row.get(4)?;
     Ok(ConnectorRecord {
         id: ConnectorId(row.get(0)?),
         state: ConnectorState::parse(&row.get::<_, String>(2)?)?,
         made: NewConnector {
             name: row.get(1)?,
             url: row.get(3)?,
-            schemas: serde_json::from_str(&schemas)
-                .map_err(|_| CatalogError::Damaged("schema list"))?,
+            schemas: read_list(&row.get::<_, String>(4)?, "schema list")?,
             decisions: row.get(5)?,
             plugin: row.get(6)?,
             system_identifier: row.get(7)?,
             database_oid: row.get(8)?,
             database: row.get(9)?,
+            environment: row.get(13)?,
+            private_link: row.get(14)?,
+            drop_extensions: read_list(&row.get::<_, String>(15)?, "extension list")?,
         },
         message: row.get(10)?,
         locked: row.get(11)?,
         created_at: from_micros(row.get(12)?),
+        warnings: read_list(&row.get::<_, String>(16)?, "list of warnings")?,
     })
+}
+
+/// Lists of texts are kept as JSON.
+fn list(texts: &[String]) -> String {
+    serde_json::to_string(texts).expect("strings serialize")
+}
+
+fn read_list(json: &str, what: &'static str) -> Result<Vec<String>, CatalogError> {
+    serde_json::from_str(json).map_err(|_| CatalogError::Damaged(what))
 }

@@ -7,8 +7,10 @@
 
 mod branch;
 mod connector;
+mod environment;
 mod operator;
 mod schema;
+mod setting;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,7 +23,9 @@ use storage::BranchId;
 
 pub use branch::{BranchKind, BranchRecord, BranchState, NewBranch, RoleVerifier};
 pub use connector::{ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
+pub use environment::{EnvironmentRecord, PrivateLinkRecord};
 pub use operator::{AdminRole, Selection};
+pub use setting::{Hook, SettingKey};
 
 /// The catalog. Cheap to share by reference; all methods take `&self`.
 pub struct Catalog(Mutex<Connection>);

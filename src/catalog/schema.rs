@@ -4,8 +4,9 @@ use rusqlite::Connection;
 
 use super::CatalogError;
 
-/// Written to `user_version`; raised with every change of the tables below.
-const FORMAT: i64 = 2;
+/// What each format adds to the one before. `user_version` is the number of steps a file has had;
+/// a step that was released is never changed.
+const STEPS: [&str; 3] = [TABLES, LIMITS, WAYS_AND_SETTINGS];
 
 const TABLES: &str = "
 CREATE TABLE connector (
@@ -39,8 +40,7 @@ CREATE TABLE branch (
     lsn               TEXT,
     commit_time       INTEGER,
     stale             INTEGER NOT NULL DEFAULT 0,
-    created_at        INTEGER NOT NULL,
-    max_size          INTEGER
+    created_at        INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX branch_name ON branch (connector, kind, name);
 CREATE TABLE role_verifier (
@@ -64,25 +64,81 @@ CREATE TABLE selection (
 ) STRICT;
 ";
 
-/// What a file of format 1 lacks.
-const SINCE_1: &str = "ALTER TABLE branch ADD COLUMN max_size INTEGER;";
+const LIMITS: &str = "ALTER TABLE branch ADD COLUMN max_size INTEGER;";
 
-/// Sets durability, makes the tables of a new file, refuses a file of another format.
+const WAYS_AND_SETTINGS: &str = "
+CREATE TABLE environment (
+    name              TEXT PRIMARY KEY,
+    address           TEXT NOT NULL,
+    url               BLOB NOT NULL,
+    key               BLOB,
+    known_host        TEXT,
+    created_at        INTEGER NOT NULL
+) STRICT;
+CREATE TABLE private_link (
+    name              TEXT PRIMARY KEY,
+    environment       TEXT NOT NULL REFERENCES environment(name),
+    endpoint          TEXT NOT NULL,
+    created_at        INTEGER NOT NULL
+) STRICT;
+ALTER TABLE connector ADD COLUMN environment TEXT REFERENCES environment(name);
+ALTER TABLE connector ADD COLUMN private_link TEXT REFERENCES private_link(name);
+ALTER TABLE connector ADD COLUMN drop_extensions TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE connector ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE branch ADD COLUMN default_database TEXT;
+ALTER TABLE branch ADD COLUMN failure TEXT;
+CREATE TABLE setting (
+    connector         INTEGER NOT NULL REFERENCES connector(id) ON DELETE CASCADE,
+    key               TEXT NOT NULL,
+    value             TEXT NOT NULL,
+    PRIMARY KEY (connector, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE hook (
+    connector         INTEGER NOT NULL REFERENCES connector(id) ON DELETE CASCADE,
+    name              TEXT NOT NULL,
+    position          INTEGER NOT NULL,
+    sql               TEXT NOT NULL,
+    database          TEXT,
+    run_as            TEXT,
+    PRIMARY KEY (connector, name)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Sets durability, brings the tables of an older file up to date, refuses a newer one.
 pub(super) fn prepare(connection: &Connection) -> Result<(), CatalogError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match found {
-        FORMAT => Ok(()),
-        0 => {
-            let script = format!("BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;");
-            Ok(connection.execute_batch(&script)?)
-        }
-        1 => {
-            let script = format!("BEGIN; {SINCE_1} PRAGMA user_version = {FORMAT}; COMMIT;");
-            Ok(connection.execute_batch(&script)?)
-        }
-        found => Err(CatalogError::Format { found, expected: FORMAT }),
+    let formats = (1_i64..).zip(STEPS);
+    let newest = formats.clone().map(|(format, _)| format).max().unwrap_or_default();
+    if !(0..=newest).contains(&found) {
+        return Err(CatalogError::Format { found, expected: newest });
+    }
+    for (format, step) in formats.filter(|(format, _)| *format > found) {
+        let script = format!("BEGIN; {step} PRAGMA user_version = {format}; COMMIT;");
+        connection.execute_batch(&script)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_first_format_is_brought_up_to_date() {
+        let old = Connection::open_in_memory().unwrap();
+        old.execute_batch(&format!("{TABLES} PRAGMA user_version = 1;")).unwrap();
+        old.execute_batch(
+            "INSERT INTO connector (name, state, url, schemas, decisions, plugin, \
+             system_identifier, database_oid, database, created_at) \
+             VALUES ('a', 'ready', x'00', '[]', '{}', 'wal2json', '1', 1, 'd', 0)",
+        )
+        .unwrap();
+        prepare(&old).unwrap();
+        let dropped: String =
+            old.query_row("SELECT drop_extensions FROM connector", [], |row| row.get(0)).unwrap();
+        assert_eq!(dropped, "[]");
     }
 }

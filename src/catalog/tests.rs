@@ -18,6 +18,9 @@ fn connector(name: &str) -> NewConnector {
         system_identifier: "7".to_owned(),
         database_oid: 5,
         database: "shop".to_owned(),
+        environment: None,
+        private_link: None,
+        drop_extensions: Vec::new(),
     }
 }
 
@@ -33,6 +36,7 @@ fn branch(name: &str, endpoint: &str, connector: ConnectorId) -> NewBranch {
         role: "branch_owner".to_owned(),
         password: None,
         verifier: None,
+        default_database: None,
         max_size_bytes: Some(10 << 30),
     }
 }
@@ -101,20 +105,48 @@ fn refuses_another_format() {
     assert!(error.to_string().contains("catalog format 99"), "{error}");
 }
 
-/// A file of format 1 gets what it lacks, and keeps what it has.
 #[test]
-fn a_catalog_of_the_format_before_is_raised() {
+fn hooks_run_by_position_and_go_with_their_connector() {
     let catalog = catalog();
     let id = catalog.insert_connector(&connector("prod")).unwrap();
-    let made = NewBranch { max_size_bytes: None, ..branch("a", "a", id) };
-    catalog.insert_branch(&made).unwrap();
-    let connection = catalog.0.into_inner().unwrap();
-    let earlier = "ALTER TABLE branch DROP COLUMN max_size; PRAGMA user_version = 1;";
-    connection.execute_batch(earlier).unwrap();
-    schema::prepare(&connection).unwrap();
-    let catalog = Catalog(Mutex::new(connection));
-    let kept = &catalog.branches().unwrap()[0].made;
-    assert_eq!((kept.name.as_str(), kept.max_size_bytes), ("a", None));
-    let limited = catalog.insert_branch(&branch("b", "b", id)).unwrap();
-    assert_eq!(catalog.branches().unwrap()[1].made.max_size_bytes, limited.made.max_size_bytes);
+    let hook = |name: &str, position| Hook {
+        name: name.to_owned(),
+        position,
+        sql: "select 1".to_owned(),
+        database: None,
+        run_as: None,
+    };
+    for hook in [hook("b", 2), hook("a", 2), hook("late", 9), hook("late", 1)] {
+        catalog.set_hook(id, &hook).unwrap();
+    }
+    let names = |catalog: &Catalog| -> Vec<String> {
+        catalog.hooks(id).unwrap().into_iter().map(|hook| hook.name).collect()
+    };
+    assert_eq!(names(&catalog), ["late", "a", "b"]);
+    assert!(catalog.remove_hooks(id, Some("a")).unwrap());
+    assert!(!catalog.remove_hooks(id, Some("a")).unwrap());
+    catalog.set_setting(id, SettingKey::DefaultDb, "app").unwrap();
+    catalog.delete_connector(id).unwrap();
+    assert!(names(&catalog).is_empty() && catalog.settings(id).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_connector_goes_through_cannot_be_deleted() {
+    let catalog = catalog();
+    let environment = EnvironmentRecord {
+        name: "env_1".to_owned(),
+        address: "socks5://h:1080".to_owned(),
+        url: vec![1],
+        key: None,
+        known_host: None,
+        created_at: from_micros(5),
+    };
+    catalog.insert_environment(&environment).unwrap();
+    assert!(catalog.insert_environment(&environment).is_err(), "name is taken");
+    let through = NewConnector { environment: Some("env_1".to_owned()), ..connector("prod") };
+    let id = catalog.insert_connector(&through).unwrap();
+    assert!(catalog.delete_environment("env_1").is_err());
+    catalog.delete_connector(id).unwrap();
+    assert!(catalog.delete_environment("env_1").unwrap());
+    assert!(catalog.environments().unwrap().is_empty());
 }

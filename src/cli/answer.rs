@@ -1,12 +1,14 @@
 //! What a verb prints when the server did as it was told.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::SCHEMA_VERSION;
-use super::args::{Branch, Command, Connector, Format};
+use super::args::{Branch, Command, Connector, Environment, Format, PrivateLink, Settings};
+use super::decide;
 use super::failure::{FAILED, Failure, USAGE};
 use super::report::Style;
 use super::row::Row;
@@ -69,8 +71,40 @@ pub(super) fn of(command: &Command, rows: Vec<Row>, took: Duration) -> Result<An
     match command {
         Command::Connector(verb) => connector(verb, rows),
         Command::Branch(verb) => branch(verb, rows, took),
+        Command::Settings(verb) => Ok(match verb {
+            Settings::List => Answer::many(rows, |rows, _| text::settings(rows)),
+            Settings::Set { .. } => Answer::single(rows, text::setting_set),
+            Settings::Remove { .. } => Answer::single(rows, |row, style| {
+                text::done(&format!("Removed {}", row.text("key")), style)
+            }),
+        }),
+        Command::Environment(Environment::Create { .. }) => {
+            Ok(created(rows, "Environment '{}' created"))
+        }
+        Command::Environment(Environment::Delete { .. }) => {
+            Ok(created(rows, "Environment '{}' deleted"))
+        }
+        Command::PrivateLink(PrivateLink::Create { .. }) => {
+            Ok(created(rows, "Private link '{}' created"))
+        }
+        Command::PrivateLink(PrivateLink::Delete { .. }) => {
+            Ok(created(rows, "Private link '{}' deleted"))
+        }
         _ => Ok(Answer::many(rows, |rows, _| text::table(rows))),
     }
+}
+
+/// One line that names what was made or deleted.
+fn created(rows: Vec<Row>, line: &'static str) -> Answer {
+    Answer::single(rows, move |row, style| text::done(&line.replace("{}", row.text("name")), style))
+}
+
+/// The decisions are in a file, and setup waits for them.
+pub(super) fn plan_written(rows: Vec<Row>, path: &Path) -> Result<Answer, Failure> {
+    let tables = rows.first().map(|row| row.text("undecided").to_owned()).unwrap_or_default();
+    decide::write_plan(path, &tables.lines().collect::<Vec<_>>())?;
+    let path = path.display().to_string();
+    Ok(Answer::single(rows, move |row, style| text::plan_written(row, &path, style)))
 }
 
 fn connector(verb: &Connector, rows: Vec<Row>) -> Result<Answer, Failure> {
@@ -93,7 +127,11 @@ fn connector(verb: &Connector, rows: Vec<Row>) -> Result<Answer, Failure> {
                 false => text::connector_ready(row, "Connector set up and ready", style),
             })
         }
-        Connector::List => Answer::many(rows, text::connector_list),
+        Connector::List { fail_on_warnings } => {
+            let has_warnings = rows.iter().any(|row| row.optional_text("warnings").is_some());
+            let exit_code = if *fail_on_warnings && has_warnings { USAGE } else { 0 };
+            Answer { exit_code, ..Answer::many(rows, text::connector_list) }
+        }
         Connector::Status { name: Some(_) } => Answer::single(rows, |row, style| {
             text::connector_status(std::slice::from_ref(row), style)
         }),
@@ -105,6 +143,7 @@ fn connector(verb: &Connector, rows: Vec<Row>) -> Result<Answer, Failure> {
             let exit_code = if is_different { FAILED } else { 0 };
             Answer { exit_code, ..Answer::many(rows, text::verified) }
         }
+        Connector::Update { .. } => Answer::single(rows, text::connector_updated),
         Connector::Lock { .. } => {
             Answer::single(rows, |_, style| text::done("Connector locked", style))
         }
@@ -134,9 +173,9 @@ fn require_set_up(rows: &[Row]) -> Result<(), Failure> {
     let mut failure = Failure::new("connector_unavailable", message);
     failure.detail = Some(undecided.join("\n"));
     failure.hint = Some(format!(
-        "Decide with --replica-identity-decisions <path>, or exclude them with \
-         --accept-replica-identity-defaults:\nardent connector retry-setup {name} \
-         --accept-replica-identity-defaults"
+        "Pass decisions with --replica-identity-decisions <path>, exclude these tables with \
+         --accept-replica-identity-defaults, or get a file to edit with --write-replica-plan \
+         <path>:\nardent connector retry-setup {name} --accept-replica-identity-defaults"
     ));
     Err(failure)
 }

@@ -40,7 +40,11 @@ pub(super) async fn run(
 pub(super) fn target(global: &Global) -> Result<Target, Failure> {
     let from_environment =
         || global.data_dir.is_none().then(|| variable("ARDENT_URL")?.into_string().ok()).flatten();
-    if let Some(url) = global.server.clone().or_else(from_environment) {
+    let from_file = || global.data_dir.is_none().then(|| configured("server")).flatten();
+    let named = global.server.clone().or_else(from_environment);
+    let is_elsewhere = || variable("ARDENT_DATA_DIR").is_some();
+    let named = named.or_else(|| (!is_elsewhere()).then(from_file).flatten());
+    if let Some(url) = named {
         let target: Target =
             url.parse().map_err(|error| Failure::usage(format!("server: {error}")))?;
         return Ok(target.with_database(DATABASE));
@@ -49,11 +53,22 @@ pub(super) fn target(global: &Global) -> Result<Target, Failure> {
     Ok(Target::unix(&run, admin_port(&run)?, &operator(), DATABASE))
 }
 
-/// `--data-dir`, else `ARDENT_DATA_DIR`, else `/var/lib/ardent` for root and
+/// A key of the operator's own configuration file, `$XDG_CONFIG_HOME/ardent/config.toml`. A file
+/// that does not parse counts as none: it must not keep anybody from their server.
+fn configured(key: &str) -> Option<String> {
+    let home = || PathBuf::from(variable("HOME").unwrap_or_default()).join(".config");
+    let folder = variable("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from);
+    let text = std::fs::read_to_string(folder.join("ardent/config.toml")).ok()?;
+    let table: toml::Table = text.parse().ok()?;
+    Some(table.get(key)?.as_str()?.to_owned())
+}
+
+/// `--data-dir`, else `ARDENT_DATA_DIR`, else `data_dir` of the operator's configuration file, else
+/// `/var/lib/ardent` for root and
 /// `$XDG_DATA_HOME/ardent` for others.
 pub fn data_dir(global: &Global) -> PathBuf {
     let named = global.data_dir.clone().or_else(|| variable("ARDENT_DATA_DIR").map(PathBuf::from));
-    named.unwrap_or_else(|| {
+    named.or_else(|| configured("data_dir").map(PathBuf::from)).unwrap_or_else(|| {
         if rustix::process::getuid().is_root() {
             return PathBuf::from("/var/lib/ardent");
         }

@@ -7,11 +7,13 @@
 mod answer;
 pub mod args;
 mod connection;
+mod decide;
 mod failure;
 pub mod processes;
 mod progress;
 pub mod report;
 mod row;
+mod shell;
 mod statement;
 mod style;
 mod text;
@@ -24,10 +26,11 @@ use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use self::answer::Answer;
-use self::args::{Cli, Command, Connector, Format, Global};
+use self::args::{Cli, Command, Connector, Decisions, Format, Global};
 use self::failure::{FAILED, Failure, USAGE};
 use self::progress::ProgressLine;
 use self::report::Style;
+use self::row::Row;
 use self::statement::Statement;
 
 pub use self::connection::data_dir;
@@ -57,8 +60,16 @@ pub fn parse(words: &[String]) -> Result<Cli, (String, u8)> {
 
 /// Runs a verb to its end; the result is the exit code. `serve` and `store` are not verbs.
 pub async fn run(global: &Global, command: &Command) -> u8 {
+    if let Some(text) = shell::text(command) {
+        return std::io::stdout().write_all(&text).map_or(FAILED, |()| 0);
+    }
     let outcome = match statement_of(command) {
-        Ok(statement) => ask(global, command, &statement).await,
+        Ok(statement) => {
+            tokio::select! {
+                outcome = ask(global, command, &statement) => outcome,
+                Ok(()) = tokio::signal::ctrl_c() => Err(detached(command)),
+            }
+        }
         Err(failure) => Err(failure),
     };
     let written = match outcome {
@@ -75,19 +86,68 @@ fn statement_of(command: &Command) -> Result<Statement, Failure> {
         Command::Branch(verb) => Ok(statement::branch(verb)),
         Command::Environment(verb) => statement::environment(verb),
         Command::PrivateLink(verb) => Ok(statement::private_link(verb)),
-        Command::Settings(verb) => Ok(statement::settings(verb)),
+        Command::Settings(verb) => statement::settings(verb),
         Command::Role(verb) => statement::role(verb),
         Command::Show { what } => Ok(statement::show(*what)),
         Command::Sql { text } => Ok(Statement::verbatim(text)),
         Command::Serve(_) | Command::Store { .. } => {
             Err(Failure::usage("not a verb of the client"))
         }
+        Command::Completions { .. } | Command::Man => {
+            Err(Failure::usage("answered without a server"))
+        }
     }
 }
 
 async fn ask(global: &Global, command: &Command, statement: &Statement) -> Result<Answer, Failure> {
-    let target = connection::target(global)?;
     let begun = std::time::Instant::now();
+    let mut rows = send(global, command, statement).await?;
+    if let Some(path) = decide::given(command).and_then(|given| given.write_replica_plan.as_ref()) {
+        return answer::plan_written(rows, path);
+    }
+    if let Some(undecided) = decide::undecided(command, &rows)
+        && decide::is_interactive(global.format)
+        && decide::given(command).is_some_and(Decisions::are_to_be_asked)
+    {
+        let name = undecided.connector.clone();
+        let decisions = on_terminal(move || {
+            decide::ask(&undecided, &mut std::io::stdin().lock(), &mut std::io::stderr())
+        });
+        rows = send(global, command, &statement::retry_with(&name, decisions.await?)).await?;
+    }
+    answer::of(command, rows, begun.elapsed())
+}
+
+/// Asks on a thread of its own, so that Ctrl-C ends the wait for an answer.
+async fn on_terminal(
+    question: impl FnOnce() -> std::io::Result<String> + Send + 'static,
+) -> Result<String, Failure> {
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(sender.send(question())));
+    let none = || Failure::new("undecided", "no answer: setup waits for decisions");
+    answer.await.map_err(|_| none())?.map_err(|_| none())
+}
+
+/// What is under way goes on without us.
+fn detached(command: &Command) -> Failure {
+    let look = match command {
+        Command::Connector(
+            Connector::Create { name: Some(name), .. } | Connector::RetrySetup { name, .. },
+        ) => format!("ardent connector status {name}"),
+        Command::Branch(_) => "ardent branch list".to_owned(),
+        _ => "ardent connector list".to_owned(),
+    };
+    let mut failure = Failure::new("detached", "stopped waiting; the server carries on");
+    failure.hint = Some(format!("Look again with `{look}`."));
+    failure
+}
+
+async fn send(
+    global: &Global,
+    command: &Command,
+    statement: &Statement,
+) -> Result<Vec<Row>, Failure> {
+    let target = connection::target(global)?;
     let progress = ProgressLine::new();
     let is_preflight = matches!(command, Command::Connector(Connector::Preflight(_)));
     let format = global.format;
@@ -107,7 +167,7 @@ async fn ask(global: &Global, command: &Command, statement: &Statement) -> Resul
     })
     .await;
     progress.finish();
-    answer::of(command, rows?, begun.elapsed())
+    rows
 }
 
 /// Errors are for the eye on standard error, and for programs on standard output.

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 /// `ardent serve`
 #[derive(Args, Debug)]
 pub struct Serve {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on, may be given several times; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:6432", value_name = "HOST:PORT")]
-    pub listen: String,
+    pub listen: Vec<String>,
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

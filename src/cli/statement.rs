@@ -80,14 +80,19 @@ impl Statement {
         let file = decisions.replica_identity_decisions.as_deref();
         let json = file.map(read_file).transpose()?;
         let accept = decisions.accept_replica_identity_defaults;
-        Ok(self
+        let statement = self
             .option("replica_identity_decisions", json)
-            .flag("accept_replica_identity_defaults", accept))
+            .flag("accept_replica_identity_defaults", accept);
+        Ok(match decisions.write_replica_plan {
+            Some(_) => statement.option("setup", Some("off")),
+            None => statement,
+        })
     }
 
     fn source_options(self, source: &Source) -> Self {
         self.option("schemas", source.schemas.as_deref())
             .option("plugin", source.plugin.as_deref())
+            .flag("byoc", source.byoc)
             .option("environment", source.environment_id.as_deref())
             .option("private_link", source.private_link_id.as_deref())
     }
@@ -110,7 +115,7 @@ pub(super) fn connector(verb: &Connector) -> Result<Statement, Failure> {
                 .source_options(source)
                 .decisions(decisions)?
         }
-        Connector::List => Statement::new("CONNECTOR LIST"),
+        Connector::List { .. } => Statement::new("CONNECTOR LIST"),
         Connector::Status { name } => {
             Statement::new("CONNECTOR STATUS").optional("", name.as_deref())
         }
@@ -118,10 +123,8 @@ pub(super) fn connector(verb: &Connector) -> Result<Statement, Failure> {
         Connector::RetrySetup { name, decisions } => {
             Statement::new("CONNECTOR RETRY SETUP").value("", name).decisions(decisions)?
         }
-        Connector::Update { name, drop_extensions } => {
-            let mut statement = Statement::new("CONNECTOR UPDATE").value("", name);
-            statement.parameters.push(drop_extensions.clone());
-            statement.words("SET (drop_extensions = $2)")
+        Connector::Update { name, drop_extensions: extensions } => {
+            drop_extensions(name, extensions)
         }
         Connector::Delete { name, force } => {
             let statement = Statement::new("CONNECTOR DELETE").value("", name);
@@ -193,14 +196,44 @@ pub(super) fn private_link(verb: &PrivateLink) -> Statement {
     }
 }
 
-pub(super) fn settings(verb: &Settings) -> Statement {
-    match verb {
+pub(super) fn settings(verb: &Settings) -> Result<Statement, Failure> {
+    Ok(match verb {
         Settings::List => Statement::new("SETTINGS LIST"),
-        Settings::Set { key, value } => {
-            Statement::new("SETTINGS SET").value("", key).value("=", value)
+        Settings::Set { key, value, hook } => {
+            let value = match value.strip_prefix('@') {
+                Some(path) if key == "branch_sql" => read_file(Path::new(path))?,
+                _ => value.clone(),
+            };
+            let none = |given: bool| given.then(String::new);
+            Statement::new("SETTINGS SET")
+                .value("", key)
+                .value("=", value)
+                .option("hook", hook.hook.as_deref())
+                .option("position", hook.order.map(|order| order.to_string()))
+                .option("database", hook.database.clone().or_else(|| none(hook.no_database)))
+                .option("run_as", hook.run_as.clone().or_else(|| none(hook.no_run_as)))
+                .finish()
         }
-        Settings::Remove { key } => Statement::new("SETTINGS REMOVE").value("", key),
-    }
+        Settings::Remove { key, hook } => Statement::new("SETTINGS REMOVE")
+            .value("", key)
+            .option("hook", hook.as_deref())
+            .finish(),
+    })
+}
+
+/// Setup again, with decisions that were made on the terminal.
+pub(super) fn retry_with(name: &str, decisions: String) -> Statement {
+    Statement::new("CONNECTOR RETRY SETUP")
+        .value("", name)
+        .option("replica_identity_decisions", Some(decisions))
+        .finish()
+}
+
+/// Extensions left out for good.
+pub(super) fn drop_extensions(name: &str, extensions: &str) -> Statement {
+    let mut statement = Statement::new("CONNECTOR UPDATE").value("", name);
+    statement.parameters.push(extensions.to_owned());
+    statement.words("SET (drop_extensions = $2)")
 }
 
 /// A new role's password comes from standard input: arguments are seen by everybody in `ps`.

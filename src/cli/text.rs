@@ -29,9 +29,83 @@ pub(super) fn connector_ready(row: &Row, done: &str, style: Style) -> String {
     push_line!(out, "{mark} {done}");
     push_line!(out, "  ID: {}", row.text("id"));
     warnings(&mut out, row, "  ", style);
+    let extensions = lacking_extensions(row);
+    if !extensions.is_empty() {
+        push_line!(out, "  Leave these extensions out of branches for good:");
+        let (name, list) = (row.text("name"), extensions.join(","));
+        push_line!(out, "  ardent connector update {name} --drop-extensions {list}");
+    }
     push_line!(out, "  Ready to branch:");
     push_line!(out, "  ardent branch create <name>");
     out
+}
+
+/// Extensions of the source that branches lack, by the words of the warnings.
+fn lacking_extensions(row: &Row) -> Vec<&str> {
+    let lines = row.text("warnings").lines().filter(|line| line.starts_with("extension "));
+    lines.filter_map(|line| line.split(' ').nth(1)).collect()
+}
+
+/// `CONNECTOR UPDATE`
+pub(super) fn connector_updated(row: &Row, style: Style) -> String {
+    let mut out = done("Connector updated", style);
+    push_line!(
+        out,
+        "  Dropped extensions: {}",
+        match row.text("drop_extensions") {
+            "" => "(none)",
+            list => list,
+        }
+    );
+    out
+}
+
+/// `--write-replica-plan`
+pub(super) fn plan_written(row: &Row, path: &str, style: Style) -> String {
+    let mut out = done(&format!("Replica identity plan written to {path}"), style);
+    let name = row.text("name");
+    push_line!(out, "  Connector '{name}' is {}. Review the file, then run:", row.text("state"));
+    push_line!(out, "  ardent connector retry-setup {name} --replica-identity-decisions {path}");
+    out
+}
+
+/// `SETTINGS LIST`: values under their connector, what a setting does where it is not set.
+pub(super) fn settings(rows: &[Row]) -> String {
+    let mut out = String::new();
+    let Some(first) = rows.first() else { return out };
+    push_line!(out, "Connector: {}", first.text("connector"));
+    let width = rows.iter().map(|row| label(row).chars().count()).max().unwrap_or_default();
+    for row in rows {
+        let value = row.optional_text("value");
+        let shown = match value {
+            // A script is named by its first line.
+            Some(value) => value.trim().lines().next().unwrap_or_default().to_owned(),
+            None => format!("(not set)   {}", row.text("summary")),
+        };
+        let mut how = String::new();
+        for (name, word) in [("database", "in"), ("run_as", "as")] {
+            if let Some(text) = row.optional_text(name) {
+                how += &format!(" {word} {text}");
+            }
+        }
+        let how = if how.is_empty() { how } else { format!("   ({})", how.trim()) };
+        push_line!(out, "  {:width$}   {shown}{how}", label(row));
+    }
+    out
+}
+
+/// The key, and the hook if it is one.
+fn label(row: &Row) -> String {
+    match row.optional_text("hook") {
+        Some(hook) if hook != row.text("key") => format!("{} {hook}", row.text("key")),
+        _ => row.text("key").to_owned(),
+    }
+}
+
+/// `SETTINGS SET`
+pub(super) fn setting_set(row: &Row, style: Style) -> String {
+    let value = row.text("value").trim().lines().next().unwrap_or_default();
+    done(&format!("Set {} \u{2192} {value}", label(row)), style)
 }
 
 pub(super) fn connector_list(rows: &[Row], style: Style) -> String {
@@ -46,28 +120,35 @@ pub(super) fn connector_list(rows: &[Row], style: Style) -> String {
             out.push('\n');
         }
         let count = row.text("warnings").lines().count();
-        let mut line = format!("{} {} {}", current(row), icon(row), row.text("name"));
+        let mut line = format!(" {}", row.text("name"));
         if count > 0 {
             line += &format!(" \u{26a0} {count}");
         }
         if row.flag("locked") {
             line += " [delete locked]";
         }
-        push_line!(out, "{}", highlight(row, &line, style));
+        let (paint, icon) = icon(row);
+        let mark = format!("{} ", current(row));
+        if paint == row_paint(row) {
+            push_line!(out, "{}", style.paint(paint, &format!("{mark}{icon}{line}")));
+        } else {
+            let icon = style.paint(paint, &icon.to_string());
+            let (mark, line) = (highlight(row, &mark, style), highlight(row, &line, style));
+            push_line!(out, "{mark}{icon}{line}");
+        }
         warnings(&mut out, row, "    ", style);
         push_line!(out, "{}", highlight(row, &format!("    {}", row.text("service")), style));
     }
     out
 }
 
-/// The current one is green, one that is not ready is dim.
+/// The current one is green, the others stand back.
 fn highlight(row: &Row, text: &str, style: Style) -> String {
-    match (row.flag("current"), row.text("state")) {
-        (true, _) => style.paint(Paint::Green, text),
-        (false, "ready" | "degraded") => text.to_owned(),
-        (false, "validating") => style.paint(Paint::Cyan, text),
-        (false, _) => style.paint(Paint::Dim, text),
-    }
+    style.paint(row_paint(row), text)
+}
+
+fn row_paint(row: &Row) -> Paint {
+    if row.flag("current") { Paint::Green } else { Paint::Dim }
 }
 
 fn current(row: &Row) -> char {
@@ -75,11 +156,13 @@ fn current(row: &Row) -> char {
 }
 
 /// Whether the connector can be branched from.
-fn icon(row: &Row) -> char {
+fn icon(row: &Row) -> (Paint, char) {
     match row.text("state") {
-        "ready" | "degraded" => '\u{25cf}',
-        "validating" => '\u{25d0}',
-        _ => '\u{25cb}',
+        "ready" => (Paint::Green, '\u{25cf}'),
+        "degraded" => (Paint::Yellow, '\u{25cf}'),
+        "validating" => (Paint::Cyan, '\u{25d0}'),
+        "setup pending" => (Paint::Dim, '\u{25cb}'),
+        _ => (Paint::Red, '\u{25cb}'),
     }
 }
 
@@ -100,7 +183,11 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
         }
         push_line!(out, "Connector: {}", row.text("name"));
         push_line!(out, "Service:   {}", row.text("service"));
-        push_line!(out, "Status:    {}", capitalised(row.text("state")));
+        let state = match row.text("state") {
+            "ready" => "Ready",
+            other => other,
+        };
+        push_line!(out, "Status:    {state}");
         if let Some(phase) = row.optional_text("phase") {
             push_line!(out, "Phase:     {phase}");
         }
@@ -124,16 +211,6 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
         warnings(&mut out, row, "", style);
     }
     out
-}
-
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters
-        .next()
-        .map(|first| first.to_ascii_uppercase())
-        .into_iter()
-        .chain(characters)
-        .collect()
 }
 
 /// `1.2 MB`, powers of 1024 as Postgres' `pg_size_pretty`.

@@ -12,6 +12,8 @@
 mod idle;
 mod places;
 mod slot;
+mod tally;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,16 +21,18 @@ use std::time::{Duration, SystemTime};
 use dashmap::DashMap;
 use storage::BranchId;
 use storage::client::StoreClient;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
 use crate::cause::Causes;
 use crate::postgres::{Compute, ComputeKind, PostgresError};
 use crate::store::{Store, StoreError};
 use slot::Slot;
+use tally::Tally;
 
 pub use places::ComputePlaces;
-pub use slot::Lease;
+pub use slot::{ComputePhase, Lease};
+pub use tally::ComputeTally;
 
 /// What a compute serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,15 +85,15 @@ pub enum ComputeError {
     FailedRecently(String),
 }
 
-/// A compute that runs, for whoever wants to list them.
+/// A compute that is there, for whoever wants to list them.
 #[derive(Clone, Debug)]
-pub struct RunningCompute {
+pub struct ComputeInfo {
     /// What it serves.
     pub target: ComputeTarget,
-    /// Its postmaster.
-    pub pid: u32,
-    /// When it was started.
-    pub started_at: SystemTime,
+    /// What is happening to it; never `Stopped`.
+    pub phase: ComputePhase,
+    /// Its postmaster and when that was started; none while it starts or stops.
+    pub process: Option<(u32, SystemTime)>,
     /// Leases on it.
     pub leases: usize,
 }
@@ -105,14 +109,20 @@ struct Shared {
     slots: DashMap<BranchId, Arc<Slot>>,
     /// Held shared by every start, and alone while the store is replaced.
     store_in_use: Arc<RwLock<()>>,
+    /// One permit a start: a host that is asked for a thousand branches starts them in turn.
+    starts: Semaphore,
+    tally: Tally,
     stopping: std::sync::atomic::AtomicBool,
 }
 
 impl Computes {
     /// No compute yet; [`Computes::adopt`] finds those that run.
     pub fn new(places: ComputePlaces, store: Arc<Store>, catalog: Arc<Catalog>) -> Self {
+        let starts = Semaphore::new(places.config.compute.starts_max.max(1));
         Self(Arc::new(Shared {
             places,
+            starts,
+            tally: Tally::default(),
             store,
             catalog,
             slots: DashMap::new(),
@@ -133,7 +143,10 @@ impl Computes {
         let mut compute = slot.compute.lock().await;
         let adopted = Compute::adopt(spec).await.map_err(Arc::new)?;
         *compute = adopted.map(Arc::new);
-        Ok(compute.is_some())
+        let Some(running) = compute.clone() else { return Ok(false) };
+        slot.enter(ComputePhase::Running);
+        self.watch(slot.clone(), running);
+        Ok(true)
     }
 
     /// Returns a lease on the target's compute, starting it if it does not run.
@@ -160,7 +173,7 @@ impl Computes {
     }
 
     async fn start(&self, slot: &Arc<Slot>, mut guard: slot::Guard) -> Result<Lease, ComputeError> {
-        if self.0.stopping.load(std::sync::atomic::Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(ComputeError::Stopping);
         }
         if slot.is_retired() {
@@ -170,14 +183,19 @@ impl Computes {
             // Its postmaster is dead; what it forked may not be yet.
             previous.kill().await.map_err(Arc::new)?;
         }
+        slot.enter(ComputePhase::Starting);
         let started = self.start_fresh(&slot.target).await;
         slot.note_start(&started);
+        self.0.tally.note_start(started.is_ok());
+        slot.enter(if started.is_ok() { ComputePhase::Running } else { ComputePhase::Stopped });
         let compute = Arc::new(started?);
         *guard = Some(compute.clone());
+        self.watch(slot.clone(), compute.clone());
         Ok(slot.lease(compute))
     }
 
     async fn start_fresh(&self, target: &ComputeTarget) -> Result<Compute, ComputeError> {
+        let _turn = self.0.starts.acquire().await.map_err(|_closed| ComputeError::Stopping)?;
         let spec = self.0.places.spec(target)?;
         let branch = target.branch;
         let call = move |client: &mut StoreClient| client.begin_compute(branch);
@@ -203,8 +221,16 @@ impl Computes {
         let Some(slot) = self.0.slots.get(&branch).map(|slot| slot.clone()) else { return Ok(()) };
         let mut compute = slot.compute.lock().await;
         let Some(running) = compute.clone() else { return Ok(()) };
+        slot.enter(ComputePhase::Stopping);
+        if slot.target.kind == ComputeKind::Branch
+            && running.is_running()
+            && let Err(error) = self.keep_verifiers(branch, &running).await
+        {
+            tracing::warn!(branch = branch.get(), error = %Causes(&error), "keep verifiers of branch");
+        }
         running.stop().await.map_err(Arc::new)?;
         *compute = None;
+        slot.enter(ComputePhase::Stopped);
         Ok(())
     }
 
@@ -223,6 +249,7 @@ impl Computes {
         if let Some(running) = compute.take() {
             running.kill().await.map_err(Arc::new)?;
         }
+        slot.enter(ComputePhase::Stopped);
         let data_dir = &self.0.places.data_dir;
         // What is not there needs no removal, and what cannot be removed is only a log.
         let _ = std::fs::remove_file(data_dir.compute_log(branch));
@@ -230,24 +257,27 @@ impl Computes {
         Ok(())
     }
 
-    /// Every compute that runs.
-    pub fn list(&self) -> Vec<RunningCompute> {
+    /// Every compute that is there.
+    pub fn list(&self) -> Vec<ComputeInfo> {
         let slots: Vec<_> = self.0.slots.iter().map(|entry| entry.value().clone()).collect();
-        let mut running = Vec::new();
-        for slot in slots {
-            // A slot that is starting or stopping is left out rather than waited for.
-            let Ok(compute) = slot.compute.try_lock() else { continue };
-            if let Some(compute) = compute.as_ref().filter(|compute| compute.is_running()) {
-                running.push(RunningCompute {
-                    target: slot.target.clone(),
-                    pid: compute.pid(),
-                    started_at: compute.started_at(),
-                    leases: slot.leases(),
-                });
-            }
-        }
-        running.sort_by_key(|compute| compute.target.branch);
-        running
+        let mut computes: Vec<_> = slots
+            .into_iter()
+            .filter(|slot| slot.phase() != ComputePhase::Stopped)
+            .map(|slot| {
+                // Not waited for: whoever starts or stops it holds the lock.
+                let compute = slot.compute.try_lock().ok().and_then(|compute| compute.clone());
+                let process = compute.map(|compute| (compute.pid(), compute.started_at()));
+                let (target, phase) = (slot.target.clone(), slot.phase());
+                ComputeInfo { target, phase, process, leases: slot.leases() }
+            })
+            .collect();
+        computes.sort_by_key(|compute| compute.target.branch);
+        computes
+    }
+
+    /// What has happened to computes since this server started.
+    pub fn tally(&self) -> ComputeTally {
+        self.0.tally.read()
     }
 
     /// Replaces a store that died: ends every compute, starts the store again, and starts again
@@ -260,6 +290,7 @@ impl Computes {
             let mut compute = slot.compute.lock().await;
             if let Some(running) = compute.take() {
                 running.kill().await.map_err(Arc::new)?;
+                slot.enter(ComputePhase::Stopped);
                 ended.push(slot.target.clone());
             }
         }
@@ -280,7 +311,7 @@ impl Computes {
 
     /// Stops every compute in order; nothing starts any more.
     pub async fn stop_all(&self) {
-        self.0.stopping.store(true, std::sync::atomic::Ordering::Release);
+        self.let_go();
         let branches: Vec<_> = self.0.slots.iter().map(|entry| *entry.key()).collect();
         let stops = branches.into_iter().map(|branch| async move {
             if let Err(error) = self.stop(branch).await {
@@ -288,6 +319,16 @@ impl Computes {
             }
         });
         futures_util::future::join_all(stops).await;
+    }
+
+    /// Leaves every compute to another server: nothing is started or restarted from here any
+    /// more, and nothing is stopped.
+    pub fn let_go(&self) {
+        self.0.stopping.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn slot(&self, target: ComputeTarget) -> Arc<Slot> {

@@ -9,7 +9,7 @@ use storage::{BranchId, Owner};
 use super::{ComputeError, ComputeTarget};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::postgres::{self, Account, Compute, ComputeSpec, Installation};
+use crate::postgres::{self, Account, Compute, ComputeKind, ComputeSpec, Installation};
 
 /// Describes computes.
 #[derive(Clone, Debug)]
@@ -50,6 +50,15 @@ impl ComputePlaces {
         Ok(Compute::clear(&self.spec(target)?).await.map_err(Arc::new)?)
     }
 
+    /// What differs from the settings of all computes.
+    fn settings(&self, target: &ComputeTarget) -> Vec<(String, String)> {
+        if !self.config.compute.listen_tcp || target.kind != ComputeKind::Branch {
+            return Vec::new();
+        }
+        let [_, _, high, low] = target.branch.get().to_be_bytes();
+        vec![("listen_addresses".to_owned(), format!("127.77.{high}.{low}"))]
+    }
+
     pub(super) fn spec(&self, target: &ComputeTarget) -> Result<ComputeSpec, ComputeError> {
         let (data_dir, branch) = (&self.data_dir, target.branch);
         Ok(ComputeSpec {
@@ -61,7 +70,7 @@ impl ComputePlaces {
             state_file: data_dir.compute_state(branch),
             account: self.account(branch),
             database: target.database.clone(),
-            settings: Vec::new(),
+            settings: self.settings(target),
             start_timeout: Duration::from_secs(self.config.compute.start_timeout_s),
             stop_timeout: Duration::from_secs(self.config.compute.stop_timeout_s),
         })

@@ -1,7 +1,14 @@
 //! One branch's place for a compute: the lock that makes starting it single-flight, the count of
 //! those who use it, and the memory of a start that failed.
+//!
+//! | phase | lock held | compute |
+//! |---|---|---|
+//! | `Stopped` | no | none, or one that died |
+//! | `Starting` | by the start | none yet |
+//! | `Running` | no | there |
+//! | `Stopping` | by the stop | still there |
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,16 +21,47 @@ use crate::postgres::Compute;
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
+/// A compute that dies again sooner is left alone until somebody needs it.
+const REVIVED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 pub(super) type Guard = OwnedMutexGuard<Option<Arc<Compute>>>;
 
 pub(super) struct Slot {
     pub(super) target: ComputeTarget,
     /// The compute, if one was started and not stopped; held across every start and stop.
     pub(super) compute: Arc<Mutex<Option<Arc<Compute>>>>,
+    phase: AtomicU8,
     usage: Arc<Usage>,
     failure: StdMutex<Option<Failure>>,
+    /// When it was last started again because it had died.
+    revived: StdMutex<Option<Instant>>,
     /// Set under the lock when the branch goes away: who waits for the lock must not start it.
     retired: AtomicBool,
+}
+
+/// What is happening to a slot's compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComputePhase {
+    /// Nothing runs.
+    Stopped,
+    /// It is on its way up.
+    Starting,
+    /// It accepts connections.
+    Running,
+    /// It is on its way down.
+    Stopping,
+}
+
+impl ComputePhase {
+    /// The word in the `state` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        }
+    }
 }
 
 struct Usage {
@@ -48,11 +86,13 @@ impl Slot {
         Self {
             target,
             compute: Arc::default(),
+            phase: AtomicU8::new(ComputePhase::Stopped as u8),
             usage: Arc::new(Usage {
                 leases: AtomicUsize::new(0),
                 last_used: StdMutex::new(Instant::now()),
             }),
             failure: StdMutex::new(None),
+            revived: StdMutex::new(None),
             retired: AtomicBool::new(false),
         }
     }
@@ -63,6 +103,28 @@ impl Slot {
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// Called with the lock held.
+    pub(super) fn enter(&self, phase: ComputePhase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(super) fn phase(&self) -> ComputePhase {
+        let code = self.phase.load(Ordering::Acquire);
+        let phases = [ComputePhase::Starting, ComputePhase::Running, ComputePhase::Stopping];
+        let found = phases.into_iter().find(|phase| *phase as u8 == code);
+        found.unwrap_or(ComputePhase::Stopped)
+    }
+
+    /// Whether a compute that died is to be started again now; once in a while only.
+    pub(super) fn may_revive(&self) -> bool {
+        let mut revived = self.revived.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = revived.is_none_or(|last| last.elapsed() >= REVIVED_AGAIN_AFTER);
+        if is_due {
+            *revived = Some(Instant::now());
+        }
+        is_due
     }
 
     pub(super) fn lease(&self, compute: Arc<Compute>) -> Lease {

@@ -25,7 +25,9 @@ impl Worker {
             let outcome = self.try_clean_up().await;
             let done = outcome.is_ok();
             if let Err(error) = &outcome {
-                tracing::error!(connector = %self.record.made.name, error = %Causes(&error), "delete connector");
+                let reason = Causes(&error).to_string();
+                tracing::error!(connector = %self.record.made.name, error = %reason, "delete connector");
+                self.view.send_modify(|view| view.message = Some(reason));
             }
             if let Some(reply) = reply.take() {
                 // Whoever asked may have left.

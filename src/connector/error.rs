@@ -15,6 +15,18 @@ pub enum ConnectorError {
     /// No connector of that name.
     #[error("connector \"{0}\" does not exist")]
     NotFound(String),
+    /// The environment or private link is gone, or leads nowhere.
+    #[error("environment \"{0}\" has no such way to the source")]
+    NoWay(String),
+    /// The stored environment does not parse.
+    #[error(transparent)]
+    Way(#[from] crate::environment::InvalidWay),
+    /// The sockets of the way cannot be made.
+    #[error("open the way to the source")]
+    Gateway(#[source] std::io::Error),
+    /// What the source has committed was not applied in time.
+    #[error("replication did not drain within {} s", .0.as_secs())]
+    NotDrained(std::time::Duration),
     /// The stored URL does not parse.
     #[error("stored credentials of connector \"{0}\" cannot be used")]
     Credentials(String),

@@ -118,8 +118,11 @@ impl Worker {
                 return self.cut_at_reference(followed, request, reply).await;
             }
             Command::Delete(drain, reply) => {
-                if let Some(drain) = drain {
-                    self.drain(followed, drain).await;
+                if let Some(limit) = drain
+                    && !self.drain(followed, limit).await
+                {
+                    drop(reply.send(Err(ConnectorError::NotDrained(limit))));
+                    return None;
                 }
                 return Some(Next::Delete(reply));
             }
@@ -127,12 +130,9 @@ impl Worker {
         None
     }
 
-    /// Waits until what the source has committed by now is applied, or the time is over: the
-    /// trunk goes away with the connector, so this only lets work in progress end well.
-    async fn drain(&self, followed: &Followed, limit: Duration) {
-        if !matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_))) {
-            tracing::warn!(connector = %self.record.made.name, "deleting without a full drain");
-        }
+    /// Waits until what the source has committed by now is applied; false if that took too long.
+    async fn drain(&self, followed: &Followed, limit: Duration) -> bool {
+        matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_)))
     }
 
     /// Starts the trunk again and lets the stream go on there.

@@ -16,6 +16,7 @@ mod cut;
 mod error;
 mod follow;
 mod setup;
+mod way;
 mod worker;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use worker::{Command, Worker};
 pub use cut::{Cut, CutError, CutRequest, ReferenceCut};
 pub use error::{ConnectorError, SetupError};
 pub use setup::EXCLUDE;
+pub use way::Route;
 
 /// Requests that wait for a worker; more are refused by waiting.
 const COMMANDS_MAX: usize = 256;
@@ -73,6 +75,7 @@ pub struct Connector {
     locked: std::sync::RwLock<Option<String>>,
     /// Replica identity decisions in force; RETRY SETUP replaces those the row was made with.
     decisions: std::sync::RwLock<String>,
+    drop_extensions: std::sync::RwLock<Vec<String>>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
 }
@@ -105,6 +108,7 @@ impl Connectors {
             stop: CancellationToken::new(),
             workers: TaskTracker::new(),
         };
+        connectors.remove_dead_gateways();
         for record in connectors.services.catalog.connectors()? {
             connectors.start(record)?;
         }
@@ -135,6 +139,7 @@ impl Connectors {
         let url = self.services.key.open(&record.made.url)?;
         let source = SourceUrl::parse(&url)
             .map_err(|_| ConnectorError::Credentials(record.made.name.clone()))?;
+        let (source, gateway) = self.gateway(&record, source)?;
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let (publish, view) = watch::channel(ConnectorView {
             state: record.state,
@@ -142,7 +147,7 @@ impl Connectors {
             major: None,
             setup: None,
             status: replication::Status::default(),
-            warnings: Vec::new(),
+            warnings: record.warnings.clone(),
             created_at: record.created_at,
         });
         let id = record.id;
@@ -151,6 +156,7 @@ impl Connectors {
             source: source.clone(),
             locked: std::sync::RwLock::new(record.locked.clone()),
             decisions: std::sync::RwLock::new(record.made.decisions.clone()),
+            drop_extensions: std::sync::RwLock::new(record.made.drop_extensions.clone()),
             commands,
             view,
         });
@@ -163,6 +169,8 @@ impl Connectors {
         );
         let live = self.live.clone();
         self.workers.spawn(async move {
+            // The way to the source stays open as long as somebody may use it.
+            let _gateway = gateway;
             if worker.run().await.is_deleted() {
                 live.remove(&id);
             }
@@ -203,6 +211,18 @@ impl Connectors {
         Ok(())
     }
 
+    /// Changes the extensions that branches are made without.
+    pub fn set_drop_extensions(
+        &self,
+        connector: &Connector,
+        extensions: Vec<String>,
+    ) -> Result<(), ConnectorError> {
+        self.services.catalog.set_drop_extensions(connector.id(), &extensions)?;
+        *connector.drop_extensions.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            extensions;
+        Ok(())
+    }
+
     /// Seals a source URL for the catalog.
     pub fn seal(&self, url: &Secret) -> Vec<u8> {
         self.services.key.seal(url)
@@ -238,6 +258,11 @@ impl Connector {
     /// Replica identity decisions in force, a JSON object.
     pub fn decisions(&self) -> String {
         self.decisions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Extensions that branches are made without.
+    pub fn drop_extensions(&self) -> Vec<String> {
+        self.drop_extensions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Why its deletion is refused, if it is; may be empty.

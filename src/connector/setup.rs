@@ -36,10 +36,12 @@ impl Setup {
         let installation = self.services.computes.places().installation(major)?.clone();
         let found = self.finished_trunk()?;
         let (trunk, warnings) = match found {
-            Some(trunk) => (trunk, Vec::new()),
+            // The copy that an earlier server finished has told what there is to tell.
+            Some(trunk) => (trunk, self.record.warnings.clone()),
             None => {
                 let trunk = self.make_trunk(&facts, installation.major).await?;
                 let warnings = self.load(&trunk, &installation).await?;
+                self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
                 (trunk, warnings)
             }
         };
@@ -73,7 +75,12 @@ impl Setup {
         };
         let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
-            self.view.send_modify(|view| view.setup = Some(progress.clone()));
+            self.view.send_modify(|view| {
+                if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
+                    self.log_stage(progress.stage.as_str());
+                }
+                view.setup = Some(progress.clone());
+            });
         };
         let jobs = self.services.config.replication.copy_jobs;
         let copied =
@@ -96,7 +103,12 @@ impl Setup {
         Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
     }
 
+    fn log_stage(&self, stage: &str) {
+        tracing::info!(connector = %self.record.made.name, stage, "setup");
+    }
+
     async fn make_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
+        self.log_stage("preparing trunk");
         remove_trunk(&self.services, &self.record).await?;
         let catalog = &self.services.catalog;
         let trunk = catalog.insert_branch(&NewBranch {
@@ -110,6 +122,7 @@ impl Setup {
             role: postgres::OWNER_ROLE.to_owned(),
             password: None,
             verifier: None,
+            default_database: None,
             max_size_bytes: None,
         })?;
         let (number, owner) = (trunk.number, self.services.computes.places().owner(trunk.number));

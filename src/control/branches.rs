@@ -7,7 +7,7 @@ use crate::admin::request::{CreateBranchRequest, Level};
 use crate::admin::row::{BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, SwitchRow};
 use crate::admin::{Caller, OperationError, Outcome, sqlstate};
 use crate::branch::{CreateBranch, UrlParts};
-use crate::catalog::{BranchRecord, Selection};
+use crate::catalog::{BranchRecord, BranchState, Selection};
 use crate::connector::Connector;
 use crate::name::Name;
 use crate::postgres::ComputeKind;
@@ -68,13 +68,14 @@ impl ControlPlane {
         let parent = branch.made.parent.and_then(|parent| self.0.branches.by_number(parent));
         let mut warnings = rows::warnings(connector);
         warnings.extend(usage.failed.iter().map(|reason| format!("storage failed: {reason}")));
+        warnings.extend(branch.failure.clone());
         if branch.stale {
             warnings.push("the source's position was not reached before the cut".to_owned());
         }
         Ok(BranchRow {
             name: rows::name(&branch.made.name)?,
             connector: rows::name(connector.name())?,
-            status: if compute.is_some() { BranchStatus::Active } else { BranchStatus::Suspended },
+            status: status(branch, compute.is_some()),
             url: self.branch_url(caller, connector, branch)?,
             lsn: branch.lsn,
             commit_time: branch.commit_time,
@@ -101,7 +102,7 @@ impl ControlPlane {
         let (Some(endpoint), Some(sealed)) = (&branch.made.endpoint, &branch.made.password) else {
             return Ok(None);
         };
-        if caller.level < Level::Operator {
+        if caller.level < Level::Operator || branch.state == BranchState::Failed {
             return Ok(None);
         }
         let password = self.0.key.open(sealed).map_err(|error| refuse::internal(&error))?;
@@ -109,7 +110,7 @@ impl ControlPlane {
             role: &branch.made.role,
             password: &password,
             endpoint,
-            database: connector.database(),
+            database: branch.made.default_database.as_deref().unwrap_or(connector.database()),
         });
         Ok(Some(Secret::new(url)))
     }
@@ -123,19 +124,15 @@ impl ControlPlane {
         let running = self.0.computes.list();
         let mut listed = Vec::new();
         for branch in self.0.branches.of_connector(connector.id()) {
-            let compute = running.iter().find(|c| c.target.branch == branch.number);
-            let status = match compute {
-                Some(_) => BranchStatus::Active,
-                None => BranchStatus::Suspended,
-            };
+            let is_running = running.iter().any(|c| c.target.branch == branch.number);
             listed.push(BranchSummaryRow {
                 name: rows::name(&branch.made.name)?,
                 connector: rows::name(connector.name())?,
-                status,
+                status: status(&branch, is_running),
                 created_at: branch.created_at,
                 idle: self.0.computes.idle_for(branch.number),
                 current: self.is_current(caller, &branch)?,
-                warnings: Vec::new(),
+                warnings: branch.failure.iter().cloned().collect(),
             });
         }
         Ok(listed)
@@ -182,14 +179,24 @@ impl ControlPlane {
                     branch.made.name.clone()
                 },
                 connector: rows::name(connector.name())?,
-                state: "running".to_owned(),
-                pid: Some(i64::from(compute.pid)),
+                state: compute.phase.as_str().to_owned(),
+                pid: compute.process.map(|(pid, _)| i64::from(pid)),
                 major: Some(i64::from(compute.target.major)),
-                started_at: Some(compute.started_at),
+                started_at: compute.process.map(|(_, started_at)| started_at),
                 sessions: i64::try_from(compute.leases).unwrap_or(i64::MAX),
             });
         }
         listed.sort_by_key(|row| !row.branch.starts_with("trunk of "));
         Ok(listed)
+    }
+}
+
+fn status(branch: &BranchRecord, is_running: bool) -> BranchStatus {
+    match (branch.state, is_running) {
+        (BranchState::Creating, _) => BranchStatus::Creating,
+        (BranchState::Failed, _) => BranchStatus::Failed,
+        (BranchState::Deleting, _) => BranchStatus::Deleting,
+        (BranchState::Active, true) => BranchStatus::Active,
+        (BranchState::Active, false) => BranchStatus::Suspended,
     }
 }

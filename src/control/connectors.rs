@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::source::NamedRoute;
 use super::{ControlPlane, refuse, rows, source};
-use crate::admin::request::{CreateConnectorRequest, Decisions, VerifyRequest};
+use crate::admin::request::{CreateConnectorRequest, Decisions, RetrySetupRequest, VerifyRequest};
 use crate::admin::row::{
     ConnectorDeleteRow, ConnectorRow, CreateConnectorOutcome, QuarantineRow, RetrySetupOutcome,
     SwitchRow, VerifyRow,
@@ -84,10 +85,13 @@ impl ControlPlane {
         };
         let settled = source::decide(&request.decisions, &report.undecided)?;
         let new = self.new_connector(&request, (identity, plugin), settled.decisions)?;
-        let connector = if settled.open.is_empty() {
-            self.0.connectors.create(&new)
-        } else {
-            self.0.connectors.create_pending(&new, &rows::undecided_message(&settled.open))
+        let connector = match (settled.open.is_empty(), request.setup) {
+            (true, true) => self.0.connectors.create(&new),
+            (true, false) => self.0.connectors.create_pending(&new, rows::SETUP_NOT_BEGUN),
+            (false, _) => {
+                let message = rows::undecided_message(&settled.open);
+                self.0.connectors.create_pending(&new, &message)
+            }
         };
         let connector = connector.map_err(refuse::connector)?;
         let selection = Selection { connector: Some(new.name), branch: None };
@@ -107,6 +111,7 @@ impl ControlPlane {
         decisions: String,
     ) -> Outcome<NewConnector> {
         let url = source::parse(&request.source.url)?;
+        let route = self.route(&request.source)?;
         let name = match &request.name {
             Some(name) => name.to_string(),
             None => self.derived_name(&url),
@@ -120,6 +125,9 @@ impl ControlPlane {
             system_identifier: identity.system_identifier.to_string(),
             database_oid: identity.database_oid,
             database: url.database().to_owned(),
+            environment: route.as_ref().map(|route| route.environment.clone()),
+            private_link: route.and_then(|route| route.private_link),
+            drop_extensions: Vec::new(),
         })
     }
 
@@ -182,7 +190,7 @@ impl ControlPlane {
         let scope = Scope {
             tables: request.tables,
             sample: request.sample,
-            limit: Duration::from_secs(self.0.config.replication.verify_timeout_s),
+            limit: Duration::from_secs(self.0.config.current().replication.verify_timeout_s),
         };
         let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
         Ok(findings.into_iter().map(rows::finding).collect())
@@ -191,23 +199,26 @@ impl ControlPlane {
     pub(super) async fn do_retry_setup(
         &self,
         caller: &Caller,
-        name: Name,
-        decisions: Decisions,
+        request: RetrySetupRequest,
         progress: Progress,
     ) -> Outcome<RetrySetupOutcome> {
-        let connector = self.connector(name.as_str())?;
+        let connector = self.connector(request.name.as_str())?;
         let state = connector.view().state;
         let no_work_needed = state == ConnectorState::Ready;
         let mut open = Vec::new();
-        if matches!(state, ConnectorState::SetupPending | ConnectorState::Broken) {
-            let settled = self.settle_again(&connector, &decisions).await?;
-            open = settled.open;
-            if open.is_empty() {
-                let retried = connector.retry_setup(Some(settled.decisions)).await;
-                retried.map_err(refuse::connector)?;
+        match state {
+            ConnectorState::SetupPending | ConnectorState::Broken => {
+                let settled = self.settle_again(&connector, &request.decisions).await?;
+                open = settled.open;
+                if open.is_empty() && request.setup {
+                    let retried = connector.retry_setup(Some(settled.decisions)).await;
+                    retried.map_err(refuse::connector)?;
+                }
             }
+            ConnectorState::Validating => refuse_new_decisions(&connector, &request.decisions)?,
+            ConnectorState::Ready | ConnectorState::Deleting => {}
         }
-        if open.is_empty() {
+        if open.is_empty() && request.setup {
             follow_setup(&connector, &progress).await;
         }
         let mut row = self.connector_row(caller, &connector)?;
@@ -229,8 +240,13 @@ impl ControlPlane {
         }
         let made = connector.made();
         let plugin = Plugin::named(&made.plugin).map_or(PluginChoice::Auto, PluginChoice::Only);
-        let options = PreflightOptions { schemas: made.schemas.clone(), plugin };
-        let report = crate::source::preflight(connector.source(), &options, |_| None).await;
+        let options = PreflightOptions {
+            schemas: made.schemas.clone(),
+            plugin,
+            ..PreflightOptions::default()
+        };
+        let route = NamedRoute::of(connector);
+        let report = self.look_at(connector.source(), route.as_ref(), options, false).await?;
         if !report.passed {
             let message = "the source does not pass preflight";
             return Err(OperationError::new(sqlstate::WRONG_STATE, message)
@@ -250,6 +266,13 @@ impl ControlPlane {
         if let Some(reason) = connector.locked() {
             return Err(locked(&name, &reason));
         }
+        if let ConnectorView { state: ConnectorState::Deleting, message, .. } = connector.view() {
+            let refused = format!("connector \"{name}\" is being deleted");
+            let reason = message.unwrap_or_else(|| "it will be gone in a moment".to_owned());
+            return Err(OperationError::new(sqlstate::WRONG_STATE, refused)
+                .with_detail(format!("{reason}."))
+                .with_hint("Its removal is tried again until it succeeds."));
+        }
         let branches = self.0.branches.of_connector(connector.id());
         let names: Vec<_> = branches.iter().map(|branch| branch.made.name.clone()).collect();
         if !names.is_empty() && !force {
@@ -266,6 +289,21 @@ impl ControlPlane {
         connector.delete(drain).await.map_err(refuse::connector)?;
         Ok(ConnectorDeleteRow { name, branches: names })
     }
+}
+
+/// Setup that runs was begun with decisions; others than those would change what it copies.
+fn refuse_new_decisions(connector: &Connector, given: &Decisions) -> Outcome<()> {
+    let stored =
+        serde_json::from_str(&connector.decisions()).map_err(|error| refuse::internal(&error))?;
+    let stored = rows::decisions(stored);
+    if given.tables.iter().all(|(table, decision)| stored.get(table) == Some(decision)) {
+        return Ok(());
+    }
+    let message = "replica identity decisions cannot be changed while setup is already in progress";
+    Err(OperationError::new(sqlstate::WRONG_STATE, message).with_hint(
+        "Wait for the current setup attempt to finish, then retry if the connector still shows \
+         setup pending.",
+    ))
 }
 
 fn locked(name: &Name, reason: &str) -> OperationError {

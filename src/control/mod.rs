@@ -5,35 +5,44 @@
 
 mod branches;
 mod connectors;
+mod measure;
+mod networks;
 mod refuse;
 mod rows;
+mod settings;
 mod source;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use proxy::Sessions;
+use proxy::{Sample, Settings};
 
 use crate::admin::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, SourceRequest, VerifyRequest,
+    CreateBranchRequest, CreateConnectorRequest, CreateEnvironmentRequest,
+    CreatePrivateLinkRequest, RetrySetupRequest, SettingChange, SourceRequest, VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow, ConnectorRow,
-    ConnectorStatusRow, CreateConnectorOutcome, PreflightRow, QuarantineRow, RetrySetupOutcome,
-    RoleRecord, SessionRow, SwitchRow, VerifyRow,
+    ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome, EnvironmentRow, JobRow,
+    PreflightRow, PrivateLinkRow, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow,
+    SettingRow, SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, Operations, Outcome, Progress};
 use crate::branch::{Branches, FrontDoorAddress};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SettingKey};
 use crate::compute::Computes;
-use crate::config::Config;
+use crate::config::LiveConfig;
 use crate::connector::Connectors;
+use crate::job::Jobs;
 use crate::name::Name;
 use crate::secret::{Secret, SecretKey};
 
 /// What the control plane works with.
 pub struct ControlServices {
     /// Configuration in force.
-    pub config: Config,
+    pub config: LiveConfig,
+    /// What else there is to know of this server's setup: addresses, paths.
+    pub facts: Vec<ConfigRow>,
     /// Operators and their selections.
     pub catalog: Arc<Catalog>,
     /// Opens branch passwords.
@@ -44,8 +53,12 @@ pub struct ControlServices {
     pub branches: Arc<Branches>,
     /// All computes.
     pub computes: Computes,
-    /// Sessions of the front door.
-    pub sessions: Arc<Sessions>,
+    /// What the front door lists and counts.
+    pub front_door: Settings,
+    /// Long operations that are under way.
+    pub jobs: Jobs,
+    /// When this server started.
+    pub started_at: SystemTime,
     /// What branch URLs show.
     pub address: FrontDoorAddress,
 }
@@ -120,11 +133,10 @@ impl Operations for ControlPlane {
     async fn retry_setup(
         &self,
         caller: &Caller,
-        name: Name,
-        decisions: Decisions,
+        request: RetrySetupRequest,
         progress: Progress,
     ) -> Outcome<RetrySetupOutcome> {
-        self.do_retry_setup(caller, name, decisions, progress).await
+        self.do_retry_setup(caller, request, progress).await
     }
 
     async fn delete_connector(
@@ -179,6 +191,61 @@ impl Operations for ControlPlane {
         self.connector_row(caller, &connector)
     }
 
+    async fn update_connector(
+        &self,
+        name: Name,
+        drop_extensions: Vec<String>,
+    ) -> Outcome<ConnectorUpdateRow> {
+        self.do_update_connector(name, drop_extensions)
+    }
+
+    async fn list_settings(&self, caller: &Caller) -> Outcome<Vec<SettingRow>> {
+        self.do_list_settings(caller)
+    }
+
+    async fn set_setting(&self, caller: &Caller, change: SettingChange) -> Outcome<SettingRow> {
+        self.do_set_setting(caller, change)
+    }
+
+    async fn remove_setting(
+        &self,
+        caller: &Caller,
+        key: SettingKey,
+        hook: Option<String>,
+    ) -> Outcome<()> {
+        self.do_remove_setting(caller, key, hook.as_deref())
+    }
+
+    async fn create_environment(
+        &self,
+        request: CreateEnvironmentRequest,
+    ) -> Outcome<EnvironmentRow> {
+        self.do_create_environment(request)
+    }
+
+    async fn list_environments(&self) -> Outcome<Vec<EnvironmentRow>> {
+        self.do_list_environments()
+    }
+
+    async fn delete_environment(&self, name: &str) -> Outcome<()> {
+        self.do_delete_environment(name)
+    }
+
+    async fn create_private_link(
+        &self,
+        request: CreatePrivateLinkRequest,
+    ) -> Outcome<PrivateLinkRow> {
+        self.do_create_private_link(request)
+    }
+
+    async fn list_private_links(&self) -> Outcome<Vec<PrivateLinkRow>> {
+        self.do_list_private_links()
+    }
+
+    async fn delete_private_link(&self, name: &str) -> Outcome<()> {
+        self.do_delete_private_link(name)
+    }
+
     async fn list_quarantine(&self, _caller: &Caller, name: Name) -> Outcome<Vec<QuarantineRow>> {
         Ok(rows::quarantine(&*self.connector(name.as_str())?))
     }
@@ -224,10 +291,23 @@ impl Operations for ControlPlane {
     }
 
     async fn sessions(&self) -> Outcome<Vec<SessionRow>> {
-        Ok(self.0.sessions.list().into_iter().map(rows::session).collect())
+        Ok(self.0.front_door.sessions.list().into_iter().map(rows::session).collect())
+    }
+
+    async fn metrics(&self) -> Outcome<Vec<Sample>> {
+        Ok(self.samples())
+    }
+
+    async fn jobs(&self) -> Outcome<Vec<JobRow>> {
+        let mut listed: Vec<_> =
+            self.0.connectors.list().iter().filter_map(|c| rows::connector_job(c)).collect();
+        listed.extend(self.0.jobs.list().into_iter().map(rows::job));
+        Ok(listed)
     }
 
     fn config(&self) -> Outcome<Vec<ConfigRow>> {
-        Ok(rows::config(&self.0.config))
+        let mut listed = rows::config(&self.0.config.current());
+        listed.extend(self.0.facts.iter().cloned());
+        Ok(listed)
     }
 }

@@ -36,6 +36,15 @@ pub(super) fn connector(error: ConnectorError) -> OperationError {
         ConnectorError::NotFound(name) => undefined("connector", &name),
         ConnectorError::Catalog(error) => catalog(error),
         ConnectorError::Stopping => stopping(),
+        ConnectorError::NoWay(_) => {
+            OperationError::new(sqlstate::UNDEFINED_OBJECT, error.to_string())
+                .with_hint("ARDENT ENVIRONMENT LIST and PRIVATE LINK LIST show what exists.")
+        }
+        ConnectorError::NotDrained(_) => {
+            OperationError::new(sqlstate::WRONG_STATE, error.to_string())
+                .with_detail("The connector stays: changes of the source are still to be applied.")
+                .with_hint("Try again later, or skip the wait with --force (FORCE).")
+        }
         ConnectorError::SourceCleanup { reason, sql } => OperationError::new(
             sqlstate::CONNECTION_FAILURE,
             format!("source cannot be cleaned up now: {reason}"),
@@ -76,6 +85,15 @@ pub(super) fn branch(error: BranchError) -> OperationError {
             OperationError::new(sqlstate::INVALID_PARAMETER, error.to_string())
                 .with_hint("Name a role of the source that may log in.")
         }
+        BranchError::Hook { ref branch, .. } => {
+            OperationError::new(sqlstate::WRONG_STATE, error.to_string())
+                .with_detail("The branch is kept, and nobody can connect to it.")
+                .with_hint(format!(
+                    "Mend the hook and create the branch again, or: ardent branch delete {branch}"
+                ))
+        }
+        BranchError::Failed(_) => OperationError::new(sqlstate::WRONG_STATE, error.to_string())
+            .with_hint("Delete it, or create it again once its hook is mended."),
         BranchError::Cut(error) => cut(&error),
         BranchError::Compute(error) => compute(&error),
         BranchError::Catalog(error) => catalog(error),

@@ -7,12 +7,13 @@ use super::refuse;
 use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
-    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, PreflightKind,
-    PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
+    ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, JobRow,
+    PreflightKind, PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
 use crate::connector::{Connector, ConnectorView, EXCLUDE};
+use crate::job::JobInfo;
 use crate::lsn::Lsn;
 use crate::name::Name;
 use crate::replication::{Finding, Phase, Quarantined, SetupProgress};
@@ -60,7 +61,7 @@ pub(super) fn connector(connector: &Connector, current: bool) -> Outcome<Connect
     Ok(ConnectorRow {
         name: name(connector.name())?,
         id: connector.id().to_string(),
-        state: shown(&view),
+        state: shown(connector, &view),
         warnings: warnings(connector),
         current,
         source: format!("{}/{}", connector.source().address(), connector.database()),
@@ -78,7 +79,7 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
     let setup = view.setup.as_ref();
     Ok(ConnectorStatusRow {
         name: name(connector.name())?,
-        state: shown(&view),
+        state: shown(connector, &view),
         warnings: warnings(connector),
         plugin: Some(connector.made().plugin.clone()),
         ddl_mode: Some(status.ddl_mode).filter(|mode| !mode.is_empty()).map(str::to_owned),
@@ -132,13 +133,16 @@ fn phase(view: &ConnectorView) -> String {
     }
 }
 
-/// A ready connector that leaves tables out is shown as degraded.
-fn shown(view: &ConnectorView) -> Shown {
+/// A ready connector is shown as degraded while objects of the source are left out of branches.
+fn shown(connector: &Connector, view: &ConnectorView) -> Shown {
+    let is_left_out = !view.status.quarantined.is_empty()
+        || !excluded(connector).is_empty()
+        || !left_behind(connector, view).is_empty();
     match view.state {
         ConnectorState::SetupPending => Shown::SetupPending,
         ConnectorState::Validating => Shown::Validating,
-        ConnectorState::Ready if view.status.quarantined.is_empty() => Shown::Ready,
-        ConnectorState::Ready => Shown::Degraded,
+        ConnectorState::Ready if is_left_out => Shown::Degraded,
+        ConnectorState::Ready => Shown::Ready,
         ConnectorState::Broken | ConnectorState::Deleting => Shown::Broken,
     }
 }
@@ -155,8 +159,18 @@ pub(super) fn warnings(connector: &Connector) -> Vec<String> {
         let (table, reason) = (&quarantined.table, &quarantined.reason);
         warnings.push(format!("{table} is quarantined: {reason}"));
     }
-    warnings.extend(view.warnings.iter().chain(&view.status.warnings).cloned());
+    warnings.extend(left_behind(connector, &view));
+    warnings.extend(view.status.warnings.iter().cloned());
     warnings
+}
+
+/// What setup could not carry, but for extensions that are not wanted anyway.
+fn left_behind(connector: &Connector, view: &ConnectorView) -> Vec<String> {
+    let dropped = connector.drop_extensions();
+    let is_wanted = |warning: &&String| {
+        !dropped.iter().any(|name| warning.starts_with(&format!("extension {name} ")))
+    };
+    view.warnings.iter().filter(is_wanted).cloned().collect()
 }
 
 /// The tables that are not followed, by name.
@@ -201,6 +215,9 @@ pub(super) fn decisions(stored: BTreeMap<String, String>) -> BTreeMap<String, De
     stored.into_iter().filter_map(|(table, word)| Some((table, decision(&word)?))).collect()
 }
 
+/// Why a connector waits although nothing is to be decided.
+pub(super) const SETUP_NOT_BEGUN: &str = "setup was not begun; run ardent connector retry-setup";
+
 /// Why a connector waits for its operator.
 pub(super) fn undecided_message(tables: &[String]) -> String {
     format!(
@@ -225,7 +242,54 @@ pub(super) fn session(session: proxy::SessionInfo) -> SessionRow {
         role: session.role,
         client: session.peer.to_string(),
         connected_at: session.since,
+        id: count(session.id).unwrap_or(i64::MAX),
+        state: state_of(session.state).to_owned(),
+        backend_pid: session.backend_pid.map(i64::from),
+        bytes_in: count(session.bytes_in).unwrap_or(i64::MAX),
+        bytes_out: count(session.bytes_out).unwrap_or(i64::MAX),
     }
+}
+
+/// The word for what a session is doing.
+pub(super) fn state_of(state: proxy::SessionState) -> &'static str {
+    match state {
+        proxy::SessionState::Waking => "waking",
+        proxy::SessionState::Idle => "idle",
+        proxy::SessionState::InTransaction => "in transaction",
+        proxy::SessionState::Active => "active",
+    }
+}
+
+pub(super) fn job(job: JobInfo) -> JobRow {
+    JobRow {
+        job: job.kind.to_owned(),
+        object: job.object,
+        phase: None,
+        started_at: Some(job.since),
+        bytes_done: None,
+        bytes_total: None,
+    }
+}
+
+/// A connector that is being set up or deleted, as a job.
+pub(super) fn connector_job(connector: &Connector) -> Option<JobRow> {
+    let view = connector.view();
+    let job = match view.state {
+        ConnectorState::Validating => "connector setup",
+        ConnectorState::Deleting => "connector delete",
+        ConnectorState::Ready | ConnectorState::SetupPending | ConnectorState::Broken => {
+            return None;
+        }
+    };
+    let setup = view.setup.as_ref();
+    Some(JobRow {
+        job: job.to_owned(),
+        object: connector.name().to_owned(),
+        phase: Some(phase(&view)),
+        started_at: None,
+        bytes_done: setup.and_then(|setup| count(setup.bytes_done)),
+        bytes_total: setup.and_then(|setup| count(setup.bytes_total)),
+    })
 }
 
 /// The configuration in force, a row a key.

@@ -84,6 +84,9 @@ pub enum PostgresError {
     /// A role cannot log in to a database.
     #[error("{0}")]
     LoginRefused(String),
+    /// A script of an operator's failed.
+    #[error("{0}")]
+    ScriptFailed(String),
     /// The compute refused or broke a connection or statement of ours.
     #[error("{action}")]
     Query {
@@ -123,6 +126,7 @@ impl PostgresError {
             | Self::SocketPathTooLong(_)
             | Self::AlreadyRunning(_)
             | Self::LoginRefused(_)
+            | Self::ScriptFailed(_)
             | Self::ProgramFailed { .. } => false,
         }
     }

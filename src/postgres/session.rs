@@ -51,6 +51,41 @@ impl Session {
         })
     }
 
+    /// Runs SQL of an operator's as the owner of the branch, or as a role the owner is a member of.
+    /// Never as superuser: the SQL may call code of the source.
+    pub async fn run_as(
+        socket_dir: &Path,
+        database: &str,
+        role: Option<&str>,
+        sql: &str,
+    ) -> Result<(), PostgresError> {
+        let ran = async {
+            let (client, connection) =
+                login(socket_dir, OWNER_ROLE, database).connect(NoTls).await?;
+            tokio::spawn(async move { drop(connection.await) });
+            if let Some(role) = role {
+                let role = format!("\"{}\"", role.replace('"', "\"\""));
+                client.batch_execute(&format!("SET ROLE {role}")).await?;
+            }
+            client.batch_execute(sql).await
+        };
+        ran.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
+            Some(refusal) => PostgresError::ScriptFailed(refusal.message().to_owned()),
+            None => PostgresError::query("run a script")(error),
+        })
+    }
+
+    /// Drops extensions where they are, with all that needs them.
+    pub async fn drop_extensions(&self, names: &[String]) -> Result<(), PostgresError> {
+        for name in names {
+            let name = format!("\"{}\"", name.replace('"', "\"\""));
+            let sql = format!("DROP EXTENSION IF EXISTS {name} CASCADE");
+            let dropped = self.client.batch_execute(&sql).await;
+            dropped.map_err(PostgresError::query("drop extension"))?;
+        }
+        Ok(())
+    }
+
     /// Writes what is only in memory, so that a shutdown soon after has little left to write.
     pub async fn checkpoint(&self) -> Result<(), PostgresError> {
         let done = self.client.batch_execute("CHECKPOINT").await;

@@ -2,9 +2,11 @@
 //! is put right before serving: branches that only the store
 //! knows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage::BranchId;
 use storage::client::StoreClient;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::ServerError;
 use crate::catalog::Catalog;
 use crate::cause::Causes;
-use crate::compute::Computes;
-use crate::config::Config;
+use crate::compute::{ComputeTarget, Computes};
+use crate::config::LiveConfig;
 use crate::store::{Store, StoreError};
 
 /// Pause after a store could not be replaced; doubled with each failure in a row.
@@ -21,7 +23,8 @@ const REPLACE_PAUSE_MIN: Duration = Duration::from_millis(500);
 const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The store is greeted this often, to notice one that lives but hangs.
 const GREETING_INTERVAL: Duration = Duration::from_secs(5);
-/// Idle branches are looked for this often at most.
+/// Idle branches are looked for at most and at least this often.
+const IDLE_LOOK_MIN: Duration = Duration::from_secs(1);
 const IDLE_LOOK_MAX: Duration = Duration::from_secs(15);
 
 /// The tasks that run beside serving.
@@ -29,22 +32,26 @@ pub(super) struct Housekeeping(TaskTracker);
 
 impl Housekeeping {
     pub(super) fn start(
-        config: &Config,
-        store: &Arc<Store>,
-        computes: &Computes,
+        config: &LiveConfig,
+        catalog: &Arc<Catalog>,
+        (store, computes): (&Arc<Store>, &Computes),
         stop: &CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(replace_dead_stores(store.clone(), computes.clone(), stop.clone()));
-        if config.branch.suspend_after_s > 0 {
-            let limit = Duration::from_secs(config.branch.suspend_after_s);
-            tasks.spawn(suspend_idle(computes.clone(), limit, stop.clone()));
-        }
+        let idle =
+            Idle { config: config.clone(), catalog: catalog.clone(), computes: computes.clone() };
+        tasks.spawn(idle.suspend(stop.clone()));
         tasks.close();
         Self(tasks)
     }
 
-    pub(super) async fn join(self) {
+    /// Runs one more task beside serving; it ends with the others.
+    pub(super) fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
+    pub(super) async fn join(&self) {
         self.0.wait().await;
     }
 }
@@ -89,12 +96,48 @@ async fn silence(store: &Store) {
     }
 }
 
-async fn suspend_idle(computes: Computes, limit: Duration, stop: CancellationToken) {
-    let mut looks = tokio::time::interval((limit / 4).clamp(Duration::from_secs(1), IDLE_LOOK_MAX));
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = looks.tick() => computes.suspend_idle(limit).await,
+/// Suspends what nobody uses.
+struct Idle {
+    /// Has the limit of branches whose connector sets none; zero means never.
+    config: LiveConfig,
+    catalog: Arc<Catalog>,
+    computes: Computes,
+}
+
+impl Idle {
+    async fn suspend(self, stop: CancellationToken) {
+        loop {
+            // A failed look at the settings is made up for by the next one.
+            let set = self.catalog.suspend_limits().unwrap_or_else(|error| {
+                tracing::error!(error = %Causes(&error), "read settings");
+                BTreeMap::new()
+            });
+            let limit = Duration::from_secs(self.config.current().branch.suspend_after_s);
+            let shortest = set.values().copied().chain([limit]).filter(|l| !l.is_zero()).min();
+            let pause = (shortest.unwrap_or(IDLE_LOOK_MAX) / 4).clamp(IDLE_LOOK_MIN, IDLE_LOOK_MAX);
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            let limit_of = |branch: BranchId| {
+                let limit = set.get(&branch).copied().unwrap_or(limit);
+                (!limit.is_zero()).then_some(limit)
+            };
+            self.computes.suspend_idle(limit_of).await;
+        }
+    }
+}
+
+/// Brings what is stored of branches up to date whose computes died while no server ran, one
+/// after the other: they are asleep for everybody else.
+pub(super) async fn refresh(computes: Computes, died: Vec<ComputeTarget>, stop: CancellationToken) {
+    for target in died {
+        let branch = target.branch.get();
+        let Some(refreshed) = stop.run_until_cancelled(computes.refresh(target)).await else {
+            return;
+        };
+        match refreshed {
+            Ok(()) => tracing::info!(branch, "read roles of a branch whose compute had died"),
+            Err(error) => tracing::warn!(branch, error = %Causes(&error), "read roles of branch"),
         }
     }
 }

@@ -5,10 +5,20 @@ use std::os::unix::net::UnixDatagram;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end the server.
+/// The signals that the server heeds.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What an operator asks for with a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// SIGTERM, SIGINT
+    Stop,
+    /// SIGHUP
+    Reload,
 }
 
 impl Signals {
@@ -17,14 +27,16 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Resolves at the first of them.
-    pub(super) async fn stop_requested(&mut self) {
+    /// Resolves at the next of them.
+    pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Reload,
         }
     }
 }
@@ -35,7 +47,9 @@ pub(super) fn tell_ready() {
     // Nobody may be listening, which is no reason not to serve.
     let _ = writeln!(stdout, "ready").and_then(|()| stdout.flush());
     if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
-        let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"READY=1", path));
+        // After a takeover the service is another process than the one that was started.
+        let text = format!("READY=1\nMAINPID={}", std::process::id());
+        let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(text.as_bytes(), path));
         if let Err(error) = sent {
             tracing::warn!(%error, "notify service manager");
         }

@@ -12,9 +12,10 @@ use proxy::client::{self, ReplicationConnection, Session, Target};
 
 use super::error::Error;
 use super::plugin::{PROBE_OPTIONS, Plugin, Probe, probe};
-use super::preflight::{PluginChoice, PreflightOptions, listed};
+use super::preflight::{PluginChoice, PreflightOptions};
 use super::privileges::Missing;
-use super::report::{Row, RowStatus};
+use super::report::{Row, RowStatus, listed};
+use super::server::literal;
 
 /// The name of the row, whichever plugin it is about.
 const NAME: &str = "wal2json";
@@ -110,11 +111,7 @@ impl Decoding<'_> {
         Ok(match probed {
             Probe::Works { tells_nan_from_null: true } => Row::pass(NAME),
             Probe::Works { tells_nan_from_null: false } => self.old_wal2json().await?,
-            Probe::Blocked => Row::warn(
-                NAME,
-                "A long transaction on the source holds back slot creation",
-                "End transactions that are open for long before creating the connector.",
-            ),
+            Probe::Blocked => self.blocked().await?,
             Probe::NotInstalled => Row::fail(
                 NAME,
                 "wal2json is not installed",
@@ -152,6 +149,32 @@ impl Decoding<'_> {
         ))
     }
 
+    /// Whoever has written and not ended holds a new slot back.
+    async fn blocked(&self) -> Result<Row, Error> {
+        let mut lines =
+            vec!["A long transaction on the source holds back slot creation".to_owned()];
+        let mut mend = Vec::new();
+        for row in self.session.query(OPEN_SQL, &[]).await? {
+            let (pid, role, age): (i32, Option<String>, Option<String>) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (role, age) = (role.unwrap_or_default(), age.unwrap_or_default());
+            lines.push(format!("Process {pid} of role {role}, open for {age}"));
+            mend.push(format!("SELECT pg_terminate_backend({pid});"));
+        }
+        for row in self.session.query(PREPARED_SQL, &[]).await? {
+            let gid: String = row.try_get(0)?;
+            lines.push(format!("Prepared transaction {gid}"));
+            mend.push(format!("ROLLBACK PREPARED {};", literal(&gid)));
+        }
+        let remedy = match mend.join(" ") {
+            none if none.is_empty() => {
+                "End transactions that are open for long before creating the connector.".to_owned()
+            }
+            sql => format!("Let it end before creating the connector, or end it: {sql}"),
+        };
+        Ok(Row::warn(NAME, lines.join("\n"), remedy))
+    }
+
     /// The setting is a list of names; quoting it as a whole would store one name.
     async fn listing_sql(&self) -> Result<String, Error> {
         let row = self.session.query_opt(LIBRARIES_SQL, &[]).await?;
@@ -174,6 +197,13 @@ impl Decoding<'_> {
         Ok(format!("postgresql-{major}-wal2json"))
     }
 }
+
+const OPEN_SQL: &str = "\
+SELECT pid, usename::text, date_trunc('second', now() - xact_start)::text
+  FROM pg_catalog.pg_stat_activity
+ WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5";
+
+const PREPARED_SQL: &str = "SELECT gid FROM pg_catalog.pg_prepared_xacts ORDER BY prepared LIMIT 5";
 
 const LIBRARIES_SQL: &str =
     "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries'";

@@ -195,6 +195,18 @@ pub async fn tables(session: &Session, schemas: &[String]) -> Result<Vec<Table>,
     Ok(rows.iter().map(table).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
+/// The tables among those to follow that cannot say which row an UPDATE or DELETE meant, by name.
+pub(super) async fn tables_without_identity(
+    session: &Session,
+    schemas: &[String],
+) -> Result<Vec<TableName>, Error> {
+    let rows = session.query(WITHOUT_IDENTITY_SQL, &[&schemas]).await?;
+    let name = |row: &tokio_postgres::Row| {
+        Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
+    };
+    Ok(rows.iter().map(name).collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
 // to_jsonb() reads columns that exist in some majors only: datlocprovider and the ICU locale came
 // with 15 (daticulocale), which 17 renamed (datlocale).
 const DATABASE_SQL: &str = "\
@@ -224,6 +236,25 @@ SELECT e.extname::text, n.nspname::text
 // fixed. Composite, enum and extension types have identifiers of each database in theirs, and so
 // does what names an object (regclass and its kin); a domain is left out to keep the list plain.
 //
+// The same rule as below. Apart from it, because there may be many tables and preflight must be
+// quick: their columns are of no use to it.
+const WITHOUT_IDENTITY_SQL: &str = "\
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relreplident <> 'f'
+   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')
+   AND (cardinality($1::text[]) = 0 OR n.nspname = ANY ($1))
+   AND NOT EXISTS (
+         SELECT FROM pg_catalog.pg_index i
+          WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+            AND i.indpred IS NULL AND i.indexprs IS NULL
+            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident
+                ELSE false END)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                      AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY 1, 2";
+
 // An identity counts as the server counts it: a deferrable or partial index does not, nor does one
 // over expressions or nullable columns (replication notes, section 0 facts 4 and 5).
 const TABLES_SQL: &str = "\

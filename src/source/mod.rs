@@ -13,6 +13,7 @@ mod plugin;
 mod preflight;
 mod privileges;
 mod provider;
+mod reach;
 mod report;
 mod server;
 mod url;

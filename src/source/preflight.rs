@@ -3,7 +3,7 @@
 //! Stores nothing, and leaves nothing on the source. A failed check does not hide the next; one
 //! that cannot run says why.
 
-use proxy::client::{ReplicationConnection, Session, Target, reach};
+use proxy::client::{ReplicationConnection, Session, Target};
 
 use super::capture;
 use super::decoding::Decoding;
@@ -13,7 +13,8 @@ use super::grants;
 use super::plugin::{PROBE_OPTIONS, Plugin};
 use super::privileges::Missing;
 use super::provider::Provider;
-use super::report::{Report, Row, RowKind, RowStatus};
+use super::reach;
+use super::report::{NAMED_OBJECTS_MAX, Report, Row, RowKind, RowStatus, listed};
 use super::server;
 use super::url::SourceUrl;
 
@@ -22,6 +23,9 @@ use super::url::SourceUrl;
 pub struct PreflightOptions {
     /// The schemas to follow; none named means all that are not the system's.
     pub schemas: Vec<String>,
+    /// Whether the far end of an environment was reached, or why not; none where no environment is
+    /// gone through.
+    pub beyond: Option<Result<(), String>>,
     /// The plugin to follow with.
     pub plugin: PluginChoice,
 }
@@ -37,8 +41,6 @@ pub enum PluginChoice {
 }
 
 const GRANTS_REMEDY: &str = "Run the grant script below, then re-run preflight.";
-/// A check's detail names this many objects; the script has them all.
-const NAMED_OBJECTS_MAX: usize = 10;
 /// No question of ours takes longer on a healthy source.
 const SESSION_OPTIONS: &str = "-c statement_timeout=30s -c lock_timeout=5s";
 const AFTER_REACHABLE: [&str; 8] = [
@@ -60,34 +62,21 @@ pub async fn preflight(
 ) -> Report {
     let target = url.target().with_options(SESSION_OPTIONS);
     let mut report = Report::default();
-    if let Err(error) = reach(&target).await {
-        let remedy = format!(
-            "Check host and port, and that a firewall lets this machine reach {}.",
-            target.address()
-        );
-        report.rows.push(Row::fail("tcp reachable", server::describe(&error), remedy));
+    report.rows.push(reach::row(&target, options.beyond.as_ref()).await);
+    if report.rows.iter().any(|row| row.status == RowStatus::Fail) {
         skip(&mut report, &AFTER_REACHABLE, "tcp reachable failed");
         return finish(report, None, None);
     }
-    report.rows.push(Row::pass("tcp reachable"));
     let session = Session::open(&target).await;
     report.rows.push(server::auth(&session, &target.user, &target.database));
     let Ok(session) = session else {
         skip(&mut report, &AFTER_REACHABLE[1..], "auth failed");
         return finish(report, None, None);
     };
-    let found =
-        Checks { session: &session, target: &target, options }.run(&mut report, taken_by).await;
+    let checks = Checks { session: &session, target: &target, options };
+    let (provider, script) = checks.run(&mut report, taken_by).await;
     session.close().await;
-    match found {
-        Ok((provider, script)) => finish(report, Some(provider), script),
-        Err(error) => {
-            let missing = AFTER_REACHABLE.get(report.rows.len() - 1).copied().unwrap_or("metadata");
-            let remedy = "Check that the connection is stable, then re-run preflight.";
-            report.rows.push(Row::fail(missing, server::describe(&error), remedy));
-            finish(report, None, None)
-        }
-    }
+    finish(report, provider, script)
 }
 
 struct Checks<'a> {
@@ -97,37 +86,67 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
+    /// Runs what can be run; a check that fails to answer does not hide the next.
     async fn run(
         &self,
         report: &mut Report,
         taken_by: impl Fn(&Identity) -> Option<String> + Send,
-    ) -> Result<(Provider, Option<String>), Error> {
+    ) -> (Option<Provider>, Option<String>) {
         let (session, user) = (self.session, &self.target.user);
-        let provider = Provider::detect(session).await?;
-        report.rows.push(server::metadata(session).await?);
-        report.rows.push(server::is_writer(session).await?);
-        report.rows.push(server::wal_level(session, &provider).await?);
-        report.rows.push(server::slots(session).await?);
+        let detected = Provider::detect(session).await.ok();
+        let provider = detected.clone().unwrap_or_else(Provider::vanilla);
+        let rows = &mut report.rows;
+        rows.push(answered("postgres metadata", server::metadata(session).await));
+        rows.push(answered("is writer", server::is_writer(session, user).await));
+        rows.push(answered("wal level", server::wal_level(session, &provider).await));
+        rows.push(answered("replication slots", server::slots(session, &provider).await));
         let mut replication =
             ReplicationConnection::open(&self.target.with_options(PROBE_OPTIONS)).await;
         if let Ok(connection) = &mut replication {
             report.identity = facts::identity(connection).await.ok();
         }
-        report.rows.push(server::senders(session, replication.as_ref().err(), user).await?);
-        let mut missing = Missing::read(session, &self.options.schemas).await?;
-        missing.replication = matches!(&replication, Err(e) if e.sqlstate() == Some("42501"));
+        let refused = replication.as_ref().err();
+        let may_not_replicate = refused.is_some_and(|e| e.sqlstate() == Some("42501"));
+        let senders = server::senders(session, &provider, refused, user).await;
+        report.rows.push(answered("wal senders", senders));
+        let read = Missing::read(session, &self.options.schemas).await;
+        let (mut missing, reading) = match read {
+            Ok(missing) => {
+                let row = reading(&missing);
+                (missing, Ok(row))
+            }
+            Err(error) => (Missing::default(), Err(error)),
+        };
+        missing.replication = may_not_replicate;
         let decoding = Decoding { session, target: self.target, options: self.options };
-        let (row, plugin) = decoding.check(replication, &mut missing).await?;
-        report.rows.push(row);
-        report.plugin = plugin;
-        report.rows.push(reading(&missing));
-        let tables = facts::tables(session, &self.options.schemas).await?;
-        report.undecided =
-            tables.into_iter().filter(|table| !table.has_identity).map(|t| t.name).collect();
-        report.undecided.sort();
-        report.rows.extend(self.reserved_names().await?);
-        report.rows.extend(capture::row(session).await?);
-        report.rows.extend(identities(&report.undecided));
+        let checked = decoding.check(replication, &mut missing).await;
+        report.plugin = checked.as_ref().ok().and_then(|(_, plugin)| *plugin);
+        report.rows.push(answered("wal2json", checked.map(|(row, _)| row)));
+        report.rows.push(answered("can read tables", reading));
+        self.run_quiet(report, taken_by).await;
+        let script = grants::script(&missing, &provider, user, &self.target.database);
+        (detected, script)
+    }
+
+    /// Checks that are shown only where something is to be said.
+    async fn run_quiet(
+        &self,
+        report: &mut Report,
+        taken_by: impl Fn(&Identity) -> Option<String> + Send,
+    ) {
+        if let Some(row) = self.reserved_names().await.transpose() {
+            report.rows.push(answered("metadata schema", row));
+        }
+        if let Some(row) = capture::row(self.session).await.transpose() {
+            report.rows.push(answered("ddl capture", row));
+        }
+        match facts::tables_without_identity(self.session, &self.options.schemas).await {
+            Ok(tables) => {
+                report.undecided = tables;
+                report.rows.extend(identities(&report.undecided));
+            }
+            Err(error) => report.rows.push(answered("replica identity", Err(error))),
+        }
         if let Some(name) = report.identity.as_ref().and_then(taken_by) {
             report.rows.push(Row::fail(
                 "duplicate source",
@@ -135,8 +154,6 @@ impl Checks<'_> {
                 format!("Use connector {name}, or delete it first."),
             ));
         }
-        let script = grants::script(&missing, &provider, user, &self.target.database);
-        Ok((provider, script))
     }
 
     /// Names we keep for ourselves, where the source uses them for something that matters.
@@ -152,6 +169,14 @@ impl Checks<'_> {
             "Rename them on the source if branches need them.",
         )))
     }
+}
+
+/// A check that did not come to an answer has failed, and says why.
+fn answered(name: &str, outcome: Result<Row, Error>) -> Row {
+    outcome.unwrap_or_else(|error| {
+        let remedy = "Check that the connection is stable, then re-run preflight.";
+        Row::fail(name, server::describe(&error), remedy)
+    })
 }
 
 fn reading(missing: &Missing) -> Row {
@@ -182,14 +207,6 @@ fn identities(undecided: &[TableName]) -> Option<Row> {
         format!("No usable replica identity: {}", listed(&names)),
         "Decide per table: exclude, add_pk or replica_identity_full.",
     ))
-}
-
-pub(super) fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(NAMED_OBJECTS_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED_OBJECTS_MAX) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }
 
 fn skip(report: &mut Report, names: &[&str], why: &str) {

@@ -21,6 +21,10 @@ pub(super) struct Missing {
     pub(super) tables: Vec<TableName>,
     /// Tables whose row security would hide rows from us.
     pub(super) hidden: Vec<TableName>,
+    /// Owners of those.
+    pub(super) hidden_owners: Vec<String>,
+    /// The role may not make a schema in the database.
+    pub(super) create: bool,
     /// Sequences without SELECT.
     pub(super) sequences: Vec<TableName>,
     /// (schema, owner) whose future tables would be invisible to us.
@@ -41,8 +45,13 @@ impl Missing {
             }
             if row.try_get(3)? {
                 missing.hidden.push(name);
+                let owner: String = row.try_get(4)?;
+                if !missing.hidden_owners.contains(&owner) {
+                    missing.hidden_owners.push(owner);
+                }
             }
         }
+        missing.create = session.query_one(CREATE_SQL, &[]).await?.try_get(0)?;
         for row in session.query(SEQUENCES_SQL, &[&schemas]).await? {
             missing.sequences.push(TableName { schema: row.try_get(0)?, name: row.try_get(1)? });
         }
@@ -79,6 +88,9 @@ async fn names(session: &Session, sql: &str, schemas: &[String]) -> Result<Vec<S
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
+const CREATE_SQL: &str = "\
+SELECT NOT has_database_privilege(current_database(), 'CREATE')";
+
 const ABSENT_SQL: &str = "\
 SELECT s FROM unnest($1::text[]) s WHERE to_regnamespace(quote_ident(s)) IS NULL ORDER BY 1";
 
@@ -93,7 +105,8 @@ SELECT n.nspname::text, c.relname::text, has_table_privilege(c.oid, 'SELECT'),
        c.relrowsecurity
        AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles
                  WHERE rolname = current_user)
-       AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
+       AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')),
+       pg_get_userbyid(c.relowner)::text
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'ardent')

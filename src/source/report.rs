@@ -96,3 +96,15 @@ impl Row {
         Self { detail: Some(detail.into()), ..self }
     }
 }
+
+/// A check's detail names this many objects; the script has them all.
+pub(super) const NAMED_OBJECTS_MAX: usize = 10;
+
+/// The first names of a list, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED_OBJECTS_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_OBJECTS_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

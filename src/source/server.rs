@@ -1,6 +1,6 @@
 //! Checks of the server as a whole: version, writer, log level, capacity.
 
-use proxy::client::{self, Session};
+use proxy::client::{self, Session, quote_identifier};
 
 use super::error::Error;
 use super::provider::Provider;
@@ -11,28 +11,76 @@ const VERSION_MIN: i32 = 130_000;
 /// From 19 on the server raises its log level by itself when a logical slot is made.
 const VERSION_SELF_RAISING: i32 = 190_000;
 
+/// Room that a remedy makes.
+const SLOTS_MORE: i32 = 10;
+const SENDERS_MORE: i32 = 10;
+const SLOTS_NAMED_MAX: usize = 3;
+/// Less log than this is used up by one long transaction or one slow hour.
+const KEEP_MB_MIN: i64 = 1024;
+
 /// Can we log in?
 pub(super) fn auth(outcome: &Result<Session, client::Error>, user: &str, database: &str) -> Row {
     let name = "auth";
     let Err(error) = outcome else { return Row::pass(name) };
     let said = describe(error);
-    let remedy = match error.sqlstate() {
-        Some("28P01") => format!("Check the password of role {user} in the URL."),
-        Some("28000") => format!(
+    let (role, place) = (quote_identifier(user), quote_identifier(database));
+    let remedy = match (error.sqlstate(), error) {
+        (Some("28P01"), _) => format!("Check the password of role {user} in the URL."),
+        (Some("28000"), _) if said.contains("is not permitted to log in") => {
+            format!("Run ALTER ROLE {role} LOGIN; as a superuser.")
+        }
+        (Some("28000"), _) => format!(
             "Check that role {user} exists and may log in, and that pg_hba.conf lets it in \
              from here."
         ),
-        Some("3D000") => format!("Check the database name in the URL: {database} does not exist."),
-        Some("53300") => "Raise max_connections or close sessions on the source.".to_owned(),
-        _ if matches!(error, client::Error::TlsRefused | client::Error::Tls(_)) => {
-            "Check sslmode and sslrootcert in the URL.".to_owned()
+        (Some("3D000"), _) => {
+            format!("Check the database name in the URL: {database} does not exist.")
         }
-        _ if matches!(error, client::Error::PasswordMissing) => {
-            "Put the password into the URL.".to_owned()
+        (Some("42501"), _) => {
+            format!("Run GRANT CONNECT ON DATABASE {place} TO {role}; as its owner.")
         }
+        (Some("55000"), _) => {
+            format!("Run ALTER DATABASE {place} ALLOW_CONNECTIONS true; as a superuser.")
+        }
+        (Some("53300"), _) if said.contains("for role") => {
+            format!("Run ALTER ROLE {role} CONNECTION LIMIT -1; as a superuser.")
+        }
+        (Some("53300"), _) if said.contains("for database") => {
+            format!("Run ALTER DATABASE {place} CONNECTION LIMIT -1; as its owner.")
+        }
+        (Some("53300"), _) => "Raise max_connections or close sessions on the source.".to_owned(),
+        (Some("57P03"), _) => "Wait until the server has started, then try again.".to_owned(),
+        (Some("08P01"), _) if said.contains("unsupported startup parameter") => POOLER.to_owned(),
+        (_, client::Error::TlsRefused) => {
+            "Set ssl = on at the source, or take sslmode out of the URL.".to_owned()
+        }
+        (_, client::Error::Tls(_)) => tls_remedy(&said),
+        (_, client::Error::PasswordMissing) => "Put the password into the URL.".to_owned(),
         _ => "Check the URL and the server's log.".to_owned(),
     };
     Row::fail(name, said, remedy)
+}
+
+/// Logical replication needs the server itself.
+const POOLER: &str = "This is a connection pooler (PgBouncer, a -pooler host, port 6432 or 6543): \
+    use the server's own host and port, the direct connection string.";
+
+fn tls_remedy(said: &str) -> String {
+    let lower = said.to_lowercase();
+    if lower.contains("expired") {
+        "Renew the source's TLS certificate: the one it shows has expired.".to_owned()
+    } else if lower.contains("notvalidforname") || lower.contains("not valid for name") {
+        "Use the host name that is in the source's certificate, or sslmode=verify-ca.".to_owned()
+    } else if lower.contains("unknownissuer") {
+        "Name the authority of the source's certificate: sslrootcert=<file> in the URL.".to_owned()
+    } else {
+        "Check sslmode and sslrootcert in the URL.".to_owned()
+    }
+}
+
+/// A string literal, whatever is in it.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// An error with the causes below it, in one line.
@@ -77,7 +125,7 @@ pub(super) async fn metadata(session: &Session) -> Result<Row, Error> {
 }
 
 /// A replica cannot hold a slot for us and capture schema changes.
-pub(super) async fn is_writer(session: &Session) -> Result<Row, Error> {
+pub(super) async fn is_writer(session: &Session, user: &str) -> Result<Row, Error> {
     let name = "is writer";
     let row = session.query_one(WRITER_SQL, &[]).await?;
     if row.try_get(0)? {
@@ -87,7 +135,11 @@ pub(super) async fn is_writer(session: &Session) -> Result<Row, Error> {
         return Ok(Row::fail(
             name,
             "Transactions are read-only (default_transaction_read_only)",
-            "Use the URL of the writer, or let this role write.",
+            format!(
+                "Use the URL of the writer, or run ALTER ROLE {} SET default_transaction_read_only \
+                 = off;",
+                quote_identifier(user)
+            ),
         ));
     }
     Ok(Row::pass(name))
@@ -106,21 +158,44 @@ pub(super) async fn wal_level(session: &Session, provider: &Provider) -> Result<
     Ok(Row::fail(name, detail, provider.wal_level_remedy()))
 }
 
-/// One free slot.
-pub(super) async fn slots(session: &Session) -> Result<Row, Error> {
+/// One free slot, and log kept for it long enough.
+pub(super) async fn slots(session: &Session, provider: &Provider) -> Result<Row, Error> {
     let name = "replication slots";
     let row = session.query_one(SLOTS_SQL, &[]).await?;
     let (used, most): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
+    let keep_mb: Option<i64> = row.try_get(2)?;
     let detail = format!("{used}/{most} used");
-    if used < i64::from(most) {
-        return Ok(Row::pass(name).with_detail(detail));
+    if used >= i64::from(most) {
+        let more = (most + SLOTS_MORE).to_string();
+        let unused: Vec<String> = row.try_get(3)?;
+        let drop = unused.iter().take(SLOTS_NAMED_MAX);
+        let drop = drop.map(|slot| format!("SELECT pg_drop_replication_slot({});", literal(slot)));
+        let drop = drop.collect::<Vec<_>>().join(" ");
+        let remedy = provider.setting_remedy("max_replication_slots", &more);
+        let remedy = match drop.as_str() {
+            "" => remedy,
+            drop => format!("{remedy} Or drop a slot nobody uses: {drop}"),
+        };
+        return Ok(Row::fail(name, detail, remedy));
     }
-    Ok(Row::fail(name, detail, "Raise max_replication_slots and restart, or drop an unused slot."))
+    match keep_mb {
+        Some(kept) if (0..KEEP_MB_MIN).contains(&kept) => Ok(Row::warn(
+            name,
+            format!(
+                "{detail}\nOnly {kept} MB of log are kept for a slot that lags \
+                 (max_slot_wal_keep_size): once they are used up, everything is copied anew"
+            ),
+            "Run ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf(); or \
+             change it where the provider keeps it.",
+        )),
+        _ => Ok(Row::pass(name).with_detail(detail)),
+    }
 }
 
 /// A walsender we can really have: others' are not all visible, so one is opened.
 pub(super) async fn senders(
     session: &Session,
+    provider: &Provider,
     replication: Option<&client::Error>,
     user: &str,
 ) -> Result<Row, Error> {
@@ -137,19 +212,16 @@ pub(super) async fn senders(
         ),
         Some("53300" | "53400") => Row::fail(
             name,
-            format!("All {most} are used"),
-            "Raise max_wal_senders and restart, or stop a replication client.",
+            format!("max: {most}\nAll are used"),
+            provider.setting_remedy("max_wal_senders", &(most + SENDERS_MORE).to_string())
+                + " Or stop a replication client.",
         ),
         Some("28000") => Row::fail(
             name,
             describe(error),
             format!("Let role {user} make replication connections in pg_hba.conf."),
         ),
-        _ => Row::fail(
-            name,
-            describe(error),
-            "Use the server's own address: connection poolers do not pass replication on.",
-        ),
+        _ => Row::fail(name, describe(error), POOLER),
     })
 }
 
@@ -167,6 +239,10 @@ SELECT current_setting('wal_level'), current_setting('server_version_num')::int"
 
 const SLOTS_SQL: &str = "\
 SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots),
-       current_setting('max_replication_slots')::int";
+       current_setting('max_replication_slots')::int,
+       (SELECT setting::bigint FROM pg_catalog.pg_settings
+         WHERE name = 'max_slot_wal_keep_size'),
+       ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots
+              WHERE NOT active AND NOT temporary ORDER BY 1)";
 
 const SENDERS_SQL: &str = "SELECT current_setting('max_wal_senders')::int";

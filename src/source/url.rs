@@ -22,6 +22,11 @@ impl SourceUrl {
         &self.0
     }
 
+    /// The same source, with every connection made as `target` says.
+    pub fn reached_as(target: Target) -> Self {
+        Self(target)
+    }
+
     /// Host and port.
     pub fn address(&self) -> String {
         self.0.address()

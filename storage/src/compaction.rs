@@ -40,8 +40,8 @@ pub(crate) fn compact(holdings: &Holdings, least: u64) -> io::Result<()> {
     let old = disk.open(Path::new(JOURNAL), Open::Existing)?;
     log.exchange(
         medium,
-        |medium| {
-            let mut since = vec![0; usize::try_from(old.len()? - end).map_err(io::Error::other)?];
+        |medium, reached| {
+            let mut since = vec![0; usize::try_from(reached - end).map_err(io::Error::other)?];
             read_padded(&*old, &mut since, end)?;
             let (more, count) = Log::renumber(&since, LogKind::Branches, records, kept)?;
             write_all(medium, &more, bytes.len() as u64)?;

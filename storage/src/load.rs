@@ -133,7 +133,7 @@ fn open_journal(
         let text = format!("journal ends at record {last} of {}", manifest.last_record);
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    Ok(Log::closed(last, bytes.len() as u64))
+    Ok(Log::closed(kind, last, bytes.len() as u64))
 }
 
 fn restore_sealed(layer: &Arc<Layer>, tree: &mut Tree, manifest: &Manifest) -> io::Result<()> {

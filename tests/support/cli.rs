@@ -1,7 +1,8 @@
 //! The `ardent` program as a user runs it, and what came back.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// No verb of a test takes longer; a longer one is a hang and exits 124.
 const LIMIT_SECONDS: &str = "240";
@@ -50,6 +51,22 @@ pub(crate) fn ardent(data_dir: &Path, args: &[&str]) -> Ran {
     run(&mut command)
 }
 
+/// Runs `ardent <args>` on a terminal of its own: colours, questions and all. What it shows is in
+/// `stdout`; `typed` is what somebody types.
+pub(crate) fn on_terminal(data_dir: &Path, args: &[&str], typed: &str) -> Ran {
+    let quoted = args.iter().map(|arg| format!("'{arg}'")).collect::<Vec<_>>().join(" ");
+    let mut command = bounded("script");
+    command.args(["--quiet", "--return", "--command", &format!("{ARDENT} {quoted}"), "/dev/null"]);
+    command.env("ARDENT_DATA_DIR", data_dir).env_remove("ARDENT_URL").env_remove("NO_COLOR");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("run a command on a terminal");
+    let mut stdin = child.stdin.take().expect("a piped stdin");
+    stdin.write_all(typed.as_bytes()).expect("type");
+    let output = child.wait_with_output().expect("the command ends");
+    drop(stdin);
+    output.into()
+}
+
 /// A command that is ended when it takes too long, instead of hanging the test.
 pub(crate) fn bounded(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
@@ -59,5 +76,5 @@ pub(crate) fn bounded(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 /// Runs a command with no standard input to its end.
 pub(crate) fn run(command: &mut Command) -> Ran {
-    command.stdin(std::process::Stdio::null()).output().expect("run a command").into()
+    command.stdin(Stdio::null()).output().expect("run a command").into()
 }

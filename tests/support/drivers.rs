@@ -70,14 +70,16 @@ pub(crate) fn cancelled(url: &str) -> String {
 /// A driver script under the Python that `make setup` prepared.
 pub(crate) fn python(script: &str) -> Command {
     let interpreter = tests_dir().join(".venv/bin/python");
-    assert!(interpreter.exists(), "psycopg is missing: run make setup");
+    assert!(interpreter.exists(), "the Python drivers are missing: run make setup");
     let mut command = bounded(interpreter);
     command.arg(tests_dir().join("drivers").join(script));
     command
 }
 
-fn node(script: &str) -> Command {
-    assert!(tests_dir().join("node_modules/pg").exists(), "node-postgres is missing: make setup");
+/// A driver script under node.
+pub(crate) fn node(script: &str) -> Command {
+    let drivers = tests_dir().join("node_modules/pg");
+    assert!(drivers.exists(), "the node drivers are missing: run make setup");
     let mut command = bounded("node");
     command.arg(tests_dir().join("drivers").join(script));
     command

@@ -5,10 +5,12 @@
 
 pub(crate) mod cli;
 pub(crate) mod drivers;
+pub(crate) mod network;
 pub(crate) mod pgbench;
 pub(crate) mod processes;
 pub(crate) mod scratch;
 pub(crate) mod server;
+pub(crate) mod session;
 pub(crate) mod source;
 pub(crate) mod wait;
 pub(crate) mod workload;

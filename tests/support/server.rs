@@ -23,8 +23,8 @@ pub(crate) struct Server {
     child: Option<Child>,
     port: u16,
     scratch: Scratch,
-    /// Lines of the configuration file besides the uids.
-    settings: &'static str,
+    /// Hosts to listen on.
+    hosts: Vec<String>,
 }
 
 impl Server {
@@ -33,19 +33,47 @@ impl Server {
     }
 
     /// Starts with these sections in the configuration file.
-    pub(crate) fn start_with(settings: &'static str) -> Self {
+    pub(crate) fn start_with(settings: &str) -> Self {
+        Self::begin(settings, &["127.0.0.1"])
+    }
+
+    /// Starts on these hosts.
+    pub(crate) fn listening_on(hosts: &[&str]) -> Self {
+        Self::begin("", hosts)
+    }
+
+    fn begin(settings: &str, hosts: &[&str]) -> Self {
         let scratch = Scratch::new("server");
-        let mut server = Self { child: None, port: free_port(), scratch, settings };
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut server = Self { child: None, port: free_port(), scratch, hosts };
+        server.reconfigure(settings);
         server.start_again();
         server
     }
 
+    /// Writes the configuration file. Its computes get uids of their own, for the server ends
+    /// whatever runs under them, and servers of other tests run beside it.
+    pub(crate) fn reconfigure(&self, settings: &str) {
+        let uid_base = 20_000_000 + u32::from(self.port) * 1000;
+        let text = format!("[compute]\nuid_base = {uid_base}\n{settings}");
+        std::fs::write(self.config(), text).expect("write the configuration");
+    }
+
     /// Starts the server on the same data directory and port, after it was stopped or killed.
     pub(crate) fn start_again(&mut self) {
-        let mut child = self.serve();
+        let mut child = self.serve(&[]);
         let ready = first_line(&mut child);
         assert_eq!(ready.as_deref(), Some("ready"), "{}", self.log_text());
         self.child = Some(child);
+    }
+
+    /// A second server takes the place of the running one. Returns the old one, which ends once
+    /// its sessions have.
+    pub(crate) fn take_over(&mut self) -> OldServer {
+        let mut child = self.serve(&["--takeover"]);
+        let ready = first_line(&mut child);
+        assert_eq!(ready.as_deref(), Some("ready"), "{}", self.log_text());
+        OldServer(self.child.replace(child).expect("a running server"))
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -152,20 +180,21 @@ impl Server {
         text
     }
 
-    /// Starts `ardent serve`. Its computes get uids of their own, for it ends whatever runs under
-    /// them, and servers of other tests run beside it.
-    fn serve(&self) -> Child {
-        let config = self.scratch.path().join("server.toml");
-        let uid_base = 20_000_000 + u32::from(self.port) * 1000;
-        let text = format!("[compute]\nuid_base = {uid_base}\n{}", self.settings);
-        std::fs::write(&config, text).expect("write the configuration");
+    /// Starts `ardent serve`.
+    fn serve(&self, more: &[&str]) -> Child {
         let mut command = Command::new(ARDENT);
-        let listen = format!("127.0.0.1:{}", self.port);
-        command.arg("serve").arg("--data-dir").arg(self.data_dir()).args(["--listen", &listen]);
+        command.arg("serve").arg("--data-dir").arg(self.data_dir()).args(more);
+        for host in &self.hosts {
+            command.arg("--listen").arg(format!("{host}:{}", self.port));
+        }
         let log = std::fs::File::options().create(true).append(true).open(self.log());
-        command.arg("--config").arg(config).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.arg("--config").arg(self.config()).env("NO_COLOR", "1").stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log.expect("open the log"));
         command.spawn().expect("start the server")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.scratch.path().join("server.toml")
     }
 
     fn log(&self) -> PathBuf {
@@ -178,6 +207,17 @@ impl Server {
         let pid: u32 = pid_file.lines().next()?.trim().parse().ok()?;
         let mut own = processes::below(&directory).into_iter();
         own.find(|process| process.pid == pid)
+    }
+}
+
+/// A server whose place another one has taken.
+pub(crate) struct OldServer(Child);
+
+impl OldServer {
+    /// Waits for its end.
+    pub(crate) fn has_ended_well(mut self) -> bool {
+        let status = processes::wait_for(&mut self.0, STOP);
+        status.is_some_and(|status| status.success())
     }
 }
 

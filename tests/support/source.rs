@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::cli::{bounded, run};
 use super::drivers::psql;
+use super::network::Network;
 use super::processes;
 use super::scratch::Scratch;
 use super::wait::eventually;
@@ -47,6 +48,33 @@ impl Source {
         source
     }
 
+    /// A source on the loopback of a private network, with TLS as `db.internal`. Its unix socket is
+    /// reached from here as ever.
+    pub(crate) fn within(network: &Network) -> Self {
+        let scratch = Scratch::new("source");
+        let bin = bin_dir();
+        let port = free_port();
+        initdb(&bin, scratch.path());
+        let data = scratch.path().join("data");
+        let mut openssl = as_account(PathBuf::from("openssl"));
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", "/CN=db.internal", "-addext", "subjectAltName=DNS:db.internal"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.arg("-keyout").arg(data.join("server.key"));
+        run(openssl.arg("-out").arg(data.join("server.crt"))).ok();
+        configure(&bin, &scratch, &[("ssl", "on")]);
+        let inside = network.command(as_account(PathBuf::new()).get_program());
+        let postmaster = postmaster_as(inside, &bin, scratch.path(), port);
+        let source = Self { postmaster, port, bin, scratch };
+        source.wait_ready();
+        source
+    }
+
+    /// The certificate that a source within a private network shows.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.scratch.path().join("data/server.crt")
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -62,6 +90,19 @@ impl Source {
 
     pub(crate) fn url_as(&self, role: &str, password: &str) -> String {
         format!("postgresql://{role}:{password}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Shows this certificate from now on; both in PEM.
+    pub(crate) fn show_certificate(&self, certificate: &str, key: &str) {
+        let data = self.scratch.path().join("data");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            std::fs::write(&path, text).expect("write a certificate");
+            give_to_account(&path);
+            run(bounded("chmod").arg("600").arg(&path)).ok();
+        }
+        self.sql("alter system set ssl = on");
+        self.sql("select pg_reload_conf()");
     }
 
     /// Runs SQL as the superuser over the private socket and returns the rows, `|` between columns.
@@ -212,10 +253,22 @@ fn configure(bin: &Path, scratch: &Scratch, settings: &[(&str, &str)]) {
 
 /// Starts Postgres on `data` below `scratch`, with its socket there.
 pub(crate) fn postmaster(bin: &Path, scratch: &Path, port: u16) -> Child {
-    let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     let mut command = as_account(bin.join("postgres"));
+    listen(&mut command, scratch, port);
+    command.spawn().expect("start the source")
+}
+
+/// The same, started by a program that brings it to another place.
+fn postmaster_as(mut command: Command, bin: &Path, scratch: &Path, port: u16) -> Child {
+    command.args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups"]);
+    command.arg(bin.join("postgres"));
+    listen(&mut command, scratch, port);
+    command.spawn().expect("start the source")
+}
+
+fn listen(command: &mut Command, scratch: &Path, port: u16) {
+    let log = std::fs::File::create(scratch.join("log")).expect("create the source's log");
     command.arg("-D").arg(scratch.join("data")).arg("-k").arg(scratch);
     command.args(["-p", &port.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("start the source")
 }

@@ -58,10 +58,10 @@ pub(super) fn attempts(target: &Target) -> &'static [Attempt] {
 
 pub(super) async fn dial_as(target: &Target, attempt: Attempt) -> Result<Stream, Error> {
     within(target, async {
-        match (connect(target).await?, attempt) {
-            (Socket::Unix(stream), _) => Ok(Box::new(stream) as Stream),
-            (Socket::Tcp(stream), Attempt::Plain) => Ok(Box::new(stream) as Stream),
-            (Socket::Tcp(stream), Attempt::Tls) => encrypt(target, stream).await,
+        let stream = connect(target).await?;
+        match attempt {
+            Attempt::Plain => Ok(stream),
+            Attempt::Tls => encrypt(target, stream).await,
         }
     })
     .await
@@ -77,18 +77,18 @@ pub(super) async fn within<T>(
     })
 }
 
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-async fn connect(target: &Target) -> Result<Socket, Error> {
+async fn connect(target: &Target) -> Result<Stream, Error> {
     let unreachable = |source| Error::Unreachable { address: target.address(), source };
-    match &target.host {
-        Host::Socket(_) => {
-            UnixStream::connect(target.socket_path()).await.map(Socket::Unix).map_err(unreachable)
+    match (&target.host, &target.via) {
+        (Host::Socket(_), _) => {
+            let stream = UnixStream::connect(target.socket_path()).await.map_err(unreachable)?;
+            Ok(Box::new(stream))
         }
-        Host::Name(name) => {
+        (Host::Name(_), Some(via)) => {
+            let stream = UnixStream::connect(&via.socket).await.map_err(unreachable)?;
+            Ok(Box::new(stream))
+        }
+        (Host::Name(name), None) => {
             let stream =
                 TcpStream::connect((name.as_str(), target.port)).await.map_err(unreachable)?;
             stream.set_nodelay(true)?;
@@ -97,20 +97,20 @@ async fn connect(target: &Target) -> Result<Socket, Error> {
                 .with_interval(KEEPALIVE_INTERVAL)
                 .with_retries(KEEPALIVE_RETRIES);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(Socket::Tcp(stream))
+            Ok(Box::new(stream))
         }
     }
 }
 
 /// Asks for TLS. The server answers with one byte; more before the handshake would be an injection
 /// (CVE-2021-23222), and cannot reach us because exactly one byte is read.
-async fn encrypt(target: &Target, mut stream: TcpStream) -> Result<Stream, Error> {
+async fn encrypt(target: &Target, mut stream: Stream) -> Result<Stream, Error> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await?;
     match stream.read_u8().await? {
         b'S' => tls::handshake(target, stream).await,
-        b'N' if target.tls == TlsMode::Prefer => Ok(Box::new(stream)),
+        b'N' if target.tls == TlsMode::Prefer => Ok(stream),
         b'N' | b'E' => Err(Error::TlsRefused),
         _ => Err(Error::Io(io::Error::other("peer is not a Postgres server"))),
     }

@@ -39,4 +39,4 @@ pub use error::{Error, Verdict};
 pub use message::ServerMessage;
 pub use replication::{ReplicationConnection, ReplicationEvent, StandbyStatus, quote_identifier};
 pub use session::Session;
-pub use target::{Host, InvalidUrl, Target, TlsMode};
+pub use target::{Host, InvalidUrl, Target, TlsMode, Via};

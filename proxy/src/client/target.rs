@@ -33,8 +33,19 @@ pub struct Target {
     pub connect_timeout: Duration,
     /// Shown in the server's `pg_stat_activity`.
     pub application_name: String,
+    /// What is dialled in place of the host. TLS still verifies the host's name.
+    pub via: Option<Via>,
     /// Startup `options`, such as `-c statement_timeout=5s`.
     pub options: String,
+}
+
+/// Sockets of this machine that lead to a host we do not dial ourselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// For us.
+    pub socket: PathBuf,
+    /// For programs of Postgres, which have no TLS on a unix socket: a port of 127.0.0.1.
+    pub loopback_port: u16,
 }
 
 /// The machine or the directory that holds the server's socket.
@@ -82,8 +93,14 @@ impl Target {
             root_certificate: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             application_name: "ardent".to_owned(),
+            via: None,
             options: String::new(),
         }
+    }
+
+    /// The same server, reached through sockets that lead to it.
+    pub fn through(&self, via: Via) -> Self {
+        Self { via: Some(via), ..self.clone() }
     }
 
     /// The same target with more startup options after its own.

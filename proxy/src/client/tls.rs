@@ -16,14 +16,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::dial::Stream;
 use super::error::Error;
 use super::target::{Host, Target, TlsMode};
 
-pub(super) async fn handshake(target: &Target, stream: TcpStream) -> Result<Stream, Error> {
+pub(super) async fn handshake(target: &Target, stream: Stream) -> Result<Stream, Error> {
     let Host::Name(host) = &target.host else {
         return Err(Error::Protocol("TLS is for TCP only"));
     };

@@ -9,6 +9,8 @@ mod raw;
 mod authentication;
 mod cancel;
 mod console;
+mod faults;
+mod limits;
 mod relay;
 mod startup;
 mod stop;

@@ -131,26 +131,3 @@ async fn half_open_clients_are_dropped() {
     assert!(error(&raw.rest().await).contains("C57014|"));
     within(door.close()).await;
 }
-
-#[tokio::test]
-async fn strangers_are_bounded_in_number() {
-    let limits = Limits { preauth_connections: 3, ..Limits::default() };
-    let door = Door::with_limits(limits).await;
-    let mut waiting = Vec::new();
-    for _ in 0..3 {
-        let mut raw = Raw::connect(door.address).await;
-        raw.send(&SSL_REQUEST).await;
-        raw.bytes(1).await;
-        waiting.push(raw);
-    }
-    let answer = Raw::connect(door.address).await.rest().await;
-    assert!(error(&answer).contains("C53300|"));
-    // Who has authenticated counts no longer.
-    let mut first = waiting.pop().unwrap();
-    first.log_in(&startup(0, &APP), "secret").await;
-    assert!(
-        door.connect(|config| config.user("app.b1").password("secret").dbname("shop"))
-            .await
-            .is_ok()
-    );
-}

@@ -29,7 +29,7 @@ async fn idle_sessions_are_told_and_busy_ones_get_a_grace() {
     door.postgres.eventually(running, "1").await;
 
     let begun = Instant::now();
-    door.stop.cancel();
+    door.stop.sessions.cancel();
     for told in [idle, console] {
         assert!(String::from_utf8_lossy(&told.rest().await).contains("C57P01"));
     }

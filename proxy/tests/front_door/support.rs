@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use proxy::{
     Answer, Backend, Column, ColumnKind, Console, ConsoleSession, Description, Limits, Listener,
-    Notice, NoticeSender, Refusal, Route, ScramVerifier, Sessions, Settings, Statement,
-    TransactionEffect, Value,
+    LivePolicy, Notice, NoticeSender, Policy, Refusal, Route, ScramVerifier, Sessions, Settings,
+    Statement, Stop, TransactionEffect, Value,
 };
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -309,10 +308,11 @@ pub(crate) struct Door {
     pub(crate) postgres: Arc<Postgres>,
     pub(crate) route: Arc<TestRoute>,
     pub(crate) console: Arc<TestConsole>,
+    pub(crate) settings: Settings,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) address: SocketAddr,
     pub(crate) unix_socket: PathBuf,
-    pub(crate) stop: CancellationToken,
+    pub(crate) stop: Stop,
     pub(crate) server: tokio::task::JoinHandle<()>,
 }
 
@@ -322,11 +322,10 @@ impl Door {
     }
 
     pub(crate) async fn with_limits(limits: Limits) -> Self {
-        Self::with(limits, |listener| listener).await
+        Self::with_policy(Policy { limits, ..Policy::default() }).await
     }
 
-    /// The TCP listener as the test wants it.
-    pub(crate) async fn with(limits: Limits, configure: impl FnOnce(Listener) -> Listener) -> Self {
+    pub(crate) async fn with_policy(policy: Policy) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let postgres = tokio::task::spawn_blocking(Postgres::shared).await.unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -336,17 +335,17 @@ impl Door {
         let unix = UnixListener::bind(&unix_socket).unwrap();
         let route = TestRoute::to(postgres.socket());
         let console = Arc::new(TestConsole { dropped: Arc::default() });
-        let sessions = Sessions::new();
-        let stop = CancellationToken::new();
-        let settings = Settings { limits, mock_secret: [9; 32], sessions: Arc::clone(&sessions) };
+        let stop = Stop::new();
+        let settings = Settings::new(LivePolicy::new(policy), [9; 32]);
+        let sessions = Arc::clone(&settings.sessions);
         let server = tokio::spawn(proxy::serve(
-            vec![configure(Listener::tcp(tcp)), Listener::unix(unix)],
+            vec![Listener::tcp(tcp), Listener::unix(unix)],
             Arc::clone(&route),
             Arc::clone(&console),
-            settings,
+            settings.clone(),
             stop.clone(),
         ));
-        Self { postgres, route, console, sessions, address, unix_socket, stop, server }
+        Self { postgres, route, console, settings, sessions, address, unix_socket, stop, server }
     }
 
     /// A tokio-postgres client of `b1`.
@@ -370,7 +369,7 @@ impl Door {
 
     /// Stops the door; fails if it does not end in time.
     pub(crate) async fn close(self) {
-        self.stop.cancel();
+        self.stop.sessions.cancel();
         within(self.server).await.unwrap();
     }
 }

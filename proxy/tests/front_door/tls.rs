@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use proxy::{Limits, Tls};
+use proxy::{Policy, Tls};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,11 +26,8 @@ async fn open(require_tls: bool) -> Encrypted {
     let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
     let tls = Tls::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     let tls = tls.with_domain("Test");
-    let door = Door::with(Limits::default(), |listener| {
-        let listener = listener.with_tls(tls);
-        if require_tls { listener.requiring_tls() } else { listener }
-    })
-    .await;
+    let policy = Policy { tls: Some(tls), require_tls, ..Policy::default() };
+    let door = Door::with_policy(policy).await;
     let root_file = door.postgres.dir().join(format!("root-{}.crt", door.address.port()));
     std::fs::write(&root_file, certificate.pem()).unwrap();
     Encrypted { door, certificate, root_file }

@@ -6,7 +6,8 @@ use crate::admin::arguments::Arguments;
 use crate::admin::error::sqlstate;
 use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
 use crate::admin::request::{
-    CreateConnectorRequest, Decisions, Level, Plugin, SourceRequest, VerifyRequest,
+    CreateConnectorRequest, Decisions, Level, Plugin, RetrySetupRequest, SourceRequest,
+    VerifyRequest,
 };
 use crate::admin::statement::Statement;
 use crate::admin::syntax::SyntaxError;
@@ -31,6 +32,11 @@ const PRIVATE_LINK: OptionSpec = OptionSpec {
     kind: OptionKind::Text,
     summary: "the named endpoint inside that network",
 };
+const BYOC: OptionSpec = OptionSpec {
+    name: "byoc",
+    kind: OptionKind::Flag,
+    summary: "go through an environment; the only one there is unless one is named",
+};
 const DECISIONS: OptionSpec = OptionSpec {
     name: "replica_identity_decisions",
     kind: OptionKind::Text,
@@ -40,6 +46,11 @@ const ACCEPT_DEFAULTS: OptionSpec = OptionSpec {
     name: "accept_replica_identity_defaults",
     kind: OptionKind::Flag,
     summary: "exclude tables that are not decided on",
+};
+const SETUP: OptionSpec = OptionSpec {
+    name: "setup",
+    kind: OptionKind::Flag,
+    summary: "begin setup; off stops before it and says what is to be decided; default: on",
 };
 const WAIT: OptionSpec = OptionSpec {
     name: "wait",
@@ -92,7 +103,7 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Text("url"),
             Item::Optional(&[
                 Item::Word("WITH"),
-                Item::Options(&[SCHEMAS, PLUGIN, ENVIRONMENT, PRIVATE_LINK]),
+                Item::Options(&[SCHEMAS, PLUGIN, BYOC, ENVIRONMENT, PRIVATE_LINK]),
             ]),
         ],
         level: Level::Operator,
@@ -121,8 +132,10 @@ pub(super) const COMMANDS: &[Command] = &[
                     PLUGIN,
                     DECISIONS,
                     ACCEPT_DEFAULTS,
+                    BYOC,
                     ENVIRONMENT,
                     PRIVATE_LINK,
+                    SETUP,
                     WAIT,
                 ]),
             ]),
@@ -135,6 +148,7 @@ pub(super) const COMMANDS: &[Command] = &[
                 name: arguments.optional_name("name"),
                 source: source(arguments),
                 decisions: decisions(arguments)?,
+                setup: arguments.flag("setup", true),
                 wait: arguments.flag("wait", true),
             }))
         },
@@ -223,16 +237,20 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Word("RETRY"),
             Item::Word("SETUP"),
             NAME,
-            Item::Optional(&[Item::Word("WITH"), Item::Options(&[DECISIONS, ACCEPT_DEFAULTS])]),
+            Item::Optional(&[
+                Item::Word("WITH"),
+                Item::Options(&[DECISIONS, ACCEPT_DEFAULTS, SETUP]),
+            ]),
         ],
         level: Level::Admin,
         columns: RETRY_SETUP,
         summary: "carry on with setup, or join it",
         build: |arguments| {
-            Ok(Statement::ConnectorRetrySetup {
+            Ok(Statement::ConnectorRetrySetup(RetrySetupRequest {
                 name: arguments.name("name"),
                 decisions: decisions(arguments)?,
-            })
+                setup: arguments.flag("setup", true),
+            }))
         },
     },
     Command {
@@ -248,9 +266,14 @@ pub(super) const COMMANDS: &[Command] = &[
             }]),
         ],
         level: Level::Admin,
-        columns: &[],
+        columns: &[("name", Text), ("drop_extensions", Text)],
         summary: "change what future branches leave out",
-        build: |_| Ok(Statement::Unsupported("CONNECTOR UPDATE")),
+        build: |arguments| {
+            Ok(Statement::ConnectorUpdate {
+                name: arguments.name("name"),
+                drop_extensions: arguments.list("drop_extensions"),
+            })
+        },
     },
     Command {
         grammar: &[
@@ -329,6 +352,7 @@ fn source(arguments: &Arguments) -> SourceRequest {
             Some("pgoutput") => Plugin::Pgoutput,
             _ => Plugin::Auto,
         },
+        byoc: arguments.flag("byoc", false),
         environment: arguments.optional_text("environment").map(str::to_owned),
         private_link: arguments.optional_text("private_link").map(str::to_owned),
     }

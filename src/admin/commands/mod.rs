@@ -4,6 +4,7 @@ mod branch;
 mod connector;
 mod network;
 mod server;
+mod settings;
 
 use super::grammar::Command;
 
@@ -13,6 +14,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
         .iter()
         .chain(branch::COMMANDS)
         .chain(network::COMMANDS)
+        .chain(settings::COMMANDS)
         .chain(server::COMMANDS)
 }
 

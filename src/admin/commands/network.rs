@@ -1,11 +1,30 @@
 //! `ARDENT ENVIRONMENT ...` and `ARDENT PRIVATE LINK ...`: ways into private networks.
 
+use proxy::ColumnKind::{Text, Timestamptz};
+
 use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
-use crate::admin::request::Level;
+use crate::admin::request::{CreateEnvironmentRequest, CreatePrivateLinkRequest, Level};
 use crate::admin::statement::Statement;
+use crate::secret::Secret;
 
 /// Not a branch's kind of name: `env_1` is one.
 const NAME: Item = Item::Identifier("name");
+
+const ENVIRONMENT: &[(&str, proxy::ColumnKind)] = &[
+    ("name", Text),
+    ("address", Text),
+    ("private_links", Text),
+    ("connectors", Text),
+    ("created_at", Timestamptz),
+];
+
+const PRIVATE_LINK: &[(&str, proxy::ColumnKind)] = &[
+    ("name", Text),
+    ("environment", Text),
+    ("endpoint", Text),
+    ("connectors", Text),
+    ("created_at", Timestamptz),
+];
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -31,23 +50,30 @@ pub(super) const COMMANDS: &[Command] = &[
             ]),
         ],
         level: Level::Admin,
-        columns: &[],
+        columns: ENVIRONMENT,
         summary: "name a way into a private network",
-        build: |_| Ok(Statement::Unsupported("ENVIRONMENT CREATE")),
+        build: |arguments| {
+            Ok(Statement::EnvironmentCreate(CreateEnvironmentRequest {
+                name: arguments.text("name").to_owned(),
+                url: arguments.secret("ssh://... | socks5://..."),
+                key: arguments.optional_text("key").map(Secret::new),
+                known_host: arguments.optional_text("known_host").map(str::to_owned),
+            }))
+        },
     },
     Command {
         grammar: &[Item::Word("ENVIRONMENT"), Item::Word("LIST")],
         level: Level::Viewer,
-        columns: &[],
+        columns: ENVIRONMENT,
         summary: "all environments",
-        build: |_| Ok(Statement::Unsupported("ENVIRONMENT LIST")),
+        build: |_| Ok(Statement::EnvironmentList),
     },
     Command {
         grammar: &[Item::Word("ENVIRONMENT"), Item::Word("DELETE"), NAME],
         level: Level::Admin,
-        columns: &[],
+        columns: &[("name", Text)],
         summary: "delete an environment no connector uses",
-        build: |_| Ok(Statement::Unsupported("ENVIRONMENT DELETE")),
+        build: |arguments| Ok(Statement::EnvironmentDelete(arguments.text("name").to_owned())),
     },
     Command {
         grammar: &[
@@ -61,22 +87,28 @@ pub(super) const COMMANDS: &[Command] = &[
             Item::Text("host:port"),
         ],
         level: Level::Admin,
-        columns: &[],
+        columns: PRIVATE_LINK,
         summary: "name an endpoint inside an environment",
-        build: |_| Ok(Statement::Unsupported("PRIVATE LINK CREATE")),
+        build: |arguments| {
+            Ok(Statement::PrivateLinkCreate(CreatePrivateLinkRequest {
+                name: arguments.text("name").to_owned(),
+                environment: arguments.text("environment").to_owned(),
+                endpoint: arguments.text("host:port").to_owned(),
+            }))
+        },
     },
     Command {
         grammar: &[Item::Word("PRIVATE"), Item::Word("LINK"), Item::Word("LIST")],
         level: Level::Viewer,
-        columns: &[],
+        columns: PRIVATE_LINK,
         summary: "all private links",
-        build: |_| Ok(Statement::Unsupported("PRIVATE LINK LIST")),
+        build: |_| Ok(Statement::PrivateLinkList),
     },
     Command {
         grammar: &[Item::Word("PRIVATE"), Item::Word("LINK"), Item::Word("DELETE"), NAME],
         level: Level::Admin,
-        columns: &[],
+        columns: &[("name", Text)],
         summary: "delete a private link no connector uses",
-        build: |_| Ok(Statement::Unsupported("PRIVATE LINK DELETE")),
+        build: |arguments| Ok(Statement::PrivateLinkDelete(arguments.text("name").to_owned())),
     },
 ];

@@ -1,6 +1,6 @@
-//! Statements about the server itself: roles, settings, what it is doing, help.
+//! Statements about the server itself: roles, what it is doing, help.
 
-use proxy::ColumnKind::{Int8, Text, Timestamptz};
+use proxy::ColumnKind::{Float8, Int8, Text, Timestamptz};
 
 use crate::admin::grammar::{Command, Item, OptionKind, OptionSpec};
 use crate::admin::request::Level;
@@ -50,33 +50,6 @@ pub(super) const COMMANDS: &[Command] = &[
         build: |arguments| Ok(Statement::RoleDelete(arguments.text("name").to_owned())),
     },
     Command {
-        grammar: &[Item::Word("SETTINGS"), Item::Word("LIST")],
-        level: Level::Viewer,
-        columns: &[],
-        summary: "the settings of the current connector",
-        build: |_| Ok(Statement::Unsupported("SETTINGS LIST")),
-    },
-    Command {
-        grammar: &[
-            Item::Word("SETTINGS"),
-            Item::Word("SET"),
-            Item::Identifier("key"),
-            Item::Equals,
-            Item::Value("value"),
-        ],
-        level: Level::Admin,
-        columns: &[],
-        summary: "change a setting of the current connector",
-        build: |_| Ok(Statement::Unsupported("SETTINGS SET")),
-    },
-    Command {
-        grammar: &[Item::Word("SETTINGS"), Item::Word("REMOVE"), Item::Identifier("key")],
-        level: Level::Admin,
-        columns: &[],
-        summary: "put a setting back to its default",
-        build: |_| Ok(Statement::Unsupported("SETTINGS REMOVE")),
-    },
-    Command {
         grammar: &[Item::Word("SHOW"), Item::Word("SESSIONS")],
         level: Level::Viewer,
         columns: &[
@@ -84,6 +57,11 @@ pub(super) const COMMANDS: &[Command] = &[
             ("role", Text),
             ("client", Text),
             ("connected_at", Timestamptz),
+            ("id", Int8),
+            ("state", Text),
+            ("backend_pid", Int8),
+            ("bytes_in", Int8),
+            ("bytes_out", Int8),
         ],
         summary: "who is connected",
         build: |_| Ok(Statement::ShowSessions),
@@ -113,16 +91,29 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         grammar: &[Item::Word("SHOW"), Item::Word("METRICS")],
         level: Level::Viewer,
-        columns: &[],
+        columns: &[
+            ("name", Text),
+            ("labels", Text),
+            ("value", Float8),
+            ("kind", Text),
+            ("meaning", Text),
+        ],
         summary: "counters and gauges",
-        build: |_| Ok(Statement::Unsupported("SHOW METRICS")),
+        build: |_| Ok(Statement::ShowMetrics),
     },
     Command {
         grammar: &[Item::Word("SHOW"), Item::Word("JOBS")],
         level: Level::Viewer,
-        columns: &[],
+        columns: &[
+            ("job", Text),
+            ("object", Text),
+            ("phase", Text),
+            ("started_at", Timestamptz),
+            ("bytes_done", Int8),
+            ("bytes_total", Int8),
+        ],
         summary: "long operations that are under way",
-        build: |_| Ok(Statement::Unsupported("SHOW JOBS")),
+        build: |_| Ok(Statement::ShowJobs),
     },
     Command {
         grammar: &[Item::Word("HELP"), Item::Words("statement")],

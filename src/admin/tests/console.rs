@@ -190,9 +190,12 @@ async fn positions_count_from_the_start_of_the_whole_query() {
     check(
         "ARDENT SHOW METRICS",
         expect![[r#"
-            0A000 ARDENT SHOW METRICS is not supported yet None
-            DETAIL -
-            HINT ARDENT HELP lists all statements.
+            ARDENT SHOW METRICS
+              name=ardent_proxy_sessions
+              labels={state="idle"}
+              value=2
+              kind=gauge
+              meaning=Authenticated sessions by state.
         "#]],
     )
     .await;
@@ -238,4 +241,32 @@ async fn help_lists_every_command() {
     let console = AdminConsole::new(Arc::new(Fake::default()));
     let (answers, _) = run_as(&console, &session("root", true), "ARDENT HELP").await.unwrap();
     assert_eq!(answers[0].rows.len(), commands::all().count());
+}
+
+#[tokio::test]
+async fn there_are_no_rows_to_count() {
+    let sql = "SELECT count(*) AS n FROM pg_catalog.pg_class WHERE relkind = 'r'";
+    check(
+        sql,
+        expect![[r#"
+        SELECT 1
+          n=0
+    "#]],
+    )
+    .await;
+    check(
+        "SELECT exists(SELECT 1 FROM pg_class)",
+        expect![[r#"
+        SELECT 1
+          exists=false
+    "#]],
+    )
+    .await;
+    check(
+        "SELECT relname, count(*) FROM pg_class GROUP BY 1",
+        expect![[r#"
+        SELECT 0
+    "#]],
+    )
+    .await;
 }

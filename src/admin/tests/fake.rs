@@ -7,14 +7,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::admin::error::{OperationError, Outcome, sqlstate};
 use crate::admin::operations::{Caller, Operations, Progress};
 use crate::admin::request::{
-    CreateBranchRequest, CreateConnectorRequest, Decisions, Level, SourceRequest, VerifyRequest,
+    CreateBranchRequest, CreateConnectorRequest, CreateEnvironmentRequest,
+    CreatePrivateLinkRequest, Level, RetrySetupRequest, SettingChange, SourceRequest,
+    VerifyRequest,
 };
 use crate::admin::row::{
     BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, ConfigRow, ConnectorDeleteRow,
-    ConnectorRow, ConnectorState, ConnectorStatusRow, CreateConnectorOutcome, PreflightKind,
-    PreflightRow, PreflightStatus, QuarantineRow, RetrySetupOutcome, RoleRecord, SessionRow,
-    SwitchRow, VerifyRow,
+    ConnectorRow, ConnectorState, ConnectorStatusRow, ConnectorUpdateRow, CreateConnectorOutcome,
+    EnvironmentRow, PreflightKind, PreflightRow, PreflightStatus, PrivateLinkRow, QuarantineRow,
+    RetrySetupOutcome, RoleRecord, SessionRow, SettingRow, SwitchRow, VerifyRow,
 };
+use crate::catalog::SettingKey;
 use crate::lsn::Lsn;
 use crate::name::Name;
 use crate::secret::Secret;
@@ -45,6 +48,19 @@ fn connector(name: Name, state: ConnectorState) -> ConnectorRow {
         locked: None,
         undecided: Vec::new(),
         created_at: noon(),
+    }
+}
+
+fn setting(key: SettingKey, value: Option<&str>) -> SettingRow {
+    SettingRow {
+        connector: "prod-db".parse().unwrap(),
+        key: key.as_str(),
+        value: value.map(str::to_owned),
+        summary: "SQL to run on every new branch after creation",
+        hook: None,
+        position: None,
+        database: None,
+        run_as: None,
     }
 }
 
@@ -163,11 +179,10 @@ impl Operations for Fake {
     async fn retry_setup(
         &self,
         _: &Caller,
-        name: Name,
-        _: Decisions,
+        request: RetrySetupRequest,
         _: Progress,
     ) -> Outcome<RetrySetupOutcome> {
-        let connector = connector(name, ConnectorState::Ready);
+        let connector = connector(request.name, ConnectorState::Ready);
         Ok(RetrySetupOutcome { connector, no_work_needed: true })
     }
 
@@ -258,6 +273,81 @@ impl Operations for Fake {
         Ok(ConnectorRow { locked: reason, ..row })
     }
 
+    async fn update_connector(
+        &self,
+        name: Name,
+        drop_extensions: Vec<String>,
+    ) -> Outcome<ConnectorUpdateRow> {
+        Ok(ConnectorUpdateRow { name, drop_extensions })
+    }
+
+    async fn list_settings(&self, _: &Caller) -> Outcome<Vec<SettingRow>> {
+        Ok(vec![
+            setting(SettingKey::DefaultDb, Some("myapp")),
+            setting(SettingKey::BranchSql, None),
+        ])
+    }
+
+    async fn set_setting(&self, _: &Caller, change: SettingChange) -> Outcome<SettingRow> {
+        Ok(match change {
+            SettingChange::BranchSql(hook) => SettingRow {
+                hook: hook.name.or(Some("branch_sql".to_owned())),
+                ..setting(SettingKey::BranchSql, Some(&hook.sql))
+            },
+            SettingChange::DefaultDb(name) => setting(SettingKey::DefaultDb, Some(&name)),
+            SettingChange::SuspendAfter(_) => setting(SettingKey::SuspendAfter, Some("5min")),
+            SettingChange::FreshnessTimeout(_) => {
+                setting(SettingKey::FreshnessTimeout, Some("30s"))
+            }
+        })
+    }
+
+    async fn remove_setting(&self, _: &Caller, _: SettingKey, hook: Option<String>) -> Outcome<()> {
+        hook.map_or(Ok(()), |name| Err(absent("hook", &name)))
+    }
+
+    async fn create_environment(
+        &self,
+        request: CreateEnvironmentRequest,
+    ) -> Outcome<EnvironmentRow> {
+        Ok(EnvironmentRow {
+            name: request.name,
+            address: "socks5://h:1".to_owned(),
+            private_links: Vec::new(),
+            connectors: Vec::new(),
+            created_at: noon(),
+        })
+    }
+
+    async fn list_environments(&self) -> Outcome<Vec<EnvironmentRow>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_environment(&self, name: &str) -> Outcome<()> {
+        Err(absent("environment", name))
+    }
+
+    async fn create_private_link(
+        &self,
+        request: CreatePrivateLinkRequest,
+    ) -> Outcome<PrivateLinkRow> {
+        Ok(PrivateLinkRow {
+            name: request.name,
+            environment: request.environment,
+            endpoint: request.endpoint,
+            connectors: Vec::new(),
+            created_at: noon(),
+        })
+    }
+
+    async fn list_private_links(&self) -> Outcome<Vec<PrivateLinkRow>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_private_link(&self, name: &str) -> Outcome<()> {
+        Err(absent("private link", name))
+    }
+
     async fn list_quarantine(&self, _: &Caller, _: Name) -> Outcome<Vec<QuarantineRow>> {
         Ok(vec![QuarantineRow {
             table: "public.a".to_owned(),
@@ -307,8 +397,22 @@ impl Operations for Fake {
             role: "ops".to_owned(),
             client: "unix".to_owned(),
             connected_at: noon(),
+            id: 7,
+            state: "idle".to_owned(),
+            backend_pid: None,
+            bytes_in: 0,
+            bytes_out: 0,
         };
         Ok(vec![session])
+    }
+
+    async fn metrics(&self) -> Outcome<Vec<proxy::Sample>> {
+        let labels = vec![("state", "idle".to_owned())];
+        Ok(vec![proxy::Sample { name: "ardent_proxy_sessions", labels, value: 2.0 }])
+    }
+
+    async fn jobs(&self) -> Outcome<Vec<crate::admin::row::JobRow>> {
+        Ok(Vec::new())
     }
 
     fn config(&self) -> Outcome<Vec<ConfigRow>> {

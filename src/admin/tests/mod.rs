@@ -4,4 +4,5 @@
 mod console;
 mod fake;
 mod parse;
+mod reference;
 mod wire;

@@ -42,6 +42,7 @@ fn connector_statements_carry_typed_arguments() {
                         "b",
                     ],
                     plugin: Auto,
+                    byoc: false,
                     environment: None,
                     private_link: None,
                 },
@@ -63,6 +64,7 @@ fn connector_statements_carry_typed_arguments() {
                         url: ***,
                         schemas: [],
                         plugin: Wal2json,
+                        byoc: false,
                         environment: None,
                         private_link: None,
                     },
@@ -72,6 +74,7 @@ fn connector_statements_carry_typed_arguments() {
                         },
                         accept_defaults: false,
                     },
+                    setup: true,
                     wait: false,
                 },
             )
@@ -95,15 +98,18 @@ fn other_statements_carry_typed_arguments() {
     check(
         "ARDENT CONNECTOR RETRY SETUP c WITH (accept_replica_identity_defaults)",
         expect![[r#"
-            ConnectorRetrySetup {
-                name: Name(
-                    "c",
-                ),
-                decisions: Decisions {
-                    tables: {},
-                    accept_defaults: true,
+            ConnectorRetrySetup(
+                RetrySetupRequest {
+                    name: Name(
+                        "c",
+                    ),
+                    decisions: Decisions {
+                        tables: {},
+                        accept_defaults: true,
+                    },
+                    setup: true,
                 },
-            }
+            )
         "#]],
     );
     check(
@@ -171,10 +177,12 @@ fn statements_not_built_yet_parse_in_full() {
         "#]],
     );
     check(
-        "ARDENT SETTINGS SET branch_sql = $$select 1$$",
+        "ARDENT CONNECTOR QUARANTINE LIST prod",
         expect![[r#"
-            Unsupported(
-                "SETTINGS SET",
+            QuarantineList(
+                Name(
+                    "prod",
+                ),
             )
         "#]],
     );
@@ -233,9 +241,9 @@ fn errors_say_where_and_what_would_fit() {
     check(
         "ARDENT",
         expect![[r#"
-        42601 syntax error at end of input at 7
-          Expected one of CONNECTOR, BRANCH, ENVIRONMENT, PRIVATE, ROLE, SETTINGS, SHOW, HELP.
-    "#]],
+            42601 syntax error at end of input at 7
+              Expected one of CONNECTOR, BRANCH, ENVIRONMENT, PRIVATE, SETTINGS, ROLE, SHOW, HELP.
+        "#]],
     );
     check(
         "ARDENT BRANCH CREATE b1 WITH (rol = 'x')",

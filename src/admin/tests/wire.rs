@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use proxy::client::{Session, Target};
-use proxy::{Backend, Limits, Listener, Refusal, Route, ScramVerifier, Sessions, Settings};
+use proxy::{Backend, Listener, LivePolicy, Policy, Refusal, Route, ScramVerifier, Settings, Stop};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::fake::Fake;
 use crate::admin::console::AdminConsole;
@@ -34,7 +33,7 @@ impl Route for Nowhere {
 /// A front door in a data directory of its own.
 struct Door {
     data_dir: PathBuf,
-    stop: CancellationToken,
+    stop: Stop,
     served: JoinHandle<()>,
 }
 
@@ -43,10 +42,9 @@ impl Door {
         let data_dir = std::env::temp_dir().join(format!("ardent-{:016x}", rand::random::<u64>()));
         std::fs::create_dir_all(data_dir.join("run")).unwrap();
         let listener = UnixListener::bind(data_dir.join("run/.s.PGSQL.6432")).unwrap();
-        let settings =
-            Settings { limits: Limits::default(), mock_secret: [7; 32], sessions: Sessions::new() };
+        let settings = Settings::new(LivePolicy::new(Policy::default()), [7; 32]);
         let console = Arc::new(AdminConsole::new(Arc::new(Fake::default())));
-        let stop = CancellationToken::new();
+        let stop = Stop::new();
         let listeners = vec![Listener::unix(listener)];
         let serve = proxy::serve(listeners, Arc::new(Nowhere), console, settings, stop.clone());
         Self { data_dir, stop, served: tokio::spawn(serve) }
@@ -58,7 +56,7 @@ impl Door {
     }
 
     async fn close(self) {
-        self.stop.cancel();
+        self.stop.sessions.cancel();
         self.served.await.unwrap();
         std::fs::remove_dir_all(&self.data_dir).unwrap();
     }
@@ -81,7 +79,7 @@ async fn verbs_end_with_the_documented_exit_code() {
     let door = Door::open();
     let create = ["connector", "create", "PostgreSQL", SOUND, "--name", "prod"];
     let accept = "--accept-replica-identity-defaults";
-    let sessions: [(&[&str], u8); 31] = [
+    let sessions: [(&[&str], u8); 38] = [
         (&["connector", "preflight", "postgresql", SOUND, "--schemas", "public"], 0),
         (&["connector", "preflight", "postgresql", UNSOUND], 2),
         (&["connector", "preflight", "postgresql", "nonsense"], 2),
@@ -92,7 +90,7 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["connector", "status", "prod-db", "--format", "json"], 0),
         (&["connector", "switch", "staging-db"], 0),
         (&["connector", "retry-setup", "prod-db", accept], 0),
-        (&["connector", "update", "prod-db", "--drop-extensions", ""], 1),
+        (&["connector", "update", "prod-db", "--drop-extensions", ""], 0),
         (&["connector", "lock", "prod-db", "--reason", "it's ours"], 0),
         (&["connector", "unlock", "prod-db"], 0),
         (&["connector", "quarantine", "list", "prod-db"], 0),
@@ -110,8 +108,15 @@ async fn verbs_end_with_the_documented_exit_code() {
         (&["branch", "delete", "a"], 0),
         (&["connector", "delete", "prod-db", "--force"], 0),
         (&["show", "sessions"], 0),
-        (&["settings", "set", "default_db", "app"], 1),
-        (&["environment", "create", "env_1", "socks5://h:1"], 1),
+        (&["settings", "list"], 0),
+        (&["settings", "set", "default_db", "app"], 0),
+        (&["settings", "set", "branch_sql", "select 1", "--hook", "a", "--order", "2"], 0),
+        (&["settings", "set", "defualt_db", "app"], 2),
+        (&["settings", "remove", "branch_sql", "--hook", "absent"], 1),
+        (&["environment", "create", "env_1", "socks5://h:1"], 0),
+        (&["environment", "delete", "env_1"], 1),
+        (&["private-link", "create", "l", "--environment-id", "env_1", "--endpoint", "h:1"], 0),
+        (&["private-link", "list"], 0),
         (&["sql", "ARDENT HELP BRANCH"], 0),
     ];
     for (arguments, expected) in sessions {

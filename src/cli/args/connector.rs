@@ -26,12 +26,12 @@ pub struct Source {
     #[arg(long, value_name = "PLUGIN")]
     pub plugin: Option<String>,
     /// Go through a customer-owned environment
-    #[arg(long, requires = "environment_id")]
+    #[arg(long)]
     pub byoc: bool,
-    /// The environment
+    /// The environment; default: the only one there is
     #[arg(long, value_name = "ID", requires = "byoc")]
     pub environment_id: Option<String>,
-    /// The private connection inside the environment
+    /// The private connection to use; required when the environment has active private links
     #[arg(long, value_name = "ID", requires = "byoc")]
     pub private_link_id: Option<String>,
 }
@@ -40,19 +40,46 @@ pub struct Source {
 #[derive(Args, Debug)]
 pub struct Decisions {
     /// JSON file: table to exclude, add_pk or replica_identity_full
-    #[arg(long, value_name = "PATH", conflicts_with = "accept_replica_identity_defaults")]
+    #[arg(long, value_name = "PATH", group = "decided")]
     pub replica_identity_decisions: Option<PathBuf>,
-    /// Exclude tables that are not decided on
-    #[arg(long)]
+    /// Do not ask: keep decisions made before, exclude tables that are not decided on
+    #[arg(long, group = "decided")]
     pub accept_replica_identity_defaults: bool,
+    /// Write the recommended decisions to a file, and stop before setup
+    #[arg(long, value_name = "PATH", group = "decided")]
+    pub write_replica_plan: Option<PathBuf>,
+}
+
+impl Decisions {
+    /// Nothing was said on the command line.
+    pub(in crate::cli) fn are_to_be_asked(&self) -> bool {
+        self.replica_identity_decisions.is_none()
+            && self.write_replica_plan.is_none()
+            && !self.accept_replica_identity_defaults
+    }
 }
 
 /// `ardent connector ...`
 #[derive(Debug, Subcommand)]
 pub enum Connector {
     /// Check a source; creates and stores nothing
+    #[command(after_help = "\
+Examples:
+  ardent connector preflight postgresql 'postgresql://user:***@host:5432/mydb'
+  ardent connector preflight postgresql '<url>' --schemas public,billing
+  ardent connector preflight postgresql '<url>' --byoc --environment-id env_123 \\
+      --private-link-id epl_123
+
+Exits with 0 if the source passes, with 2 if it does not.")]
     Preflight(#[command(flatten)] Source),
     /// Follow a source
+    #[command(after_help = "\
+Examples:
+  ardent connector create postgresql 'postgresql://user:***@host:5432/mydb' --name prod-db
+  ardent connector create postgresql '<url>' --write-replica-plan ./decisions.json
+  ardent connector create postgresql '<url>' --replica-identity-decisions ./decisions.json
+
+A file of decisions: {\"public.audit_events\": \"exclude\", \"public.legacy_orders\": \"add_pk\"}")]
     Create {
         /// The source
         #[command(flatten)]
@@ -65,7 +92,11 @@ pub enum Connector {
         decisions: Decisions,
     },
     /// All connectors
-    List,
+    List {
+        /// Exit with 2 if a connector has warnings
+        #[arg(long)]
+        fail_on_warnings: bool,
+    },
     /// How far setup is, and how far behind the source
     Status {
         /// The connector; default: all
@@ -85,6 +116,10 @@ pub enum Connector {
         decisions: Decisions,
     },
     /// Change what future branches leave out
+    #[command(after_help = "\
+Examples:
+  ardent connector update prod-db --drop-extensions pgmq,supabase_vault
+  ardent connector update prod-db --drop-extensions ''")]
     Update {
         /// The connector
         name: String,

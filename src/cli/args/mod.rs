@@ -1,17 +1,32 @@
 //! What may be typed after `ardent`. One verb per admin statement, options as documented.
 
 mod connector;
+mod network;
+mod settings;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::processes::{Serve, StoreVerb};
+
 pub use connector::{Connector, Decisions, Quarantine, Source};
+pub use network::{Environment, PrivateLink};
+pub use settings::{HookOptions, Settings};
+
+const ONBOARDING: &str = "\
+Examples:
+  ardent connector preflight postgresql 'postgresql://user:***@db.example.com:5432/shop'
+  ardent connector create postgresql 'postgresql://user:***@db.example.com:5432/shop' --name prod-db
+  ardent branch create my-feature
+  psql \"$(ardent branch info my-feature --print-url)\"
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or failed preflight.";
 
 /// Writable copies of a production Postgres in a tenth of a second.
 #[derive(Debug, Parser)]
 #[command(name = "ardent", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = ONBOARDING)]
 pub struct Cli {
     /// How the program reaches the server, and how it answers.
     #[command(flatten)]
@@ -38,10 +53,10 @@ impl Cli {
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// Server to talk to, postgresql://role:password@host:port [env: ARDENT_URL]
+    /// Server to talk to, postgresql://role:password@host:port [env: ARDENT_URL; file: server]
     #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
     pub server: Option<String>,
-    /// Data directory of the server on this machine [env: ARDENT_DATA_DIR]
+    /// Data directory of the server on this machine [env: ARDENT_DATA_DIR; file: data_dir]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// How to print the answer
@@ -97,6 +112,14 @@ pub enum Command {
         #[arg(value_enum)]
         what: Show,
     },
+    /// Print the completions of a shell, to be sourced by it
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
     /// Run one admin statement, such as 'ARDENT HELP'
     Sql {
         /// The statement
@@ -151,73 +174,6 @@ pub enum Branch {
     RotatePassword {
         /// The branch
         name: String,
-    },
-}
-
-/// `ardent environment ...`
-#[derive(Debug, Subcommand)]
-pub enum Environment {
-    /// Name a way into a private network
-    Create {
-        /// Its name
-        name: String,
-        /// ssh://user@host:port or socks5://host:port
-        url: String,
-        /// File with the private key for ssh
-        #[arg(long, value_name = "FILE")]
-        key: Option<PathBuf>,
-        /// The host's public key, a line of known_hosts
-        #[arg(long)]
-        known_host: Option<String>,
-    },
-    /// All environments
-    List,
-    /// Delete an environment no connector uses
-    Delete {
-        /// The environment
-        name: String,
-    },
-}
-
-/// `ardent private-link ...`
-#[derive(Debug, Subcommand)]
-pub enum PrivateLink {
-    /// Name an endpoint inside an environment
-    Create {
-        /// Its name
-        name: String,
-        /// The environment
-        #[arg(long, value_name = "ID")]
-        environment_id: String,
-        /// host:port, as seen from inside
-        #[arg(long)]
-        endpoint: String,
-    },
-    /// All private links
-    List,
-    /// Delete a private link no connector uses
-    Delete {
-        /// The private link
-        name: String,
-    },
-}
-
-/// `ardent settings ...`
-#[derive(Debug, Subcommand)]
-pub enum Settings {
-    /// All settings
-    List,
-    /// Change a setting
-    Set {
-        /// The setting
-        key: String,
-        /// Its value
-        value: String,
-    },
-    /// Put a setting back to its default
-    Remove {
-        /// The setting
-        key: String,
     },
 }
 

@@ -180,6 +180,10 @@ fn environment(command: &mut Command, target: &Target) {
         .env("PGOPTIONS", &target.options)
         .env("PGAPPNAME", &target.application_name)
         .env("LC_ALL", "C");
+    if let Some(via) = &target.via {
+        // libpq dials this and still verifies the certificate of the host.
+        command.env("PGHOSTADDR", "127.0.0.1").env("PGPORT", via.loopback_port.to_string());
+    }
     if let Some(password) = &target.password {
         command.env("PGPASSWORD", password);
     }

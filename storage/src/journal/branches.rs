@@ -21,7 +21,7 @@
 
 use crate::id::{BranchId, LayerId};
 use crate::journal::bytes::{Malformed, Reader, Writer};
-use crate::journal::log::Entry;
+use crate::journal::record::Entry;
 use crate::wire::Owner;
 
 /// Version of the identity filter that a child's first namespace goes through.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::id::FileId;
 use crate::journal::branches::FILTER;
 use crate::journal::bytes::{Malformed, Reader, Writer};
-use crate::journal::log::Entry;
+use crate::journal::record::Entry;
 
 /// A file name: any bytes but `/` and NUL.
 pub(crate) type Name = Arc<[u8]>;

@@ -1,18 +1,6 @@
 //! An append-only file of checksummed records.
 //!
-//! ```text
-//! header   0  8  magic: "ARDLAYER" or "ARDBRNCH"
-//!          8  4  format version
-//!         12  4  layer number, or 0
-//!         16  4  CRC32C of bytes 0..16
-//! record   0  4  length n of the payload, at most 128 KiB
-//!          4  8  sequence number, from 1, without gaps
-//!         12  1  type
-//!         13  n  payload
-//!      13+n  4  CRC32C of the header's 20 bytes and then bytes 0..13+n
-//! ```
-//! All integers are little-endian. The checksum covers the header, so that a record never counts
-//! in a file it was not written to.
+//! The format of header and records is in `record.rs`.
 //!
 //! Invariants:
 //! * A record is in the file (its `write` has returned) before `append` returns, so a killed store
@@ -21,55 +9,26 @@
 //!   was never acknowledged as durable; opening for writing cuts it off.
 //! * After a failed sync the log is dead: every later append and sync fails.
 //! * The log of a sealed layer is closed: it holds no descriptor.
+//! * Behind the records of `branches.journal` stand zeros, which are no record. A record that is
+//!   written over them changes no metadata of the file, so its sync waits for nothing but itself;
+//!   otherwise ext4 would first write what else of the host is in its journal's transaction.
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::record::{Entry, HEADER, LogKind, decode, encode};
 use crate::disk::{Disk, Medium, Open, read_all, write_all};
-use crate::journal::bytes::{Reader, Writer};
 
-const VERSION: u32 = 1;
-const HEADER: usize = 20;
-const PAYLOAD_MAX: usize = 128 << 10;
-
-/// What a log is about; part of every checksum in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogKind {
-    /// The edits of one layer's files and names.
-    Layer(u32),
-    /// The edits of the branch tree.
-    Branches,
-}
-
-impl LogKind {
-    fn header(self) -> Vec<u8> {
-        let mut bytes = match self {
-            Self::Layer(_) => b"ARDLAYER".to_vec(),
-            Self::Branches => b"ARDBRNCH".to_vec(),
-        };
-        let number = if let Self::Layer(number) = self { number } else { 0 };
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes);
-        bytes.extend_from_slice(&crc.to_le_bytes());
-        bytes
-    }
-}
-
-/// One record read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry<'a> {
-    pub(crate) sequence: u64,
-    pub(crate) kind: u8,
-    pub(crate) payload: &'a [u8],
-}
+/// Zeros that are written at a time, in bytes: some thousand forks.
+const PADDING: usize = 64 << 10;
 
 /// An open log.
 pub(crate) struct Log {
     /// None once the log is closed.
     medium: RwLock<Option<Arc<dyn Medium>>>,
+    kind: LogKind,
     seed: u32,
     /// Serialises appends: file order is sequence order.
     tail: Mutex<Tail>,
@@ -82,10 +41,19 @@ pub(crate) struct Log {
 
 struct Tail {
     end: u64,
+    /// Where the zeros behind the records end.
+    padded: u64,
     sequence: u64,
     /// How many more records there were since the log was opened than are in the file, which was
     /// compacted meanwhile: its own numbers begin at 1 again.
     dropped: u64,
+}
+
+impl Tail {
+    /// The end of a file without zeros.
+    fn at(end: u64, sequence: u64) -> Self {
+        Self { end, padded: end, sequence, dropped: 0 }
+    }
 }
 
 impl Log {
@@ -101,14 +69,14 @@ impl Log {
         let bytes = read_all(&*medium)?;
         let header = kind.header();
         let seed = crc32c::crc32c(&header);
-        let mut tail = Tail { end: HEADER as u64, sequence: 0, dropped: 0 };
+        let mut tail = Tail::at(HEADER as u64, 0);
         if bytes.get(..HEADER) == Some(&header[..]) {
             let mut at = HEADER;
             while let Some((entry, end)) = decode(&bytes, at, seed, tail.sequence + 1) {
                 if !accept(entry) {
                     break;
                 }
-                tail = Tail { end: end as u64, sequence: entry.sequence, dropped: 0 };
+                tail = Tail::at(end as u64, entry.sequence);
                 at = end;
             }
             if at != bytes.len() {
@@ -120,6 +88,7 @@ impl Log {
         }
         Ok(Self {
             medium: RwLock::new(Some(medium)),
+            kind,
             seed,
             appended: AtomicU64::new(tail.sequence),
             tail: Mutex::new(tail),
@@ -130,12 +99,13 @@ impl Log {
     }
 
     /// A log that is durable up to record `last`, is `bytes` long, and gets no more records.
-    pub(crate) fn closed(last: u64, bytes: u64) -> Self {
+    pub(crate) fn closed(kind: LogKind, last: u64, bytes: u64) -> Self {
         Self {
             medium: RwLock::new(None),
+            kind,
             seed: 0,
             appended: AtomicU64::new(last),
-            tail: Mutex::new(Tail { end: bytes, sequence: last, dropped: 0 }),
+            tail: Mutex::new(Tail::at(bytes, last)),
             syncing: Mutex::new(()),
             synced: AtomicU64::new(last),
             failed: AtomicBool::new(false),
@@ -151,8 +121,7 @@ impl Log {
 
     /// The file of a closed log was replaced by one of `bytes`, durable up to record `last`.
     pub(crate) fn replaced(&self, bytes: u64, last: u64) {
-        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) =
-            Tail { end: bytes, sequence: last, dropped: 0 };
+        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) = Tail::at(bytes, last);
         self.appended.store(last, Ordering::Release);
         self.synced.store(last, Ordering::Release);
     }
@@ -238,16 +207,42 @@ impl Log {
         self.check()?;
         let sequence = tail.sequence + 1;
         let record = encode(self.seed, sequence - tail.dropped, kind, payload)?;
+        let end = tail.end + record.len() as u64;
         let medium = self.medium()?;
+        if self.kind == LogKind::Branches && end > tail.padded {
+            tail.padded = self.pad(&*medium, &tail)?;
+        }
         if let Err(error) = write_all(&*medium, &record, tail.end) {
-            if medium.set_len(tail.end).is_err() {
-                self.failed.store(true, Ordering::Release);
-            }
+            self.undo(&*medium, &mut tail);
             return Err(error);
         }
-        *tail = Tail { end: tail.end + record.len() as u64, sequence, ..*tail };
+        *tail = Tail { end, sequence, ..*tail };
         self.appended.store(sequence, Ordering::Release);
         Ok(sequence)
+    }
+
+    /// Writes zeros behind the records and returns where they end. A full disk has room for the
+    /// record perhaps, so zeros that cannot be written are no error.
+    fn pad(&self, medium: &dyn Medium, tail: &Tail) -> io::Result<u64> {
+        match write_all(medium, &[0; PADDING], tail.end) {
+            Ok(()) => Ok(tail.end + PADDING as u64),
+            Err(_) => {
+                medium.set_len(tail.end).inspect_err(|_| self.die())?;
+                Ok(tail.end)
+            }
+        }
+    }
+
+    /// Cuts off what a failed write left.
+    fn undo(&self, medium: &dyn Medium, tail: &mut Tail) {
+        tail.padded = tail.end;
+        if medium.set_len(tail.end).is_err() {
+            self.die();
+        }
+    }
+
+    fn die(&self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// How many records are in the file, and how long it is.
@@ -257,20 +252,21 @@ impl Log {
     }
 
     /// Puts another file in the place of this one: `publish` gives it its name, with the records
-    /// that came meanwhile, while none is written, and says how many records it holds and how long
-    /// it is; `settle` makes its name durable. No record counts as durable in between.
+    /// that came meanwhile, up to the place it is told, while none is written, and says how many
+    /// records it holds and how long it is; `settle` makes its name durable. No record counts as
+    /// durable in between.
     pub(crate) fn exchange(
         &self,
         medium: Arc<dyn Medium>,
-        publish: impl FnOnce(&dyn Medium) -> io::Result<(u64, u64)>,
+        publish: impl FnOnce(&dyn Medium, u64) -> io::Result<(u64, u64)>,
         settle: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         let _guard = self.syncing.lock().map_err(|_| poisoned())?;
         self.check()?;
         let reached = {
             let mut tail = self.tail.lock().map_err(|_| poisoned())?;
-            let (records, end) = publish(&*medium)?;
-            tail.end = end;
+            let (records, end) = publish(&*medium, tail.end)?;
+            (tail.end, tail.padded) = (end, end);
             tail.dropped = tail.sequence.saturating_sub(records);
             *self.medium.write().map_err(|_| poisoned())? = Some(medium.clone());
             tail.sequence
@@ -330,33 +326,6 @@ impl Log {
     }
 }
 
-fn encode(seed: u32, sequence: u64, kind: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let len = u32::try_from(payload.len())
-        .ok()
-        .filter(|_| payload.len() <= PAYLOAD_MAX)
-        .ok_or(io::ErrorKind::InvalidInput)?;
-    let mut record = Writer::default();
-    record.u32(len).u64(sequence).u8(kind).raw(payload);
-    let mut record = record.into_bytes();
-    let crc = crc32c::crc32c_append(seed, &record);
-    record.extend_from_slice(&crc.to_le_bytes());
-    Ok(record)
-}
-
-/// The record at `at`, and where it ends.
-fn decode(bytes: &[u8], at: usize, seed: u32, expected: u64) -> Option<(Entry<'_>, usize)> {
-    let rest = bytes.get(at..)?;
-    let mut reader = Reader::new(rest);
-    let len = usize::try_from(reader.u32().ok()?).ok().filter(|len| *len <= PAYLOAD_MAX)?;
-    let sequence = reader.u64().ok()?;
-    let kind = reader.u8().ok()?;
-    let payload = reader.take(len).ok()?;
-    let crc = reader.u32().ok()?;
-    let covered = rest.get(..13 + len)?;
-    (sequence == expected && crc == crc32c::crc32c_append(seed, covered))
-        .then_some((Entry { sequence, kind, payload }, at + 17 + len))
-}
-
 fn poisoned() -> io::Error {
     io::Error::other("a writer of this journal panicked")
 }
@@ -398,6 +367,24 @@ mod tests {
             let (_, payloads) = read(&disk);
             assert_eq!(payloads.last().map(Vec::as_slice), Some(&b"next"[..]));
         }
+    }
+
+    #[test]
+    fn zeros_behind_the_branches_are_no_record() {
+        let dir = TempDir::new();
+        let disk = RealDisk::new(dir.path());
+        let open = || Log::open(&disk, Path::new("log"), LogKind::Branches, |_| true).unwrap();
+        let len = || std::fs::metadata(dir.path().join("log")).unwrap().len();
+        let log = open();
+        log.append(1, b"one").unwrap();
+        let padded = len();
+        assert!(padded > log.bytes());
+        log.append(2, b"two").unwrap();
+        assert_eq!(len(), padded, "written over zeros");
+        log.append(3, &[7; PADDING]).unwrap();
+        let again = open();
+        assert_eq!((again.appended(), again.bytes()), (3, log.bytes()));
+        assert_eq!(again.append(4, b"").unwrap(), 4);
     }
 
     #[test]

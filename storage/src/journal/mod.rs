@@ -4,8 +4,10 @@ mod branches;
 mod bytes;
 mod edit;
 mod log;
+mod record;
 
 pub(crate) use branches::{BranchEdit, ForkLayers, Seat};
 pub(crate) use bytes::{Malformed, Reader, Writer};
 pub(crate) use edit::{Edit, Making, Name};
-pub(crate) use log::{Entry, Log, LogKind};
+pub(crate) use log::Log;
+pub(crate) use record::{Entry, LogKind};

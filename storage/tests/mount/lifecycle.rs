@@ -199,6 +199,9 @@ fn space_comes_back_when_branches_go() {
     client.delete(id(2)).unwrap();
     let mut served = served;
     served.stop();
+    // A stop does not wait for directories to be removed; the next start does.
+    served.start();
+    served.stop();
     assert_eq!(fs::read_dir(served.dir.join("store/layers")).unwrap().count(), 0);
 }
 

@@ -3,6 +3,9 @@
 //! Privileges are checked here and nowhere else, from the command table. Must never: put a password
 //! or connection URL into an error, a notice or the log.
 
+mod configuring;
+mod showing;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,18 +18,18 @@ use proxy::{
 use crate::cli::report::{self, ReportRow};
 use crate::secret::Secret;
 
-use super::columns;
-use super::error::{OperationError, Outcome, sqlstate};
-use super::grammar::Command;
-use super::help;
-use super::lexer::{self, Lexer, TokenKind};
-use super::operations::{Caller, Operations, Progress};
-use super::parser::{self, Parameters};
-use super::request::{CreateConnectorRequest, Level, SourceRequest};
-use super::row::{CreateConnectorOutcome, PreflightRow, RoleRecord};
-use super::statement::Statement;
-use super::syntax::SyntaxError;
-use super::tolerance::{self, Session};
+use crate::admin::columns;
+use crate::admin::error::{OperationError, Outcome, refuse, sqlstate};
+use crate::admin::grammar::Command;
+use crate::admin::help;
+use crate::admin::lexer::{self, Lexer, TokenKind};
+use crate::admin::operations::{Caller, Operations, Progress};
+use crate::admin::parser::{self, Parameters};
+use crate::admin::request::{CreateConnectorRequest, Level};
+use crate::admin::row::{CreateConnectorOutcome, PreflightRow, RoleRecord};
+use crate::admin::statement::Statement;
+use crate::admin::syntax::SyntaxError;
+use crate::admin::tolerance::{self, Session};
 
 /// The admin SQL over some control plane.
 pub struct AdminConsole<O> {
@@ -82,7 +85,6 @@ impl<O: Operations> AdminConsole<O> {
         let operations = &self.operations;
         match statement {
             Statement::ConnectorPreflight(request) => {
-                refuse_environment(&request)?;
                 self.announce(&request.url, &notices).await?;
                 let rows = operations.preflight(caller, request).await?;
                 Ok(rows.into_iter().map(columns::preflight).collect())
@@ -102,9 +104,8 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.switch_connector(caller, name).await?;
                 Ok(vec![columns::connector_switch(row)])
             }
-            Statement::ConnectorRetrySetup { name, decisions } => {
-                let progress = progress(notices);
-                let outcome = operations.retry_setup(caller, name, decisions, progress).await?;
+            Statement::ConnectorRetrySetup(request) => {
+                let outcome = operations.retry_setup(caller, request, progress(notices)).await?;
                 let mut row = columns::connector(outcome.connector);
                 row.push(Value::Bool(outcome.no_work_needed));
                 Ok(vec![row])
@@ -120,7 +121,7 @@ impl<O: Operations> AdminConsole<O> {
         }
     }
 
-    /// Branches, roles and what the server is doing: nothing here reports progress.
+    /// Branches and roles: nothing here reports progress.
     async fn execute_more(&self, caller: &Caller, statement: Statement) -> Rows {
         let operations = &self.operations;
         match statement {
@@ -164,14 +165,6 @@ impl<O: Operations> AdminConsole<O> {
                 let row = operations.lock_connector(caller, name, None).await?;
                 Ok(vec![columns::connector(row)])
             }
-            Statement::QuarantineList(name) => {
-                let rows = operations.list_quarantine(caller, name).await?;
-                Ok(rows.into_iter().map(columns::quarantine).collect())
-            }
-            Statement::QuarantineRelease { name, table } => {
-                let row = operations.release_quarantine(caller, name, table).await?;
-                Ok(vec![columns::quarantine(row)])
-            }
             Statement::RoleCreate { name, password, level } => {
                 self.create_role(name, &password, level).await
             }
@@ -182,13 +175,7 @@ impl<O: Operations> AdminConsole<O> {
                 operations.delete_role(&name).await?;
                 Ok(vec![vec![Value::Text(name)]])
             }
-            Statement::ShowSessions => {
-                Ok(operations.sessions().await?.into_iter().map(columns::session).collect())
-            }
-            Statement::ShowComputes => {
-                Ok(operations.computes().await?.into_iter().map(columns::compute).collect())
-            }
-            _ => Ok(operations.config()?.into_iter().map(columns::config).collect()),
+            other => self.configure(caller, other).await,
         }
     }
 
@@ -206,7 +193,6 @@ impl<O: Operations> AdminConsole<O> {
         request: CreateConnectorRequest,
         notices: NoticeSender,
     ) -> Rows {
-        refuse_environment(&request.source)?;
         let header = self.announce(&request.source.url, &notices).await?;
         let progress = progress(notices);
         match self.operations.create_connector(caller, request, progress).await? {
@@ -317,14 +303,6 @@ fn not_supported(name: &str) -> OperationError {
         .with_hint("ARDENT HELP lists all statements.")
 }
 
-/// No way into a private network exists yet: going another way than asked would be a leak.
-fn refuse_environment(request: &SourceRequest) -> Outcome<()> {
-    match request.environment.is_some() || request.private_link.is_some() {
-        true => Err(not_supported("ENVIRONMENT")),
-        false => Ok(()),
-    }
-}
-
 fn progress(notices: NoticeSender) -> Progress {
     Progress::new(move |line| notices.send_or_drop(Notice::notice(line)))
 }
@@ -353,12 +331,5 @@ fn refuse_syntax(error: &SyntaxError, query: &str) -> Refusal {
         Refusal::error(error.sqlstate, error.message.clone()).at(error.position(query));
     refusal.detail.clone_from(&error.detail);
     refusal.hint.clone_from(&error.hint);
-    refusal
-}
-
-fn refuse(error: OperationError) -> Refusal {
-    let mut refusal = Refusal::error(error.sqlstate, error.message);
-    refusal.detail = error.detail;
-    refusal.hint = error.hint;
     refusal
 }

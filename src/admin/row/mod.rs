@@ -2,6 +2,8 @@
 //!
 //! Must never hold a password outside a [`Secret`]. Columns are made of these in `columns.rs`.
 
+mod server;
+
 use std::time::{Duration, SystemTime};
 
 use crate::lsn::Lsn;
@@ -10,11 +12,12 @@ use crate::secret::Secret;
 
 use super::request::Level;
 
+pub use server::{ComputeRow, ConfigRow, JobRow, SessionRow};
+
 /// What became of a `CONNECTOR CREATE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateConnectorOutcome {
-    /// The connector exists: ready, being set up (`wait = off`), or `setup pending` for want of
-    /// decisions.
+    /// It exists: ready, being set up (`wait = off`), or `setup pending` for want of decisions.
     Created(ConnectorRow),
     /// Preflight failed; nothing is stored, here or on the source.
     Refused(Vec<PreflightRow>),
@@ -297,45 +300,62 @@ pub struct RoleRecord {
     pub created_at: SystemTime,
 }
 
-/// One row of `ARDENT SHOW COMPUTES`.
+/// The answer to `CONNECTOR UPDATE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ComputeRow {
-    /// The branch, or `trunk of <connector>`.
-    pub branch: String,
+pub struct ConnectorUpdateRow {
     /// The connector.
+    pub name: Name,
+    /// Extensions that branches are made without.
+    pub drop_extensions: Vec<String>,
+}
+
+/// One row of `ARDENT SETTINGS LIST`: a setting, or one hook of `branch_sql`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingRow {
+    /// The connector it is of.
     pub connector: Name,
-    /// `starting`, `running`, `stopping`.
-    pub state: String,
-    /// The postmaster.
-    pub pid: Option<i64>,
-    /// Postgres major version.
-    pub major: Option<i64>,
-    /// When it was started.
-    pub started_at: Option<SystemTime>,
-    /// Sessions through the front door.
-    pub sessions: i64,
+    /// The setting.
+    pub key: &'static str,
+    /// Its value, if it is set.
+    pub value: Option<String>,
+    /// What it does.
+    pub summary: &'static str,
+    /// Name of the hook.
+    pub hook: Option<String>,
+    /// Lower ones run first.
+    pub position: Option<i64>,
+    /// The database the hook runs in, if not the source's.
+    pub database: Option<String>,
+    /// The role the hook runs as, if not the branch's owner.
+    pub run_as: Option<String>,
 }
 
-/// One row of `ARDENT SHOW SESSIONS`.
+/// One row of `ARDENT ENVIRONMENT LIST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRow {
-    /// The endpoint, or none for the admin database.
-    pub endpoint: Option<String>,
-    /// The role it logged in as.
-    pub role: String,
-    /// The peer's address.
-    pub client: String,
-    /// When it was accepted.
-    pub connected_at: SystemTime,
-}
-
-/// One row of `ARDENT SHOW CONFIG`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigRow {
-    /// `section.key`.
+pub struct EnvironmentRow {
+    /// Its name.
     pub name: String,
-    /// As written in the configuration file. Secrets are shown as `***`.
-    pub value: String,
-    /// `default`, `file` or `command line`.
-    pub origin: String,
+    /// `ssh://user@host:port` or `socks5://host:port`, without a password.
+    pub address: String,
+    /// Names of the private links in it.
+    pub private_links: Vec<String>,
+    /// Names of the connectors that go through it.
+    pub connectors: Vec<String>,
+    /// When it was created.
+    pub created_at: SystemTime,
+}
+
+/// One row of `ARDENT PRIVATE LINK LIST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateLinkRow {
+    /// Its name.
+    pub name: String,
+    /// The environment it is in.
+    pub environment: String,
+    /// `host:port`, as seen from inside.
+    pub endpoint: String,
+    /// Names of the connectors that use it.
+    pub connectors: Vec<String>,
+    /// When it was created.
+    pub created_at: SystemTime,
 }
