@@ -34,6 +34,8 @@ mod replication;
 #[cfg(test)]
 mod roles;
 #[cfg(test)]
+mod schema_changes;
+#[cfg(test)]
 mod settings;
 #[cfg(test)]
 mod setup_stages;

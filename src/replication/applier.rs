@@ -27,7 +27,7 @@ use super::change::{Change, Commit, Event, Tuple};
 use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
 use super::link::{Link, TrunkAccess};
-use super::message::MessageKey;
+use super::message::{Body, MessageKey};
 use super::plan::{Mapped, Plan, Step};
 use super::progress::{self, Progress};
 use super::resync::Resyncs;
@@ -67,6 +67,8 @@ pub(super) struct Applier {
     pub(super) plan: Plan,
     pub(super) sequences: Vec<Sequence>,
     pub(super) tokens: Vec<String>,
+    /// Number of the last message of ours that was taken in.
+    pub(super) heard: u64,
     /// A trunk transaction is open.
     pub(super) is_open: bool,
     /// The last whole source transaction that is not committed in the trunk.
@@ -131,6 +133,7 @@ impl Applier {
             plan: Plan::default(),
             sequences: Vec::new(),
             tokens: Vec::new(),
+            heard: shared.heard(),
             is_open: false,
             pending: None,
             transactions: 0,
@@ -176,10 +179,12 @@ impl Applier {
                 }
                 self.is_inside = false;
                 self.give_up_held();
+                self.give_up_unsealed();
                 self.pending = Some(commit);
                 self.transactions += 1;
                 self.resyncs.commit(commit);
                 if std::mem::take(&mut self.replay.has_replayed) {
+                    self.tend_publications().await?;
                     self.commit_all().await?;
                 } else if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
                     self.commit().await?;
@@ -217,12 +222,16 @@ impl Applier {
                 self.plan.add(Mapped { new: None, old: Some((mapping, old)) });
             }
             Change::Truncate { tables } => self.truncate(&tables).await?,
-            Change::Message { content, .. } if Replay::is_addressed(&content) => {
-                self.take_schema_change(&content).await?;
+            Change::Message { content, lsn } if Replay::is_addressed(&content) => {
+                self.take_schema_change(&content, lsn).await?;
             }
             Change::Message { content, .. } => {
-                if let Some(poll) = self.take_message(&content) {
-                    self.take_poll(&poll).await?;
+                let Some(body) = self.take_message(content.as_str()) else { return Ok(()) };
+                if body.has_new_roles {
+                    self.refresh_roles().await?;
+                }
+                if !body.poll.is_empty() {
+                    self.take_poll(&body.poll).await?;
                 }
             }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
@@ -249,17 +258,20 @@ impl Applier {
         Ok(())
     }
 
-    /// A message of an earlier run of this server, or forged: says nothing to us.
-    fn take_message(&mut self, content: &str) -> Option<String> {
-        let Some(body) = self.key.open(content) else {
-            tracing::debug!("message without our signature ignored");
+    /// A message of an earlier run of this server, or forged: says nothing to us. Nor does one that
+    /// somebody who may read the log said again.
+    fn take_message(&mut self, content: &str) -> Option<Body> {
+        let opened = self.key.open(content).filter(|body| body.number > self.heard);
+        let Some(body) = opened else {
+            tracing::debug!("message without our signature or said again ignored");
             return None;
         };
-        self.sequences.extend(body.sequences);
+        self.heard = body.number;
+        self.sequences.extend(body.sequences.iter().cloned());
         if !body.token.is_empty() {
-            self.tokens.push(body.token);
+            self.tokens.push(body.token.clone());
         }
-        Some(body.poll).filter(|poll| !poll.is_empty())
+        Some(body)
     }
 
     /// How a row goes into the trunk; none if it does not.

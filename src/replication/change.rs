@@ -46,6 +46,8 @@ pub(super) enum Change {
     /// A logical message with one of our prefixes.
     Message {
         content: String,
+        /// Where its record ends in the source's log.
+        lsn: Lsn,
     },
     /// The plugin says that it could not send a change.
     Lost {

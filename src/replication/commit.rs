@@ -80,6 +80,7 @@ impl Applier {
             status.transactions += transactions;
         });
         self.polls_are_durable();
+        self.shared.hear(self.heard);
         self.cache.trim();
         for token in self.tokens.drain(..) {
             self.shared.reach_barrier(&token, position);

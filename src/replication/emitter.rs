@@ -11,9 +11,9 @@ use proxy::client::Session;
 use tokio::sync::Mutex;
 
 use crate::lsn::Lsn;
-use crate::source::{Plugin, Sequence, TableName};
+use crate::source::{Plugin, Sequence};
 
-use super::ddl::Poller;
+use super::ddl::{Poller, ROLES_FINGERPRINT_SQL};
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::message::{Body, MessageKey};
@@ -49,6 +49,10 @@ struct Inner {
     /// What the trunk knows or will know once it has applied what was emitted.
     sent: HashMap<(String, String), (i64, bool)>,
     poller: Poller,
+    /// Of the roles and settings that the trunk was told of.
+    roles: Option<String>,
+    /// Messages made.
+    number: u64,
 }
 
 impl Emitter {
@@ -88,7 +92,12 @@ impl Emitter {
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
         let poll = self.poll(session, &mut inner.poller).await?;
-        let body = Body { token: token.to_owned(), poll, sequences: moved };
+        let row = session.query_one(ROLES_FINGERPRINT_SQL, &[]).await.map_err(at_source)?;
+        let roles: String = row.try_get(0).map_err(at_source)?;
+        let has_new_roles = inner.roles.as_ref() != Some(&roles);
+        inner.number += 1;
+        let number = inner.number;
+        let body = Body { number, token: token.to_owned(), poll, has_new_roles, sequences: moved };
         let content = self.key.seal(&body)?;
         session
             .execute(
@@ -97,6 +106,7 @@ impl Emitter {
             )
             .await
             .map_err(at_source)?;
+        inner.roles = Some(roles);
         for sequence in &body.sequences {
             inner.sent.insert(id(sequence), state(sequence));
         }
@@ -138,14 +148,19 @@ impl Emitter {
         }))
     }
 
-    /// Tables of the source that the plugin does not show us.
-    pub(super) async fn unseen_tables(&self) -> Result<Vec<TableName>, Error> {
+    /// Moves tables whose updates fail on the source because of our publications. Not left to the
+    /// stream, which may be far behind.
+    pub(super) async fn free_tables(&self) -> Result<(), Error> {
         if self.link.plugin == Plugin::Wal2json {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut inner = self.inner.lock().await;
         let session = self.session(&mut inner.session).await?;
-        publication::unpublished(session, &self.link).await.map_err(at_source)
+        let strays = publication::strays(session, &self.link).await?;
+        for stray in strays.iter().filter(|stray| stray.is_harmful()) {
+            publication::place(session, &self.link, stray).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn slot_state(&self) -> Result<Option<SlotState>, Error> {

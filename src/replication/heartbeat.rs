@@ -57,10 +57,7 @@ async fn look(emitter: &Emitter, shared: &Shared) -> Result<(), Error> {
         ));
     }
     shared.update(|status| status.oldest_transaction = oldest);
-    for table in emitter.unseen_tables().await? {
-        shared.warn(format!("{table} is not followed: no publication names it"));
-    }
-    Ok(())
+    emitter.free_tables().await
 }
 
 async fn watch_slot(emitter: &Emitter, shared: &Shared, slot: &SlotState) -> Result<(), Error> {

@@ -2,7 +2,9 @@
 //!
 //! Any role of the source may emit logical messages, so ours are signed with a key that never
 //! leaves this process; a message that does not verify changes nothing. Content:
-//! `<64 hexadecimal digits of the tag> <JSON body>`.
+//! `<64 hexadecimal digits of the tag> <JSON body>`. Whoever may read the log can say one again:
+//! its number has been heard by then. They come in the order they were made in, one transaction
+//! each.
 
 use sha2::{Digest, Sha256};
 
@@ -11,11 +13,16 @@ use crate::source::Sequence;
 /// What a message carries.
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Body {
+    /// Grows with every message of this process, so that an old one said again is told.
+    pub(super) number: u64,
     /// Names the barrier that waits for this message; empty for heartbeats.
     pub(super) token: String,
     /// Names what was read of the schema at the message's position, if anything.
     #[serde(default)]
     pub(super) poll: String,
+    /// Roles or settings changed since the last message.
+    #[serde(default)]
+    pub(super) has_new_roles: bool,
     /// Sequences that moved since the last message.
     pub(super) sequences: Vec<Sequence>,
 }
@@ -41,13 +48,13 @@ impl MessageKey {
 
     /// The body, if this process made the message.
     pub(super) fn open(&self, content: &str) -> Option<Body> {
-        serde_json::from_str(self.verified(content)?).ok()
+        let (tag, body) = content.split_once(' ')?;
+        self.has_made(tag, body).then(|| serde_json::from_str(body).ok()).flatten()
     }
 
-    /// What follows the tag, if this key made the tag.
-    pub(super) fn verified<'a>(&self, content: &'a str) -> Option<&'a str> {
-        let (tag, body) = content.split_once(' ')?;
-        equal(tag.as_bytes(), self.tag(body).as_bytes()).then_some(body)
+    /// True if this key made the tag for the text.
+    pub(super) fn has_made(&self, tag: &str, text: &str) -> bool {
+        equal(tag.as_bytes(), self.tag(text).as_bytes())
     }
 
     /// The key on both ends of two hashes, so that a tag cannot be extended (as in HMAC, RFC 2104).

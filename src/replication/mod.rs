@@ -38,6 +38,7 @@ mod reader;
 mod resync;
 mod round;
 mod sequences;
+mod settings;
 mod setup;
 mod shared;
 mod start;

@@ -194,12 +194,12 @@ impl Decoder {
 /// One of ours; others' are not for us, in a transaction or not.
 fn message(body: &mut Body<'_>) -> Result<Option<Event>, Error> {
     let is_transactional = body.byte()? & IS_KEY != 0;
-    body.skip(8)?;
+    let lsn = Lsn(body.long()?);
     let prefix = body.name()?;
     let content = body.text()?;
     let is_ours = is_transactional && MESSAGE_PREFIXES.contains(&prefix);
     let content = content.to_owned();
-    Ok(is_ours.then_some(Event::Change(Change::Message { content })))
+    Ok(is_ours.then_some(Event::Change(Change::Message { content, lsn })))
 }
 
 impl Relation {

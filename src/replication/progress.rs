@@ -159,6 +159,7 @@ const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
        lsn pg_lsn NOT NULL,
        since timestamptz NOT NULL DEFAULT now(),
        is_resync_due boolean NOT NULL DEFAULT false,
+       copied_parts bigint NOT NULL DEFAULT 0,
        PRIMARY KEY (schema_name, table_name)
      );
      CREATE TABLE ardent.disabled_trigger (

@@ -38,6 +38,28 @@ pub(super) async fn schedule(
     Ok(())
 }
 
+/// How many parts of a table's copy are in the trunk.
+pub(super) async fn parts_done(
+    session: &Session,
+    table: &TableName,
+) -> Result<i64, tokio_postgres::Error> {
+    let sql = "SELECT copied_parts FROM ardent.quarantine
+                WHERE schema_name = $1 AND table_name = $2";
+    session.query_one(sql, &[&table.schema, &table.name]).await?.try_get(0)
+}
+
+/// Counts a part, in the transaction that copies it.
+pub(super) async fn count_part(
+    session: &Session,
+    table: &TableName,
+    done: i64,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "UPDATE ardent.quarantine SET copied_parts = $3
+                WHERE schema_name = $1 AND table_name = $2";
+    session.execute(sql, &[&table.schema, &table.name, &done]).await?;
+    Ok(())
+}
+
 /// Takes a table out.
 pub(super) async fn remove(
     session: &Session,

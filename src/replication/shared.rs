@@ -1,7 +1,7 @@
 //! What the tasks of one stream share: its status, and the barriers that wait for the applier.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     /// By token; one a message, each gone once applied.
     polls: Mutex<HashMap<String, Arc<Poll>>>,
     is_poll_wanted: AtomicBool,
+    /// Number of the last message of ours whose effects are durable in the trunk.
+    heard: AtomicU64,
     /// By token of the message that was emitted on the source.
     barriers: Mutex<HashMap<String, oneshot::Sender<Position>>>,
 }
@@ -101,6 +103,14 @@ impl Shared {
     pub(super) fn takes_poll(&self) -> bool {
         let is_wanted = self.is_poll_wanted.swap(false, Ordering::Relaxed);
         is_wanted || lock(&self.status).ddl_mode == MODE_POLLING
+    }
+
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hear(&self, number: u64) {
+        self.heard.store(number, Ordering::Relaxed);
     }
 
     pub(super) fn expect_barrier(&self, token: String) -> oneshot::Receiver<Position> {

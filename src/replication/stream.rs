@@ -377,20 +377,18 @@ impl Stream {
         self.shared.update(|status| status.has_disabled_triggers = is_any);
         let position = applier.position();
         self.position = Some(position);
+        let resyncs = std::mem::take(&mut applier.resyncs).suspend();
         applier.close().await;
         self.shared.enter(Phase::Paused);
-        if answer.send(Ok(position)).is_err() {
-            // Who asked has gone and will not resume.
-            self.shared.enter(Phase::Streaming);
-            return self.open_applier().await.map(Some);
-        }
-        if self.stand_by(None, "paused").await.is_err() {
+        // Who asked may have gone, and will not resume then.
+        if answer.send(Ok(position)).is_ok() && self.stand_by(None, "paused").await.is_err() {
             return Ok(None);
         }
-        let applier = self.open_applier().await?;
+        let mut applier = self.open_applier().await?;
         if applier.position().lsn != position.lsn {
             return Err(Error::Ended);
         }
+        applier.resume_resyncs(resyncs);
         self.shared.enter(Phase::Streaming);
         Ok(Some(applier))
     }

@@ -181,7 +181,8 @@ impl Decoder {
             "T" => self.truncate(message)?,
             "M" => {
                 let content = message.content.map(Cow::into_owned).unwrap_or_default();
-                events.push(Event::Change(Change::Message { content }));
+                let lsn = position(message.lsn.as_deref())?;
+                events.push(Event::Change(Change::Message { content, lsn }));
             }
             _ => return Err(Error::Decode("unknown action")),
         }

@@ -17,14 +17,19 @@ CREATE MATERIALIZED VIEW ardent.key AS
 REVOKE ALL ON ardent.key FROM PUBLIC;
 REFRESH MATERIALIZED VIEW ardent.key;
 
--- Signs as the server checks it: the key on both ends of two hashes (RFC 2104).
+-- Says the body, and then that it was said here: the seal covers the body's place in the log, so
+-- that the same words said again by somebody who may read the log are nothing. Signs as the server
+-- checks it: the key on both ends of two hashes (RFC 2104).
 CREATE FUNCTION ardent.emit(body text) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $emit$
 DECLARE
   key bytea := (SELECT k.key FROM ardent.key k);
-  tag text := pg_catalog.encode(pg_catalog.sha256(key
-                || pg_catalog.sha256(key || pg_catalog.convert_to(body, 'UTF8'))), 'hex');
+  place numeric := pg_catalog.pg_logical_emit_message(true, 'ardent.ddl', 'ddl ' || body)
+                     - '0/0'::pg_catalog.pg_lsn;
+  seal bytea := pg_catalog.sha256(key || pg_catalog.sha256(
+                  key || pg_catalog.convert_to(place || ' ' || body, 'UTF8')));
 BEGIN
-  PERFORM pg_catalog.pg_logical_emit_message(true, 'ardent.ddl', 'ddl ' || tag || ' ' || body);
+  PERFORM pg_catalog.pg_logical_emit_message(true, 'ardent.ddl',
+            'seal ' || pg_catalog.encode(seal, 'hex'));
   -- Decoding takes a message to be where its record ends, which is where the next begins; if that
   -- is a row of the parent transaction, and this is a subtransaction, the row comes first. So the
   -- next record is one that nobody reads.

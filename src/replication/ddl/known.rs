@@ -114,6 +114,16 @@ fn statements(object: &Object, old: &Names, old_schema: &str) -> Vec<String> {
     sql
 }
 
+/// What a table of the source is called at this position of the stream.
+pub(in super::super) async fn known_table(
+    trunk: &Session,
+    oid: i64,
+) -> Result<Option<TableName>, Error> {
+    let Some(table) = find(trunk, Class::Relation, oid).await? else { return Ok(None) };
+    let Some(schema) = find(trunk, Class::Schema, table.namespace).await? else { return Ok(None) };
+    Ok(Some(TableName { schema: schema.name, name: table.name }))
+}
+
 /// What was heard of and is there no more, with the statement that drops it.
 pub(super) async fn absent(
     trunk: &Session,

@@ -35,6 +35,7 @@ mod undo;
 
 pub(super) use capture::{Capture, MODE_POLLING, drop_capture, install};
 pub(super) use hold::Held;
-pub(super) use known::remember_all;
+pub(super) use known::{known_table, remember_all};
 pub(super) use poll::{Poll, Poller};
 pub(super) use replay::Replay;
+pub(super) use role::FINGERPRINT_SQL as ROLES_FINGERPRINT_SQL;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::lsn::Lsn;
 use crate::source::TableName;
 
 use super::super::applier::Applier;
@@ -16,8 +17,9 @@ use super::difference::{Step, steps};
 use super::object::{Class, Object};
 use super::{extension, known};
 
-/// What begins the content of a message of the event triggers.
+/// What begins a message of the event triggers, and the one right after it that makes it valid.
 const MARK: &str = "ddl ";
+const SEAL_MARK: &str = "seal ";
 /// Making one fact can be what another waits for; more rounds than this help nobody.
 const ROUNDS_MAX: usize = 8;
 /// Objects kept for another try.
@@ -28,6 +30,8 @@ pub(in super::super) struct Replay {
     pub(in super::super) link: Link,
     pub(in super::super) trunk: TrunkAccess,
     key: Option<MessageKey>,
+    /// A message that has not been sealed yet, and its place.
+    unsealed: Option<(Lsn, String)>,
     describer: Describer,
     /// The source transaction at hand changed the schema: a new label of an enum can be used in
     /// a later transaction only, so nothing joins this one.
@@ -59,6 +63,7 @@ impl Replay {
             link: link.clone(),
             trunk: trunk.clone(),
             key,
+            unsealed: None,
             describer: Describer::default(),
             has_replayed: false,
             has_fresh_roles: false,
@@ -73,11 +78,14 @@ impl Replay {
 
     /// True for a message that says to come from our event triggers.
     pub(in super::super) fn is_addressed(content: &str) -> bool {
-        content.starts_with(MARK)
+        content.starts_with(MARK) || content.starts_with(SEAL_MARK)
     }
 
-    fn open<'a>(&self, content: &'a str) -> Option<&'a str> {
-        self.key.as_ref()?.verified(content.strip_prefix(MARK)?)
+    /// The body that this seals, if our event triggers made both, there.
+    fn unseal(&mut self, seal: &str) -> Option<String> {
+        let (place, body) = self.unsealed.take()?;
+        let is_ours = self.key.as_ref()?.has_made(seal, &format!("{} {body}", place.0));
+        is_ours.then_some(body)
     }
 
     fn is_followed(&self, schema: &str) -> bool {
@@ -91,16 +99,20 @@ impl Applier {
     pub(in super::super) async fn take_schema_change(
         &mut self,
         content: &str,
+        lsn: Lsn,
     ) -> Result<(), Error> {
-        let Some(body) = self.replay.open(content) else {
-            self.warn(
-                "a message that claims to be a schema change is not signed by our event triggers: \
-                 ignored"
-                    .to_owned(),
-            );
+        if let Some(body) = content.strip_prefix(MARK) {
+            if self.replay.unsealed.replace((lsn, body.to_owned())).is_some() {
+                self.refuse_forged();
+            }
+            return Ok(());
+        }
+        let seal = content.strip_prefix(SEAL_MARK).unwrap_or_default();
+        let Some(body) = self.replay.unseal(seal) else {
+            self.refuse_forged();
             return Ok(());
         };
-        let captured: Captured = serde_json::from_str(body)?;
+        let captured: Captured = serde_json::from_str(&body)?;
         self.run_round().await?;
         self.begin().await?;
         self.replay.has_replayed = true;
@@ -108,6 +120,21 @@ impl Applier {
         self.replay(captured).await?;
         self.forget_shapes();
         Ok(())
+    }
+
+    /// To be called at the end of a source transaction.
+    pub(in super::super) fn give_up_unsealed(&mut self) {
+        if self.replay.unsealed.take().is_some() {
+            self.refuse_forged();
+        }
+    }
+
+    fn refuse_forged(&self) {
+        self.warn(
+            "a message that claims to be a schema change is not signed by our event triggers: \
+             ignored"
+                .to_owned(),
+        );
     }
 
     /// What was learnt of the trunk's tables may be wrong now.

@@ -1,26 +1,46 @@
-//! Copies one table at a snapshot whose position in the log is known.
+//! Copies one table at a snapshot whose position in the log is known, part by part.
+//!
+//! A part is a range of the source's blocks and one trunk transaction, which also counts it in
+//! `ardent.quarantine`. A trunk that goes away, as it does whenever a branch is cut, costs the part
+//! at work; the snapshot and the parts before it stay.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use proxy::client::{Session, quote_identifier};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_postgres::CopyInSink;
 
 use crate::lsn::Lsn;
-use crate::source::{self, Table, TableName};
+use crate::source::{self, Plugin, Table, TableName};
 
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::link::{Link, TrunkAccess};
+use super::super::publication;
 use super::super::quarantine;
 use super::super::setup::Snapshot;
 
 /// A message that says nothing: it takes the stream past the position of the copy at once.
 const NUDGE_SQL: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')";
+/// Blocks of one part: 64 MiB, about a second.
+const PART_BLOCKS: u64 = 8192;
+const BLOCK_BYTES: u64 = 8192;
+/// A trunk that fails without being stopped for a cut gets this long; the stream fails then too.
+const TRUNK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where the trunk is; none while it is stopped.
+pub(super) type Whereabouts = watch::Receiver<Option<TrunkAccess>>;
 
 /// Replaces the trunk's rows. Returns the position they are of.
-pub(super) async fn copy(link: Link, trunk: TrunkAccess, table: TableName) -> Result<Lsn, Error> {
+pub(super) async fn copy(link: Link, trunk: Whereabouts, table: TableName) -> Result<Lsn, Error> {
+    if link.plugin == Plugin::Pgoutput {
+        publication::place_by_name(&link, &table).await?;
+    }
     let snapshot = Snapshot::take_temporary(&link).await?;
     let position = snapshot.lsn;
-    let outcome = copy_at(&snapshot, &trunk, &table).await;
+    let outcome = copy_at(&snapshot, trunk, &table).await;
     snapshot.release().await;
     outcome?;
     let session = Session::open(&link.source_target("")).await.map_err(at_source)?;
@@ -29,43 +49,120 @@ pub(super) async fn copy(link: Link, trunk: TrunkAccess, table: TableName) -> Re
     Ok(position)
 }
 
-async fn copy_at(snapshot: &Snapshot, trunk: &TrunkAccess, name: &TableName) -> Result<(), Error> {
+async fn copy_at(
+    snapshot: &Snapshot,
+    mut trunk: Whereabouts,
+    name: &TableName,
+) -> Result<(), Error> {
     let schemas = [name.schema.clone()];
     let mut tables = source::tables(&snapshot.session, &schemas).await?;
     tables.retain(|table| table.name == *name);
     // Gone by now, which the stream will say.
     let Some(table) = tables.pop() else { return Ok(()) };
     snapshot.lock(std::slice::from_ref(&table)).await?;
-    let session = Session::open(&trunk.as_apply("")).await.map_err(at_trunk)?;
-    let outcome = match replace_rows(&snapshot.session, &session, &table).await {
-        Ok(()) => session.batch_execute("COMMIT").await.map_err(at_trunk),
-        Err(error) => Err(error),
+    for part in parts(&table) {
+        loop {
+            let access = whereabouts(&mut trunk).await?;
+            match copy_part(&snapshot.session, &access, &table, &part).await {
+                Ok(()) => break,
+                Err(error @ Error::Trunk(_)) => {
+                    tracing::info!(table = %name, reason = error.chain(), "part is copied again");
+                    let moved = timeout(TRUNK_TIMEOUT, trunk.changed()).await;
+                    if !matches!(moved, Ok(Ok(()))) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn whereabouts(trunk: &mut Whereabouts) -> Result<TrunkAccess, Error> {
+    drop(trunk.wait_for(Option::is_some).await.map_err(|_| Error::Ended)?);
+    trunk.borrow_and_update().clone().ok_or(Error::Ended)
+}
+
+/// One transaction of the copy.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    number: i64,
+    /// What of the source; none is nothing, and empties the trunk's table instead.
+    filter: Option<String>,
+}
+
+/// The last one is open to its end: the table may have grown since it was measured.
+fn parts(table: &Table) -> Vec<Part> {
+    let count =
+        if table.is_heap { table.bytes.div_ceil(PART_BLOCKS * BLOCK_BYTES).max(1) } else { 1 };
+    let range = |at: u64| {
+        let from = format!("ctid >= '({},0)'", at * PART_BLOCKS);
+        match at + 1 == count {
+            _ if count == 1 => String::new(),
+            true => format!(" WHERE {from}"),
+            false => format!(" WHERE {from} AND ctid < '({},0)'", (at + 1) * PART_BLOCKS),
+        }
     };
+    let filters = std::iter::once(None).chain((0..count).map(|at| Some(range(at))));
+    (0..).zip(filters).map(|(number, filter)| Part { number, filter }).collect()
+}
+
+async fn copy_part(
+    source: &Session,
+    trunk: &TrunkAccess,
+    table: &Table,
+    part: &Part,
+) -> Result<(), Error> {
+    let session = Session::open(&trunk.as_apply("")).await.map_err(at_trunk)?;
+    let outcome = copy_part_with(source, &session, table, part).await;
     session.close().await;
     outcome
 }
 
-async fn replace_rows(source: &Session, trunk: &Session, table: &Table) -> Result<(), Error> {
-    let name = table.name.quoted();
-    let columns: Vec<String> = table.columns.iter().map(|name| quote_identifier(name)).collect();
-    let columns = columns.join(", ");
-    let refused = |error: tokio_postgres::Error| match error.as_db_error() {
-        Some(db) if quarantine::is_about_the_row(db.code()) => {
-            Error::Refused(db.message().to_owned())
-        }
-        _ => at_trunk(error),
-    };
-    trunk.batch_execute("BEGIN; SAVEPOINT emptied").await.map_err(at_trunk)?;
+async fn copy_part_with(
+    source: &Session,
+    trunk: &Session,
+    table: &Table,
+    part: &Part,
+) -> Result<(), Error> {
+    trunk.batch_execute("BEGIN").await.map_err(at_trunk)?;
+    let done = quarantine::parts_done(trunk, &table.name).await.map_err(at_trunk)?;
+    match &part.filter {
+        None => empty(trunk, &table.name).await?,
+        // Its commit was not heard of.
+        Some(_) if done > part.number => return Ok(()),
+        Some(filter) => copy_rows(source, trunk, table, filter).await?,
+    }
+    quarantine::count_part(trunk, &table.name, part.number + 1).await.map_err(at_trunk)?;
+    trunk.batch_execute("COMMIT").await.map_err(at_trunk)
+}
+
+async fn empty(trunk: &Session, table: &TableName) -> Result<(), Error> {
+    let name = table.quoted();
+    trunk.batch_execute("SAVEPOINT emptied").await.map_err(at_trunk)?;
     // A table that another refers to cannot be truncated; deleting asks no foreign key here.
     if trunk.batch_execute(&format!("TRUNCATE ONLY {name}")).await.is_err() {
         let sql = format!("ROLLBACK TO SAVEPOINT emptied; DELETE FROM ONLY {name}");
         trunk.batch_execute(&sql).await.map_err(refused)?;
     }
-    if columns.is_empty() {
+    Ok(())
+}
+
+async fn copy_rows(
+    source: &Session,
+    trunk: &Session,
+    table: &Table,
+    filter: &str,
+) -> Result<(), Error> {
+    if table.columns.is_empty() {
         return Ok(());
     }
-    let rows =
-        source.copy_out(&format!("COPY {name} ({columns}) TO STDOUT")).await.map_err(at_source)?;
+    let name = table.name.quoted();
+    let columns: Vec<String> = table.columns.iter().map(|name| quote_identifier(name)).collect();
+    let columns = columns.join(", ");
+    let select = format!("COPY (SELECT {columns} FROM ONLY {name}{filter}) TO STDOUT");
+    let rows = source.copy_out(&select).await.map_err(at_source)?;
     let sink: CopyInSink<Bytes> =
         trunk.copy_in(&format!("COPY {name} ({columns}) FROM STDIN")).await.map_err(refused)?;
     let mut rows = std::pin::pin!(rows);
@@ -75,4 +172,43 @@ async fn replace_rows(source: &Session, trunk: &Session, table: &Table) -> Resul
     }
     sink.finish().await.map_err(refused)?;
     Ok(())
+}
+
+fn refused(error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(db) if quarantine::is_about_the_row(db.code()) => {
+            Error::Refused(db.message().to_owned())
+        }
+        _ => at_trunk(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_a_table_once() {
+        let table = |bytes, is_heap| Table {
+            name: TableName::default(),
+            bytes,
+            columns: Vec::new(),
+            has_identity: true,
+            is_heap,
+            is_portable: true,
+        };
+        let filters = |table: &Table| -> Vec<Option<String>> {
+            parts(table).into_iter().map(|part| part.filter).collect()
+        };
+        let part = PART_BLOCKS * BLOCK_BYTES;
+        assert_eq!(filters(&table(0, true)), [None, Some(String::new())]);
+        assert_eq!(filters(&table(part * 9, false)), [None, Some(String::new())]);
+        let three = [
+            " WHERE ctid >= '(0,0)' AND ctid < '(8192,0)'",
+            " WHERE ctid >= '(8192,0)' AND ctid < '(16384,0)'",
+            " WHERE ctid >= '(16384,0)'",
+        ];
+        let three = std::iter::once(None).chain(three.map(|text| Some(text.to_owned())));
+        assert_eq!(filters(&table(part * 2 + 1, true)), three.collect::<Vec<_>>());
+    }
 }

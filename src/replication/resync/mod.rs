@@ -3,7 +3,7 @@
 //! ```text
 //!   due --start--> copying --copied at Y, stream past Y--> followed
 //!    ^                |
-//!    +----------------+   schema change of the table, pause of the trunk, failure
+//!    +----------------+   schema change of the table, failure
 //! ```
 //! * start: the applier stands between two transactions. From here on it keeps the table's changes
 //!   in a [`spool::Spool`] instead of dropping them, and a task copies the table at a snapshot of
@@ -11,8 +11,10 @@
 //! * end: changes of transactions up to Y are in the copy and are forgotten; the later ones are
 //!   applied, and the table leaves quarantine, in one trunk transaction between two others.
 //!
-//! Until the end the table is in quarantine, in every branch too. Nothing of this is durable but
-//! the row in `ardent.quarantine` that says it is due; whatever is interrupted begins again.
+//! Until the end the table is in quarantine, in every branch too, where it may hold some of its
+//! rows. A pause of the trunk only interrupts: the copy goes on with the part that was at work. All
+//! else that ends the stream lets it begin again, from the row in `ardent.quarantine` that says it
+//! is due.
 
 mod copier;
 mod spool;
@@ -20,6 +22,7 @@ mod spool;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -29,6 +32,7 @@ use crate::source::TableName;
 use super::applier::Applier;
 use super::change::{Change, Commit};
 use super::error::{Action, Error, at_trunk};
+use super::link::TrunkAccess;
 use super::quarantine;
 use spool::Spool;
 
@@ -46,6 +50,8 @@ pub(super) struct Resyncs {
 struct Resync {
     table: TableName,
     spool: Spool,
+    /// Tells the copy where the trunk is; none while it is stopped.
+    trunk: watch::Sender<Option<TrunkAccess>>,
     /// Ends with the position of its snapshot.
     copying: JoinHandle<Result<Lsn, Error>>,
     copied_at: Option<Lsn>,
@@ -90,6 +96,22 @@ impl Resyncs {
         }
     }
 
+    /// To be called when the trunk is about to stop. What is kept goes into the next applier.
+    pub(super) fn suspend(self) -> Self {
+        if let Some(current) = &self.current {
+            current.trunk.send_replace(None);
+        }
+        self
+    }
+
+    /// Goes on with the copy that a pause interrupted.
+    fn adopt(&mut self, mut kept: Self, trunk: &TrunkAccess) {
+        let Some(current) = kept.current.take() else { return };
+        self.due.retain(|table| *table != current.table);
+        current.trunk.send_replace(Some(trunk.clone()));
+        self.current = Some(current);
+    }
+
     /// There is something to do between two transactions.
     pub(super) fn is_busy(&self) -> bool {
         self.current.is_some() || !self.due.is_empty()
@@ -97,6 +119,11 @@ impl Resyncs {
 }
 
 impl Applier {
+    /// To be called after a pause, at the very position it began at.
+    pub(super) fn resume_resyncs(&mut self, kept: Resyncs) {
+        self.resyncs.adopt(kept, &self.replay.trunk);
+    }
+
     /// To be called between two source transactions. `passed` is how far the stream is.
     pub(super) async fn tend_resyncs(&mut self, passed: Lsn) -> Result<(), Error> {
         if let Some(copied_at) = self.copied().await?
@@ -151,10 +178,12 @@ impl Applier {
             return Ok(());
         }
         tracing::info!(%table, "copying table again");
-        let work = copier::copy(self.replay.link.clone(), self.replay.trunk.clone(), table.clone());
+        let (trunk, whereabouts) = watch::channel(Some(self.replay.trunk.clone()));
+        let work = copier::copy(self.replay.link.clone(), whereabouts, table.clone());
         self.resyncs.current = Some(Resync {
             table,
             spool: Spool::default(),
+            trunk,
             copying: tokio::spawn(work),
             copied_at: None,
         });

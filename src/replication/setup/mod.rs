@@ -32,6 +32,7 @@ use super::link::{Link, TrunkAccess};
 use super::progress;
 use super::publication;
 use super::sequences;
+use super::settings;
 
 /// How far setup is. Every call tells the whole state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -202,6 +203,8 @@ impl Setup<'_> {
         warnings.extend(dump.restore_rest(self).await?);
         warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
         roles::end_restore(&system, &facts).await?;
+        let wanted = settings::read(self.link).await?;
+        warnings.extend(settings::mirror(&system, &self.trunk.database, &wanted).await?);
         warnings.extend(large_objects(source).await?);
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);

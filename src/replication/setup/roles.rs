@@ -5,7 +5,7 @@
 
 use proxy::client::{Session, quote_identifier};
 
-use crate::source::{Facts, RoleFacts};
+use crate::source::{self, Facts, RoleFacts};
 
 use super::super::error::{Error, at_trunk};
 use super::super::link::APPLY_ROLE;
@@ -54,8 +54,45 @@ pub(in super::super) async fn mirror_again(
     system: &Session,
     facts: &Facts,
 ) -> Result<Vec<String>, Error> {
-    let warnings = mirror_with(system, facts, |role| role.inherit).await?;
+    let mut warnings = mirror_with(system, facts, |role| role.inherit).await?;
+    warnings.extend(remove_absent(system, facts).await?);
     system.batch_execute(GRANT_TO_OWNER_SQL).await.map_err(at_trunk)?;
+    Ok(warnings)
+}
+
+/// Takes away memberships and roles that the source has no more. A role that still owns something
+/// stays: no event tells who has got it.
+async fn remove_absent(system: &Session, facts: &Facts) -> Result<Vec<String>, Error> {
+    let present = source::read_facts(system).await?;
+    let mut sql = String::new();
+    for (member, role, admin) in &present.memberships {
+        let is_known = is_mirrored(role) || HARMLESS_BUILTINS.contains(&role.as_str());
+        let held = facts.memberships.iter().find(|held| held.0 == *member && held.1 == *role);
+        let option = match held {
+            _ if !is_mirrored(member) || !is_known => continue,
+            None => "",
+            Some((_, _, false)) if *admin => "ADMIN OPTION FOR ",
+            Some(_) => continue,
+        };
+        let (role, member) = (quote_identifier(role), quote_identifier(member));
+        sql.push_str(&format!("REVOKE {option}{role} FROM {member};"));
+    }
+    system.batch_execute(&sql).await.map_err(at_trunk)?;
+    let mut warnings = Vec::new();
+    let is_absent = |role: &&RoleFacts| {
+        is_mirrored(&role.name) && !facts.roles.iter().any(|other| other.name == role.name)
+    };
+    for role in present.roles.iter().filter(is_absent) {
+        let row = system.query_one(OWNS_SQL, &[&role.name]).await.map_err(at_trunk)?;
+        if row.try_get(0).map_err(at_trunk)? {
+            warnings.push(format!("role {} is gone from the source and owns objects", role.name));
+            continue;
+        }
+        let name = quote_identifier(&role.name);
+        // What it owns is nothing, so these are privileges.
+        let sql = format!("DROP OWNED BY {name}; DROP ROLE {name}");
+        system.batch_execute(&sql).await.map_err(at_trunk)?;
+    }
     Ok(warnings)
 }
 
@@ -171,6 +208,11 @@ pub(super) async fn end_restore(system: &Session, facts: &Facts) -> Result<(), E
     }
     system.batch_execute(&sql).await.map_err(at_trunk)
 }
+
+const OWNS_SQL: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+                WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+                  AND d.deptype = 'o' AND r.rolname = $1)";
 
 /// `branch_owner` is a member of every mirrored role, with ADMIN, as the role model has it.
 const GRANT_TO_OWNER_SQL: &str = "DO $$

@@ -1,9 +1,10 @@
 //! Schema changes: whatever the source does, the trunk's schema and rows are the source's.
 
 use crate::replication::drop_source_objects;
+use crate::source::Plugin;
 
-use super::support::Chain;
 use super::support::server::{PASSWORD, Server};
+use super::support::{Chain, with_each_plugin};
 
 /// Each line is run on the source by itself; after each case both sides are compared.
 const CASES: &[(&str, &[&str])] = &[
@@ -194,9 +195,12 @@ const CASES: &[(&str, &[&str])] = &[
     ),
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_trunk_follows_every_schema_change() {
-    let chain = Chain::start("CREATE TABLE first (id int PRIMARY KEY)").await;
+with_each_plugin! {
+    the_trunk_follows_every_schema_change
+}
+
+async fn the_trunk_follows_every_schema_change(plugin: Plugin) {
+    let chain = Chain::start_with(plugin, "CREATE TABLE first (id int PRIMARY KEY)").await;
     assert_eq!(chain.stream().status().warnings, [] as [&str; 0]);
     run_cases(&chain, "event triggers").await;
     chain.assert_equal().await;
@@ -286,6 +290,47 @@ async fn rewritten_tables_are_copied_again_while_the_rest_goes_on() {
     assert_eq!(chain.schema_difference(), None);
 }
 
+/// As when branches are cut all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_on_after_a_pause_of_the_trunk() {
+    let mut chain = Chain::start(
+        "CREATE TABLE big (id int PRIMARY KEY, v text);
+         INSERT INTO big SELECT g, repeat('x', 900) FROM generate_series(1, 250000) g",
+    )
+    .await;
+    chain.on_source("ALTER TABLE big ADD COLUMN r float8 DEFAULT random()").await;
+    let slots = "SELECT count(*)::text FROM pg_replication_slots";
+    let parts = "SELECT coalesce(max(copied_parts), 0)::text FROM ardent.quarantine";
+    let mut pauses = 0;
+    loop {
+        chain
+            .on_source("UPDATE big SET v = 'y' WHERE id % 50000 = 0; DELETE FROM big WHERE id < 3")
+            .await;
+        chain.catch_up().await;
+        if chain.stream().status().quarantined.is_empty() {
+            break;
+        }
+        let before: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+        chain.stream().pause().await.unwrap();
+        chain.trunk.crash().await;
+        let after: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+        assert!(after >= before, "{after} after {before}: begun again");
+        chain.stream().resume(chain.trunk.access()).await.unwrap();
+        pauses += 1;
+        // One part at least is copied between two pauses.
+        let is_further = async || {
+            let now: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
+            now > after || chain.stream().status().quarantined.is_empty()
+        };
+        while !is_further().await {
+            chain.catch_up().await;
+        }
+    }
+    assert!(pauses > 1, "{pauses}");
+    assert_eq!(chain.source.value("app", slots).await, "1");
+    chain.assert_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_message_does_nothing_but_raise_an_alarm() {
     let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
@@ -293,9 +338,9 @@ async fn a_forged_message_does_nothing_but_raise_an_alarm() {
     chain
         .on_source(
             r#"SET ROLE low;
-               SELECT pg_logical_emit_message(true, 'ardent.ddl', 'ddl ' || repeat('0', 64) ||
-                 ' {"tag": "DROP TABLE", "dropped": [{"kind": "table", "oid": 1, "schema": "public",
-                    "name": "t", "identity": "public.t", "original": true}]}')"#,
+               SELECT pg_logical_emit_message(true, 'ardent.ddl', 'ddl {"tag": "DROP TABLE", "dropped": [{"kind": "table", "oid": 1, "schema": "public",
+                    "name": "t", "identity": "public.t", "original": true}]}'),
+                 pg_logical_emit_message(true, 'ardent.ddl', 'seal ' || repeat('0', 64))"#,
         )
         .await;
     chain.on_source("INSERT INTO t VALUES (1)").await;
@@ -309,6 +354,47 @@ async fn a_forged_message_does_nothing_but_raise_an_alarm() {
         assert_eq!(refused.code().map(|code| code.code()), Some("42501"), "{sql}");
         session.close().await;
     }
+}
+
+/// Whoever may replicate can read every message of ours, seals included, and say it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_said_again_do_nothing() {
+    let chain = Chain::start("CREATE TABLE t (id serial PRIMARY KEY)").await;
+    chain.on_source("CREATE ROLE spy REPLICATION; GRANT CREATE ON DATABASE app TO spy").await;
+    chain.on_source("SELECT pg_create_logical_replication_slot('spy', 'wal2json')").await;
+    chain.on_source("INSERT INTO t DEFAULT VALUES; CREATE TABLE gone (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    chain.on_source("INSERT INTO t DEFAULT VALUES; DROP TABLE gone").await;
+    chain.catch_up().await;
+    chain.on_source("ALTER TABLE t ADD COLUMN v int").await;
+    chain
+        .on_source(
+            "CREATE TABLE said AS SELECT data::jsonb AS m FROM pg_logical_slot_get_changes(
+               'spy', NULL, NULL, 'format-version', '2', 'add-msg-prefixes',
+               'ardent.ddl,ardent.heartbeat,ardent.barrier') WHERE data LIKE '{\"action\":\"M\"%';
+             GRANT SELECT ON said TO spy; SELECT pg_drop_replication_slot('spy')",
+        )
+        .await;
+    let said = "SELECT count(DISTINCT m->>'prefix') || ' ' || (count(*) > 6) FROM public.said";
+    assert_eq!(chain.source.value("app", said).await, "2 true");
+    chain.catch_up().await;
+    chain.settle().await;
+    let schema = chain.trunk.schema("app");
+    chain
+        .on_source(
+            "SET ROLE spy; SELECT pg_logical_emit_message(true, m->>'prefix', m->>'content')
+               FROM public.said",
+        )
+        .await;
+    let emitted = chain.source.session("app").await;
+    emitted.batch_execute("SELECT nextval('public.t_id_seq')").await.unwrap();
+    chain.catch_up().await;
+    assert_eq!(chain.trunk.schema("app"), schema);
+    let at = "SELECT last_value::text FROM public.t_id_seq";
+    assert_eq!(chain.trunk.value("app", at).await, "3");
+    let warnings = chain.stream().status().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("not signed"), "{warnings:?}");
+    chain.assert_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

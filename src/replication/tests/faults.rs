@@ -152,14 +152,33 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_no_publication_names_is_said() {
-    let schema = "CREATE TABLE t (id int PRIMARY KEY)";
-    let mut chain = Chain::prepare_with(Plugin::Pgoutput, schema).await;
-    chain.copy().await;
-    chain.on_source("CREATE TABLE late (id int PRIMARY KEY)").await;
-    chain.follow();
-    let said = "public.late is not followed: no publication names it".to_owned();
-    chain.until("said", |status| status.warnings == [said.clone()]).await;
+async fn a_table_stands_in_the_publication_that_its_identity_asks_for() {
+    let schema = "CREATE TABLE t (id int); CREATE TABLE u (id int PRIMARY KEY)";
+    let chain = Chain::start_with(Plugin::Pgoutput, schema).await;
+    let named = "SELECT string_agg(tablename || ' ' || pubname, ', ' ORDER BY 1)
+                   FROM (SELECT tablename, pubname FROM pg_publication_tables ORDER BY 1) AS x";
+    let settled = async |expected: &str| {
+        chain.catch_up().await;
+        chain.settle().await;
+        chain.source.until("app", named, expected).await;
+        chain.assert_equal().await;
+    };
+    settled("t ardent_c1_inserts, u ardent_c1").await;
+    // Updates that were never published come with the copy.
+    chain.on_source("INSERT INTO t VALUES (1); UPDATE t SET id = 2").await;
+    chain.on_source("ALTER TABLE t ADD PRIMARY KEY (id); UPDATE t SET id = 3").await;
+    settled("t ardent_c1, u ardent_c1").await;
+    chain
+        .on_source("ALTER TABLE u RENAME TO v; INSERT INTO v VALUES (1); UPDATE v SET id = 2")
+        .await;
+    settled("t ardent_c1, v ardent_c1").await;
+    // Its updates fail until the next look.
+    chain.on_source("ALTER TABLE v DROP CONSTRAINT u_pkey; INSERT INTO v VALUES (3)").await;
+    settled("t ardent_c1, v ardent_c1_inserts").await;
+    chain
+        .on_source("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        .await;
+    settled("t ardent_c1, v ardent_c1_inserts").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,67 @@ async fn owners_grants_and_members_are_as_on_the_source() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn roles_and_settings_follow_the_source() {
+    let mut chain = Chain::prepare("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain
+        .source
+        .run(
+            "CREATE ROLE a; CREATE ROLE b; CREATE ROLE member; GRANT a, b TO member WITH ADMIN OPTION;
+             ALTER DATABASE app SET timezone = 'Asia/Tokyo'; ALTER ROLE a SET enable_hashjoin = off;
+             ALTER DATABASE app SET search_path = \"$user\", 'odd \"name', public;
+             ALTER DATABASE app SET lock_timeout = '77s';
+             ALTER ROLE b SET local_preload_libraries = 'evil';
+             ALTER ROLE a SET session_replication_role = replica;
+             ALTER ROLE b IN DATABASE app SET app.secret = 'x''y'",
+        )
+        .await;
+    chain.source.run("ALTER SYSTEM SET datestyle = 'SQL, DMY'").await;
+    chain.source.run("SELECT pg_reload_conf()").await;
+    chain.copy().await;
+    chain.follow();
+    let settings = "SELECT string_agg(format('%s %s %s', setdatabase <> 0, r.rolname, x), '; '
+                      ORDER BY setdatabase <> 0, rolname, x) FROM pg_db_role_setting s LEFT JOIN pg_roles r
+                        ON r.oid = setrole, unnest(setconfig) x
+                      WHERE x !~ '(preload|replication|DateStyle|IntervalStyle|default_t|lc_)'
+                        AND coalesce(rolname !~ '^ardent', true)";
+    let members = "SELECT string_agg(format('%s %s %s', roleid::regrole, member::regrole,
+                     admin_option), ', ' ORDER BY roleid::regrole::text, member::regrole::text)
+                     FROM pg_auth_members WHERE member::regrole::text IN ('member', 'c')";
+    let roles =
+        "SELECT string_agg(rolname || rolcreatedb::text, ', ' ORDER BY rolname) FROM pg_roles
+                  WHERE rolname !~ '^(pg|ardent)_' AND rolname NOT IN ('postgres', 'branch_owner')";
+    let assert_same = async || {
+        chain.assert_equal().await;
+        for sql in [settings, members, roles] {
+            let (trunk, source) =
+                (chain.trunk.value("app", sql).await, chain.source.value("app", sql).await);
+            assert_eq!(trunk, source, "{sql}");
+        }
+    };
+    assert_same().await;
+    for forbidden in ["local_preload_libraries", "session_replication_role=replica"] {
+        let sql = format!(
+            "SELECT count(*)::text FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole
+              WHERE setconfig::text ~ '{forbidden}' AND coalesce(rolname !~ '^ardent', true)"
+        );
+        assert_eq!(chain.trunk.value("app", &sql).await, "0", "{forbidden}");
+    }
+    let style = "SELECT x FROM pg_db_role_setting, unnest(setconfig) x
+                  WHERE x ~ 'DateStyle' AND setrole = 0 AND setdatabase <> 0";
+    assert_eq!(chain.trunk.value("app", style).await, "DateStyle=SQL, DMY");
+    chain
+        .source
+        .run(
+            "REVOKE b FROM member; REVOKE ADMIN OPTION FOR a FROM member; DROP ROLE b;
+             CREATE ROLE c CREATEDB; GRANT a TO c; ALTER ROLE a CREATEDB; ALTER ROLE a RESET enable_hashjoin;
+             ALTER ROLE c SET enable_seqscan = off; ALTER DATABASE app SET timezone = 'UTC'",
+        )
+        .await;
+    assert_same().await;
+    assert_eq!(chain.stream().status().warnings, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn code_of_the_source_gains_nothing() {
     let mut chain = Chain::prepare(
         "CREATE FUNCTION public.evil(int) RETURNS boolean LANGUAGE plpgsql AS $f$
