@@ -192,6 +192,7 @@ mod tests {
         let table = |bytes, is_heap| Table {
             name: TableName::default(),
             bytes,
+            total_bytes: bytes,
             columns: Vec::new(),
             has_identity: true,
             is_heap,
