@@ -95,8 +95,7 @@ fn monitoring_sees_what_goes_on_and_no_secret() {
     assert_eq!(Driver::Psql.rows(&one, "select count(*) from item"), "1");
     assert!(http(port, "/health").starts_with("HTTP/1.1 200 OK\r\n"));
     assert!(http(port, "/").starts_with("HTTP/1.1 404 "));
-    let text = http(port, "/metrics");
-    for line in [
+    let lines = [
         "ardent_branches 1",
         "ardent_connector_ready{connector=\"prod\"} 1",
         "ardent_computes{state=\"running\"} 2",
@@ -104,9 +103,12 @@ fn monitoring_sees_what_goes_on_and_no_secret() {
         "ardent_proxy_authentications_total{result=\"ok\"} 1",
         "ardent_proxy_wake_duration_seconds_count 1",
         "# TYPE ardent_proxy_connect_duration_seconds histogram",
-    ] {
-        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
-    }
+    ];
+    // The trunk starts again once the branch is up.
+    let text = eventually(Duration::from_secs(20), "every line is there", || {
+        let text = http(port, "/metrics");
+        lines.iter().all(|line| text.lines().any(|found| found == *line)).then_some(text)
+    });
     assert!(!text.contains("branch_owner"), "{text}");
     let shown = psql(&server.console_url(), "ardent show metrics").ok();
     assert!(shown.contains("ardent_branches||1|gauge|Branches that exist."), "{shown}");

@@ -133,9 +133,10 @@ impl Server {
         self.postmaster(&number)
     }
 
-    /// The postmaster that serves the trunk: branch numbers are never reused and it came first.
+    /// The postmaster that serves the trunk: branch numbers are never reused and it came first. After
+    /// a cut it starts again a moment later.
     pub(crate) fn trunk_compute(&self) -> Process {
-        self.postmaster("1").expect("a running trunk")
+        eventually(START, "the trunk runs", || self.postmaster("1"))
     }
 
     pub(crate) fn store(&self) -> Process {
