@@ -5,9 +5,11 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 use crate::cancel::BackendKey;
 use crate::wire::{self, Parameters};
@@ -16,6 +18,9 @@ use crate::wire::{self, Parameters};
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// All of them together are a few hundred bytes.
 const GREETING_BYTES_MAX: usize = 1024 * 1024;
+/// Longest wait among newcomers of a compute, and the pause between two attempts.
+const CROWD_WAIT_MAX: Duration = Duration::from_secs(10);
+const CROWD_PAUSE: Duration = Duration::from_millis(5);
 
 /// A session at a compute that is ready for queries.
 pub(crate) struct Connected {
@@ -47,12 +52,28 @@ pub(crate) enum BackendError {
     Io(#[from] io::Error),
 }
 
+/// Connects. A compute that has more newcomers than its listener holds, 200 by default, answers
+/// none of the others, and a unix socket has no event for its room: they ask again.
+async fn reach(socket: &Path) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + CROWD_WAIT_MAX;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                sleep(CROWD_PAUSE).await;
+            }
+            reached => return reached,
+        }
+    }
+}
+
 /// Connects and starts a session.
 pub(crate) async fn connect(
     socket: &Path,
     parameters: &Parameters,
 ) -> Result<Connected, BackendError> {
-    let mut stream = match UnixStream::connect(socket).await {
+    let mut stream = match reach(socket).await {
         Ok(stream) => stream,
         Err(error) => {
             let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
