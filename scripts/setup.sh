@@ -13,7 +13,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 missing=()
-for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer; do
+for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer e2fsprogs mount; do
   installed "$package" || missing+=("$package")
 done
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
