@@ -176,7 +176,7 @@ fn the_server_is_killed_amid_schema_changes() {
 /// and rows.
 fn assert_followed(server: &Server, source: &Source) {
     let cut = |stem: &str| format!("{stem}-{}", source.sql("select pg_current_xact_id()"));
-    eventually(Duration::from_secs(60), "every table is followed", || {
+    eventually(Duration::from_secs(180), "every table is followed", || {
         let said = server.ardent(&["branch", "create", &cut("early"), "--print-url"]);
         let listed = server.ardent(&["connector", "quarantine", "list", "prod"]);
         (said.code == 0 && !listed.stdout.contains("public.")).then_some(())
