@@ -24,6 +24,8 @@ mod environments;
 #[cfg(test)]
 mod front_door;
 #[cfg(test)]
+mod handoff;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod preflight;
