@@ -8,6 +8,7 @@ use ardent::cause::Causes;
 use ardent::cli::{
     self,
     args::{Cli, Command},
+    conceal,
     processes::StoreVerb,
 };
 use ardent::data_dir::DataDir;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     // Not every argument of Unix is UTF-8, but every name, option and URL of ours is.
     let words: Vec<String> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = conceal::concealed(words);
     let Cli { global, command } = match cli::parse(&words) {
         Ok(cli) => cli,
         Err((text, code)) => return show(&text, code),
