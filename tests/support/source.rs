@@ -37,8 +37,16 @@ impl Source {
 
     /// A source with settings of its own, which override those that Ardent needs.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::begin(bin_dir(), settings)
+    }
+
+    /// A source of the major whose programs are here.
+    pub(crate) fn of(bin: PathBuf) -> Self {
+        Self::begin(bin, &[])
+    }
+
+    fn begin(bin: PathBuf, settings: &[(&str, &str)]) -> Self {
         let scratch = Scratch::new("source");
-        let bin = bin_dir();
         let port = free_port();
         initdb(&bin, scratch.path());
         configure(&bin, &scratch, settings);
