@@ -67,6 +67,9 @@ impl Branch {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<()> {
+        if runs.len() > 1 {
+            self.fetch_ahead(name, runs)?;
+        }
         let mut rest = buffer;
         let mut at = offset;
         for run in runs {
@@ -81,6 +84,18 @@ impl Branch {
             }
             at += part.len() as u64;
             rest = after;
+        }
+        Ok(())
+    }
+
+    /// Lets the disk look for all runs at once. The file systems below read ahead in one file each,
+    /// and see only jumps where the pages of a range are spread over several.
+    fn fetch_ahead(&self, name: DataName, runs: &[Run]) -> io::Result<()> {
+        for run in runs {
+            let Some(layer) = run.layer else { continue };
+            let data = self.media.files.open(layer, name, Open::Existing)?;
+            let bytes = run.pages.start * PAGE..run.pages.end * PAGE;
+            data.medium.prefetch(bytes);
         }
         Ok(())
     }

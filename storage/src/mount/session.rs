@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -18,6 +19,10 @@ use crate::store::Store;
 /// Threads that answer requests. An fsync may hold one until the disk is done, so there are more of
 /// them than processors and than may run syncs; see `syncs.rs`.
 const THREADS: usize = 16;
+
+/// Far enough for four of the largest reads to be on their way at a time. The kernel's own 128 KiB
+/// are one round trip and one disk access each, where disks of their own get megabytes.
+const READ_AHEAD_KIB: &str = "4096";
 
 /// The mount, as long as it is there.
 pub(crate) struct Mounted {
@@ -49,6 +54,10 @@ impl Mounted {
             .and_then(Session::spawn)
             .map_err(fault)?;
         let notifier = session.notifier();
+        if let Err(error) = read_far_ahead(&dir) {
+            // Unprivileged, or /sys is not to be written: long scans are slower.
+            tracing::debug!(%error, "the kernel reads as far ahead as it does by itself");
+        }
         Ok(Self { dir, session: Mutex::new(Some(session)), notifier })
     }
 
@@ -87,6 +96,14 @@ impl Mounted {
             }
         }
     }
+}
+
+/// Sets how far ahead of a long scan the kernel reads. It asks without looking at the files, so that
+/// nothing waits for the mount.
+fn read_far_ahead(dir: &Path) -> io::Result<()> {
+    let about = statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    let device = format!("{}:{}", about.stx_dev_major, about.stx_dev_minor);
+    fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB)
 }
 
 /// Removes what a store that was killed left mounted. Returns the directory's full name, resolved
