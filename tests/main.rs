@@ -24,6 +24,8 @@ mod environments;
 #[cfg(test)]
 mod front_door;
 #[cfg(test)]
+mod handoff;
+#[cfg(test)]
 mod newer_major;
 #[cfg(test)]
 mod operations;

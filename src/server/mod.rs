@@ -13,6 +13,7 @@
 mod authority;
 mod error;
 mod front_door;
+mod handoff;
 mod housekeeping;
 mod listen;
 mod monitoring;
@@ -85,6 +86,9 @@ async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     let policy = LivePolicy::new(source.policy(&config)?);
     if let Some(predecessor) = &mut predecessor {
         predecessor.released().await?;
+    }
+    if config.proxy.handoff {
+        handoff::lay_down(&data_dir.handoff_library())?;
     }
     let catalog = Arc::new(Catalog::open(&data_dir.catalog())?);
     let key = Arc::new(open_key(&config, &data_dir)?);
