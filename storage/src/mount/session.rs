@@ -98,8 +98,8 @@ impl Mounted {
     }
 }
 
-/// Sets how far ahead of a long scan the kernel reads. It asks without looking at the files, so that
-/// nothing waits for the mount.
+/// Sets how far ahead of a long scan the kernel reads. It asks without looking at the files, so
+/// that nothing waits for the mount.
 fn read_far_ahead(dir: &Path) -> io::Result<()> {
     let about = statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     let device = format!("{}:{}", about.stx_dev_major, about.stx_dev_minor);
