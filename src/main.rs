@@ -41,13 +41,14 @@ fn main() -> ExitCode {
             let directory = directory.unwrap_or_else(|| cli::data_dir(&global));
             return check_store(&DataDir::of_server(directory));
         }
-        Command::Store { verb: None, reserve_bytes } => {
+        Command::Store { verb: None, reserve_bytes, io_uring } => {
             let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
                 store_dir: data_dir.store(),
                 mount_dir: data_dir.mount(),
                 socket: data_dir.store_socket(),
                 reserve_bytes,
+                io_uring,
             };
             logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)

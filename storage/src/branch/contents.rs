@@ -40,21 +40,35 @@ impl Branch {
         len: usize,
         buffer: &mut Vec<u8>,
     ) -> FsResult<()> {
+        buffer.resize(len, 0);
+        let count = self.read_into(file, offset, buffer)?;
+        buffer.truncate(count);
+        Ok(())
+    }
+
+    /// Reads as much as `buffer` holds, less at the end of the file, and says how much.
+    pub(crate) fn read_into(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> FsResult<usize> {
+        let len = buffer.len() as u64;
         for _ in 0..READ_ATTEMPTS {
             let cell = self.find(file)?;
             let (name, len, runs) = {
                 let inode = locks::read(&cell.inode)?;
                 let body = inode.file().ok_or(Errno::ISDIR)?;
-                let end = offset.saturating_add(len as u64).min(body.size);
+                let end = offset.saturating_add(len).min(body.size);
                 let pages = page_of(offset)..pages_in(end);
                 let len = end.saturating_sub(offset);
                 (body.data_name(file), len, body.pages.runs(pages).collect::<Vec<_>>())
             };
-            buffer.resize(usize::try_from(len).unwrap_or(0), 0);
-            match self.read_runs(name, &runs, offset, buffer) {
+            let len = usize::try_from(len).unwrap_or(0);
+            match self.read_runs(name, &runs, offset, &mut buffer[..len]) {
                 // The file was emptied, and its old data removed, since we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => return other.map_err(|error| errno(&error)),
+                other => return other.map(|()| len).map_err(|error| errno(&error)),
             }
         }
         Err(Errno::IO)

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::requests::Requests;
+use super::ring::{self, Rings};
 use crate::error::Error;
 use crate::id::BranchId;
 use crate::store::Store;
@@ -27,12 +29,12 @@ const READ_AHEAD_KIB: &str = "4096";
 /// The mount, as long as it is there.
 pub(crate) struct Mounted {
     dir: PathBuf,
-    session: Mutex<Option<BackgroundSession>>,
+    serving: Mutex<Option<(BackgroundSession, Option<Rings>)>>,
     notifier: Notifier,
 }
 
 impl Mounted {
-    pub(crate) fn new(store: Arc<Store>, dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(store: Arc<Store>, dir: &Path, io_uring: bool) -> Result<Self, Error> {
         let fault = |source| Error::Mount { dir: dir.to_path_buf(), source };
         OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(Error::NoFuse)?;
         let dir = detach_corpse(dir).map_err(fault)?;
@@ -49,16 +51,17 @@ impl Mounted {
         let privileged = rustix::process::geteuid().is_root();
         config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let session = Requests::new(store, dir.clone())
-            .and_then(|requests| Session::new(requests, &dir, &config))
-            .and_then(Session::spawn)
-            .map_err(fault)?;
+        let requests =
+            Requests::new(store, dir.clone(), io_uring && ring::are_there()).map_err(fault)?;
+        let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
+        let rings = start_rings(&session, requests).map_err(fault)?;
+        let session = session.spawn().map_err(fault)?;
         let notifier = session.notifier();
         if let Err(error) = read_far_ahead(&dir) {
             // Unprivileged, or /sys is not to be written: long scans are slower.
             tracing::debug!(%error, "the kernel reads as far ahead as it does by itself");
         }
-        Ok(Self { dir, session: Mutex::new(Some(session)), notifier })
+        Ok(Self { dir, serving: Mutex::new(Some((session, rings))), notifier })
     }
 
     /// Lets the kernel forget what it knows of a branch that was deleted or changed hands.
@@ -72,8 +75,8 @@ impl Mounted {
 
     /// Takes the mount away, also from processes that still use it.
     pub(crate) fn unmount(&self) {
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(session) = session else { return };
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((session, rings)) = serving else { return };
         match unmount(&self.dir, UnmountFlags::NOFOLLOW) {
             // Already gone, or not ours to unmount without fusermount3: the session sees to it.
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOENT) => {
@@ -84,6 +87,9 @@ impl Mounted {
                     }
                     Ok(()) | Err(_) => {}
                 }
+                if let Some(rings) = rings {
+                    rings.join();
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the mount is in use; it is taken away all the same");
@@ -92,14 +98,22 @@ impl Mounted {
                 }
                 // Its threads end with the last open file, or with the process; joining them here
                 // would wait for the former.
-                std::mem::forget(session);
+                std::mem::forget((session, rings));
             }
         }
     }
 }
 
-/// Sets how far ahead of a long scan the kernel reads. It asks without looking at the files, so
-/// that nothing waits for the mount.
+fn start_rings(session: &Session<Requests>, requests: Requests) -> io::Result<Option<Rings>> {
+    if !requests.over_rings() {
+        return Ok(None);
+    }
+    tracing::info!("requests come over io_uring");
+    Rings::start(session.as_fd().try_clone_to_owned()?, requests).map(Some)
+}
+
+/// Sets how far ahead of a long scan the kernel reads. Which device that is, is asked without a
+/// request to the mount: nothing may wait for it here.
 fn read_far_ahead(dir: &Path) -> io::Result<()> {
     let about = statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     let device = format!("{}:{}", about.stx_dev_major, about.stx_dev_minor);
