@@ -99,6 +99,8 @@ pub struct ComputeConfig {
 pub struct StoreConfig {
     /// Disk space that new branches and growing tables leave alone, in megabytes.
     pub reserve_mb: u64,
+    /// Let the kernel's requests come over `io_uring` where it can.
+    pub io_uring: bool,
 }
 
 /// Section `[replication]`.

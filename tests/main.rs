@@ -28,6 +28,8 @@ mod front_door;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod newer_major;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod preflight;

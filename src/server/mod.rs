@@ -215,6 +215,7 @@ fn store_paths(data_dir: &DataDir, config: &Config) -> StorePaths {
         socket: data_dir.store_socket(),
         log: data_dir.store_log(),
         reserve_bytes: config.store.reserve_mb.saturating_mul(1 << 20),
+        io_uring: config.store.io_uring,
     }
 }
 
