@@ -83,6 +83,11 @@ impl Source {
         &self.bin
     }
 
+    /// Where all of it lives.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// The superuser's URL over TCP with its password, of database `postgres`.
     pub(crate) fn url(&self) -> String {
         self.url_as("postgres", PASSWORD_IN_URL)
