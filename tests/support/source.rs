@@ -144,7 +144,7 @@ impl Source {
     }
 
     pub(crate) fn socket_url(&self) -> String {
-        let directory = self.scratch.path().display();
+        let directory = self.directory().display();
         format!("postgresql:///postgres?host={directory}&port={}&user=postgres", self.port)
     }
 
