@@ -37,8 +37,16 @@ impl Source {
 
     /// A source with settings of its own, which override those that Ardent needs.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::begin(bin_dir(), settings)
+    }
+
+    /// A source of the major whose programs are here.
+    pub(crate) fn of(bin: PathBuf) -> Self {
+        Self::begin(bin, &[])
+    }
+
+    fn begin(bin: PathBuf, settings: &[(&str, &str)]) -> Self {
         let scratch = Scratch::new("source");
-        let bin = bin_dir();
         let port = free_port();
         initdb(&bin, scratch.path());
         configure(&bin, &scratch, settings);
@@ -70,6 +78,26 @@ impl Source {
         source
     }
 
+    /// A read replica of this source, streaming from it.
+    pub(crate) fn standby(&self) -> Self {
+        let scratch = Scratch::new("standby");
+        give_to_account(scratch.path());
+        let mut backup = as_account(self.bin.join("pg_basebackup"));
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        backup.args(["--host=127.0.0.1", "--username=postgres", &format!("--port={}", self.port)]);
+        backup.arg("--pgdata").arg(scratch.path().join("data")).env("PGPASSWORD", PASSWORD);
+        run(&mut backup).ok();
+        let port = free_port();
+        let postmaster = postmaster(&self.bin, scratch.path(), port);
+        let standby = Self { postmaster, port, bin: self.bin.clone(), scratch };
+        standby.wait_ready();
+        let streams = "select status from pg_stat_wal_receiver";
+        eventually(Duration::from_secs(30), "the standby streams", || {
+            (standby.sql(streams) == "streaming").then_some(())
+        });
+        standby
+    }
+
     /// The certificate that a source within a private network shows.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.scratch.path().join("data/server.crt")
@@ -81,6 +109,11 @@ impl Source {
 
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
+    }
+
+    /// Where all of it lives.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// The superuser's URL over TCP with its password, of database `postgres`.
@@ -139,7 +172,7 @@ impl Source {
     }
 
     pub(crate) fn socket_url(&self) -> String {
-        let directory = self.scratch.path().display();
+        let directory = self.directory().display();
         format!("postgresql:///postgres?host={directory}&port={}&user=postgres", self.port)
     }
 

@@ -366,6 +366,33 @@ async fn deletion_leaves_nothing_on_the_source() {
     assert_eq!(chain.source.value("app", objects).await, "0 1 0 0");
 }
 
+/// What was sealed before the change is in the log still, so the key has to be the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_build_installed_is_replaced_but_for_its_key() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.on_source("ALTER TABLE t ADD COLUMN before int").await;
+    chain.catch_up().await;
+    chain.replication.take().unwrap().stop().await;
+    let key = "SELECT key::text FROM ardent.key";
+    let old = chain.source.value("app", key).await;
+    chain.on_source("ALTER TABLE t ADD COLUMN meanwhile int; INSERT INTO t VALUES (1, 2, 3)").await;
+    chain
+        .on_source(
+            "CREATE OR REPLACE FUNCTION ardent.describe(oid[], oid[], oid[], oid[], boolean)
+               RETURNS SETOF jsonb LANGUAGE sql AS 'SELECT NULL::jsonb WHERE false';
+             COMMENT ON FUNCTION ardent.capture() IS 'another build'",
+        )
+        .await;
+    chain.follow();
+    chain.catch_up().await;
+    chain.on_source("ALTER TABLE t ADD COLUMN after int; INSERT INTO t VALUES (2, 2, 3, 4)").await;
+    chain.catch_up().await;
+    assert_eq!(chain.source.value("app", key).await, old);
+    assert_eq!(chain.schema_difference(), None);
+    chain.assert_equal().await;
+    assert_eq!(chain.stream().status().warnings, [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replayed_code_gains_nothing() {
     let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
