@@ -2,6 +2,7 @@
 
 mod support;
 
+mod catalogue;
 mod chain;
 mod copy;
 mod ddl;
