@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bulk;
 mod chain;
 mod copy;
 mod ddl;
