@@ -16,6 +16,14 @@ if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '   %s\n' "$*"; }
 
+# on_branch URL ARGUMENTS...: psql there, with the password where `ps` does not show it.
+on_branch() {
+  local url=$1 password
+  shift
+  password=${url#*://*:} password=${password%%@*}
+  PGPASSWORD=$password psql -Xq "${url/:$password@/@}" "$@"
+}
+
 # The source as a reader may see it.
 shown=$(sed -E 's#(://[^:/@]*):.*@#\1:***@#; s#\?.*##' <<<"$SOURCE")
 
@@ -79,12 +87,12 @@ ardent connector create postgresql "$SOURCE" --name demo --accept-replica-identi
 title 'A branch of it'
 ardent branch create alice
 alice=$(ardent branch info alice --print-url)
-psql -Xq "$alice" -c '\dt+' | head -n 20
-psql -Xq "$alice" -c 'create table only_in_alice (id int)'
+on_branch "$alice" -c '\dt+' | head -n 20
+on_branch "$alice" -c 'create table only_in_alice (id int)'
 say 'A table was made in branch alice; the source does not have it, nor does the next branch:'
 ardent branch create bob
 bob=$(ardent branch info bob --print-url)
-say "bob has it: $(psql -XqAt "$bob" -c "select to_regclass('only_in_alice') is not null")"
+say "bob has it: $(on_branch "$bob" -At -c "select to_regclass('only_in_alice') is not null")"
 
 title 'Leave'
 ardent branch delete alice

@@ -32,12 +32,13 @@ step() {
   timings+=("$(printf '%-46s %8s s' "$name" "$took")")
 }
 
-# A command as a reader would type it, with the password of the source left out.
+# A command as a reader would type it, with passwords left out.
 shown() {
   local word words=()
+  [ "$1" != on_branch ] || set -- psql "${@:2}"
   for word in "$@"; do
     [[ $word != *[\ \?\&]* && $word != postgresql://* ]] || word="'$word'"
-    words+=("${word/:$SOURCE_PASSWORD@/:***@}")
+    words+=("$(sed -E 's#(://[^:/@]*):[^@]*@#\1:***@#' <<<"$word")")
   done
   echo "${words[*]}"
 }
@@ -121,7 +122,13 @@ free_port() {
 # ---- the source ----------------------------------------------------------------------------------------
 
 on_source() { psql -XqAt -v ON_ERROR_STOP=1 -h "$WORK" -p "$source_port" -U postgres shop "$@"; }
-on_branch() { local url=$1; shift; psql -XqAt -v ON_ERROR_STOP=1 "$url" "$@"; }
+# on_branch URL ARGUMENTS...: psql there, with the password where `ps` does not show it.
+on_branch() {
+  local url=$1 password
+  shift
+  password=${url#*://*:} password=${password%%@*}
+  PGPASSWORD=$password psql -Xq -v ON_ERROR_STOP=1 "${url/:$password@/@}" "$@"
+}
 
 start_source() {
   chmod 755 "$WORK"
@@ -207,7 +214,7 @@ marker=$(on_source -c "insert into audit.events (what) values ('\"just before\"'
 step 'branch create alice' ardent branch create alice
 alice=$(ardent branch info alice --print-url)
 say "row $marker was committed on the source just before; in the branch it is: \
-$(on_branch "$alice" -c "select what from audit.events where id = $marker")"
+$(on_branch "$alice" -At -c "select what from audit.events where id = $marker")"
 say "branch alice stands at LSN $(info alice lsn)"
 
 title 'Every row of the source, at that position'
@@ -216,23 +223,23 @@ stop_load
 step 'branch create bob' ardent branch create bob
 bob=$(ardent branch info bob --print-url)
 on_source -f demo/tables.sql >"$WORK/tables.source"
-on_branch "$bob" -f demo/tables.sql >"$WORK/tables.bob"
+on_branch "$bob" -At -f demo/tables.sql >"$WORK/tables.bob"
 cmp -s "$WORK/tables.source" "$WORK/tables.bob" ||
   { diff "$WORK/tables.source" "$WORK/tables.bob" >&2 || true; fail 'the branch differs from the source'; }
 awk -F'|' '{ rows += $2 } END { printf "   %d rows in %d tables: counts and hashes are equal\n", rows, NR }' "$WORK/tables.bob"
 start_load
 
 title 'Writes in one branch reach neither the source nor another branch'
-step 'a destructive migration in alice' psql -Xq "$alice" \
+step 'a destructive migration in alice' on_branch "$alice" \
   -c 'delete from billing.payments' -c 'alter table shop.customers drop column profile'
 count="select count(*) from billing.payments"
 columns="select count(*) from information_schema.columns where table_schema = 'shop' and table_name = 'customers'"
 printf '   %-10s %18s %22s\n' '' 'billing.payments' 'columns of customers'
 for who in source alice bob; do
-  case $who in source) run=(on_source) ;; *) run=(on_branch "${!who}") ;; esac
+  case $who in source) run=(on_source) ;; *) run=(on_branch "${!who}" -At) ;; esac
   printf '   %-10s %18s %22s\n' "$who" "$("${run[@]}" -c "$count")" "$("${run[@]}" -c "$columns")"
 done
-[ "$(on_branch "$bob" -c "$count")" != 0 ] || fail 'a delete in alice reached bob'
+[ "$(on_branch "$bob" -At -c "$count")" != 0 ] || fail 'a delete in alice reached bob'
 [ "$(on_source -c "$count")" != 0 ] || fail 'a delete in alice reached the source'
 
 title 'New rows of the source reach a new branch, not an old one'
@@ -240,8 +247,8 @@ later=$(on_source -c "insert into audit.events (what) values ('\"later\"') retur
 step 'branch create carol' ardent branch create carol
 carol=$(ardent branch info carol --print-url)
 sees="select count(*) from audit.events where id = $later"
-say "row $later of the source: bob sees $(on_branch "$bob" -c "$sees"), carol sees $(on_branch "$carol" -c "$sees")"
-[ "$(on_branch "$bob" -c "$sees") $(on_branch "$carol" -c "$sees")" = '0 1' ] || fail 'wrong rows in a branch'
+say "row $later of the source: bob sees $(on_branch "$bob" -At -c "$sees"), carol sees $(on_branch "$carol" -At -c "$sees")"
+[ "$(on_branch "$bob" -At -c "$sees") $(on_branch "$carol" -At -c "$sees")" = '0 1' ] || fail 'wrong rows in a branch'
 
 title 'What the branches cost on disk'
 for who in alice bob carol; do

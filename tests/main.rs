@@ -16,6 +16,8 @@ mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod crowds;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod driver_matrix;
@@ -23,6 +25,10 @@ mod driver_matrix;
 mod environments;
 #[cfg(test)]
 mod front_door;
+#[cfg(test)]
+mod handoff;
+#[cfg(test)]
+mod newer_major;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]

@@ -283,7 +283,7 @@ mod tidy {
             let path = Path::new(&source.path);
             let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a file name");
             let parent = path.parent().expect("a directory");
-            let is_root = ["lib", "main", "mod", "tidy"].contains(&stem)
+            let is_root = ["lib", "main", "mod", "tidy", "build"].contains(&stem)
                 || parent.ends_with("tests") && parent.parent() != Some(Path::new("src"))
                 || parent.ends_with("benches")
                 || parent.ends_with("examples");

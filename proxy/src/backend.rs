@@ -168,7 +168,8 @@ impl Greeting {
     }
 }
 
-fn whole_message(bytes: &[u8]) -> Result<Option<&[u8]>, BackendError> {
+/// The message that `bytes` begin with, once all of it is there.
+pub(crate) fn whole_message(bytes: &[u8]) -> Result<Option<&[u8]>, BackendError> {
     let Some((&[_, a, b, c, d], _)) = bytes.split_first_chunk() else { return Ok(None) };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     if !(4..=MESSAGE_BYTES_MAX).contains(&length) {

@@ -1,8 +1,9 @@
 //! Cancel keys: issued to each session, looked up by a CancelRequest, forgotten with the session.
 //!
 //! The process id in a key is the backend's own, because tools use it with `pg_cancel_backend`;
-//! the secret is ours, so that a compute's secret never leaves this host. A cancel never wakes a
-//! compute: only a live session has a key.
+//! the secret is ours, so that a compute's secret never leaves this host; a session that is handed
+//! off outlives us, and has its backend's own. A cancel never wakes a compute: only a live session
+//! has a key.
 //!
 //! A server that was taken over keeps its sessions and their keys; its successor asks it about
 //! keys that it does not know itself.
@@ -80,12 +81,29 @@ impl Cancels {
         loop {
             let mut secret = vec![0; key_bytes];
             rand::fill(secret.as_mut_slice());
-            if let Entry::Vacant(vacant) = self.keys.entry((pid, secret)) {
-                let entry = vacant.key().clone();
-                vacant.insert(target.clone());
-                return CancelGuard { cancels: Arc::clone(self), entry };
+            if let Some(guard) = self.enter((pid, secret), target) {
+                return guard;
             }
         }
+    }
+
+    /// Lets a session that is to be handed off have its backend's own key: any later server can
+    /// carry out a cancel with that, having only to find the compute.
+    pub(crate) fn issue_own(self: &Arc<Self>, backend: &BackendKey) -> CancelGuard {
+        let target = CancelTarget::Backend(backend.clone());
+        let own = self.enter((backend.pid, backend.key.clone()), &target);
+        own.unwrap_or_else(|| self.issue(backend.pid, backend.key.len(), &target))
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        entry: (i32, Vec<u8>),
+        target: &CancelTarget,
+    ) -> Option<CancelGuard> {
+        let Entry::Vacant(vacant) = self.keys.entry(entry) else { return None };
+        let entry = vacant.key().clone();
+        vacant.insert(target.clone());
+        Some(CancelGuard { cancels: Arc::clone(self), entry })
     }
 
     /// Carries out a CancelRequest. Returns whether the key was known.

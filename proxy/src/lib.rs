@@ -33,6 +33,8 @@ mod settings;
 mod preauth;
 mod console;
 mod backend;
+mod process;
+mod handoff;
 mod relay;
 mod record;
 mod door;
@@ -45,6 +47,7 @@ pub use console::{
     Answer, Column, ColumnKind, Console, ConsoleSession, Description, Notice, NoticeLevel,
     NoticeSender, Statement, TransactionEffect, Value,
 };
+pub use handoff::LIBRARY as HANDOFF_LIBRARY;
 pub use limits::Limits;
 pub use listener::{Listener, serve};
 pub use meters::{Meters, Sample};

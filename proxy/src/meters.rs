@@ -98,6 +98,10 @@ impl Meters {
         self.add("ardent_proxy_cancel_requests_total", ("outcome", outcome), 1);
     }
 
+    pub(crate) fn handed_off(&self) {
+        self.add("ardent_proxy_handed_off_total", ("", ""), 1);
+    }
+
     pub(crate) fn relayed(&self, bytes_in: u64, bytes_out: u64) {
         let name = "ardent_proxy_bytes_total";
         self.add(name, ("direction", "from_client"), bytes_in);

@@ -18,6 +18,8 @@ pub struct Policy {
     pub tls: Option<Tls>,
     /// Refuses plaintext over TCP. Only with an identity to show.
     pub require_tls: bool,
+    /// Offers the socket of a client that does not encrypt to its backend.
+    pub handoff: bool,
 }
 
 /// The policy in force, to be replaced at any time.

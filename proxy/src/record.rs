@@ -14,6 +14,7 @@ pub(crate) enum Phase {
     Authenticating,
     Waking,
     Relaying,
+    HandedOff,
     Console,
 }
 
@@ -26,6 +27,7 @@ impl Phase {
             Self::Authenticating => "authenticating",
             Self::Waking => "waking",
             Self::Relaying => "relaying",
+            Self::HandedOff => "handed off",
             Self::Console => "console",
         }
     }

@@ -42,6 +42,10 @@ pub trait Route: Send + Sync + 'static {
         endpoint: &str,
         role: &str,
     ) -> impl Future<Output = Result<Backend, Refusal>> + Send;
+
+    /// The unix socket of the compute that this process is a backend of. Asked for a cancel of a
+    /// session that is not ours: an earlier server may have handed it off.
+    fn compute_of(&self, backend_pid: i32) -> Option<PathBuf>;
 }
 
 /// A compute that accepts connections.

@@ -5,16 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
+use tokio::net::UnixStream;
+
 use crate::backend::{self, BackendError, Connected};
 use crate::cancel::CancelTarget;
 use crate::console::Console;
 use crate::door::{Accepted, Authenticated, Door, key_bytes, send, shutting_down};
+use crate::handoff::{self, Offer};
 use crate::preauth::{self, Ending};
+use crate::process::BackendProcess;
 use crate::record::{Phase, Record};
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayEnd};
 use crate::route::{Backend, Route};
-use crate::sessions::SessionGuard;
+use crate::sessions::{SessionGuard, SessionState};
 use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire;
 
@@ -48,11 +52,24 @@ impl<R: Route, C: Console> Door<R, C> {
         let Connected { stream: mut backend, key, before_key: mut greeting, after_key } = connected;
         self.settings.meters.connected(record.connected(key.pid));
         session.connected(key.pid);
-        let target = CancelTarget::Backend(key.clone());
-        let cancel = self.settings.cancels.issue(key.pid, key_bytes(client.minor), &target);
+        let may_hand_off = accepted.policy.handoff && !stream.is_encrypted();
+        let cancel = if may_hand_off {
+            self.settings.cancels.issue_own(&key)
+        } else {
+            let target = CancelTarget::Backend(key.clone());
+            self.settings.cancels.issue(key.pid, key_bytes(client.minor), &target)
+        };
         wire::backend_key_data(&mut greeting, key.pid, cancel.key());
         greeting.extend_from_slice(&after_key);
         send(stream, &greeting).await?;
+        if may_hand_off && let Some(process) = hand_off(stream, &mut backend, key.pid).await? {
+            drop(backend);
+            record.phase = Phase::HandedOff;
+            session.set_state(SessionState::HandedOff);
+            self.settings.meters.handed_off();
+            accepted.place.settled();
+            return Ok(self.watch(&process).await);
+        }
         accepted.place.settled();
 
         let mut relay = Relay::new(stream, &mut backend, session);
@@ -74,6 +91,20 @@ impl<R: Route, C: Console> Door<R, C> {
         let (bytes_in, bytes_out) = session.relayed();
         self.settings.meters.relayed(bytes_in, bytes_out);
         finish(stream, end, at_boundary).await
+    }
+
+    /// Waits for the end of a session that was handed off: until then its compute is in use, and it
+    /// counts. A server that takes over learns of it from the compute.
+    async fn watch(&self, process: &BackendProcess) -> &'static str {
+        tokio::select! {
+            biased;
+            () = process.ended() => "its backend ended",
+            () = self.stop.sessions.cancelled() => {
+                process.stop(self.limits().stop_grace).await;
+                "server stopped"
+            }
+            () = self.stop.accepting.cancelled() => "left to the next server",
+        }
     }
 
     /// Wakes the compute and opens a session there. A compute that stops in between is woken once
@@ -190,6 +221,27 @@ impl<R: Route, C: Console> Door<R, C> {
         tokio::select! {
             backend = &mut waking => backend.map_err(Ending::Refused),
             () = hangup.happened() => Err(Ending::Gone("left while waking")),
+        }
+    }
+}
+
+/// Hands the client to its backend; `None` if that declines and the session is to be relayed.
+async fn hand_off(
+    stream: &mut Stream,
+    backend: &mut UnixStream,
+    pid: i32,
+) -> Result<Option<BackendProcess>, Ending> {
+    let Some(socket) = stream.socket() else { return Ok(None) };
+    match handoff::offer(socket, backend, pid).await {
+        Ok(Offer::Taken(process)) => {
+            *stream = Stream::Closed;
+            Ok(Some(process))
+        }
+        Ok(Offer::Declined(said)) => send(stream, &said).await.map(|()| None),
+        // The relay meets the same failure, and knows what to say of it.
+        Err(error) => {
+            tracing::debug!(%error, pid, "offer a client to its backend");
+            Ok(None)
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum SessionState {
     InTransaction,
     /// Running something.
     Active,
+    /// Talking to its backend directly: what it does, and how much, is not known here.
+    HandedOff,
 }
 
 /// One authenticated session.
@@ -197,7 +199,7 @@ impl Session {
 
 impl SessionState {
     fn from_code(code: u8) -> Self {
-        let states = [Self::Waking, Self::Idle, Self::InTransaction];
+        let states = [Self::Waking, Self::Idle, Self::InTransaction, Self::HandedOff];
         states.into_iter().find(|state| *state as u8 == code).unwrap_or(Self::Active)
     }
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod args;
+pub mod conceal;
 mod connection;
 mod decide;
 mod failure;

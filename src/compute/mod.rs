@@ -15,6 +15,7 @@ mod slot;
 mod tally;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ use tokio::sync::{RwLock, Semaphore};
 
 use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
 use crate::cause::Causes;
-use crate::postgres::{Compute, ComputeKind, PostgresError};
+use crate::postgres::{self, Compute, ComputeKind, PostgresError};
 use crate::store::{Store, StoreError};
 use slot::Slot;
 use tally::Tally;
@@ -280,6 +281,16 @@ impl Computes {
             .collect();
         computes.sort_by_key(|compute| compute.target.branch);
         computes
+    }
+
+    /// The socket directory of the compute that a process is a backend of.
+    pub fn socket_dir_of(&self, backend_pid: u32) -> Option<PathBuf> {
+        let postmaster = postgres::parent_of(backend_pid)?;
+        let computes = self.list().into_iter();
+        let mut computes =
+            computes.filter(|compute| compute.process.is_some_and(|(pid, _)| pid == postmaster));
+        let branch = computes.next()?.target.branch;
+        Some(self.0.places.data_dir.compute_socket_dir(branch))
     }
 
     /// What has happened to computes since this server started.

@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::postgres::{self, Account, Compute, ComputeKind, ComputeSpec, Installation};
 
+/// First major that notices by itself that a client is gone while it runs its query.
+const CONNECTION_CHECK_SINCE: u32 = 14;
+
 /// Describes computes.
 #[derive(Clone, Debug)]
 pub struct ComputePlaces {
@@ -52,11 +55,21 @@ impl ComputePlaces {
 
     /// What differs from the settings of all computes.
     fn settings(&self, target: &ComputeTarget) -> Vec<(String, String)> {
-        if !self.config.compute.listen_tcp || target.kind != ComputeKind::Branch {
-            return Vec::new();
+        let mut settings = Vec::new();
+        if self.config.compute.listen_tcp && target.kind == ComputeKind::Branch {
+            let [_, _, high, low] = target.branch.get().to_be_bytes();
+            settings.push(("listen_addresses".to_owned(), format!("127.77.{high}.{low}")));
         }
-        let [_, _, high, low] = target.branch.get().to_be_bytes();
-        vec![("listen_addresses".to_owned(), format!("127.77.{high}.{low}"))]
+        if self.hands_off(target) && target.major >= CONNECTION_CHECK_SINCE {
+            // Else a client that is gone is noticed only when its query has ended.
+            settings.push(("client_connection_check_interval".to_owned(), "1s".to_owned()));
+        }
+        settings
+    }
+
+    /// Whether clients of this compute may be handed to it.
+    fn hands_off(&self, target: &ComputeTarget) -> bool {
+        self.config.proxy.handoff && target.kind == ComputeKind::Branch
     }
 
     pub(super) fn spec(&self, target: &ComputeTarget) -> Result<ComputeSpec, ComputeError> {
@@ -73,6 +86,7 @@ impl ComputePlaces {
             state_file: data_dir.compute_state(branch),
             account: self.account(branch),
             database: target.database.clone(),
+            preload: self.hands_off(target).then(|| data_dir.handoff_library()),
             settings: self.settings(target),
             start_timeout: Duration::from_secs(self.config.compute.start_timeout_s),
             stop_timeout: Duration::from_secs(self.config.compute.stop_timeout_s),

@@ -257,6 +257,7 @@ pub(super) fn state_of(state: proxy::SessionState) -> &'static str {
         proxy::SessionState::Idle => "idle",
         proxy::SessionState::InTransaction => "in transaction",
         proxy::SessionState::Active => "active",
+        proxy::SessionState::HandedOff => "handed off",
     }
 }
 

@@ -53,6 +53,8 @@ pub struct ComputeSpec {
     pub kind: ComputeKind,
     /// The database clients use; readiness is asked there.
     pub database: String,
+    /// A library that is preloaded into it, with its children.
+    pub preload: Option<PathBuf>,
     /// Settings on top of those of the kind; the last one of a name wins.
     pub settings: Vec<(String, String)>,
     /// Longest wait for readiness; recovery after a crash counts.
@@ -233,6 +235,7 @@ fn command(spec: &ComputeSpec) -> Command {
         .env_clear()
         .envs([("LANG", "C"), ("LC_ALL", "C"), ("TZ", "UTC"), ("PATH", "/usr/bin:/bin")])
         .env("NOTIFY_SOCKET", ReadyNotice::path(&spec.socket_dir))
+        .envs(spec.preload.iter().map(|library| ("LD_PRELOAD", library)))
         .current_dir(&spec.data_dir);
     command
 }

@@ -36,7 +36,7 @@ pub use compute::{Compute, ComputeSpec};
 pub use error::PostgresError;
 pub use installation::{Installation, choose, find};
 pub use precheck::SOCKET_NAME;
-pub use process::{Account, Exit};
+pub use process::{Account, Exit, parent_of};
 pub use roles::{
     APPLY_ROLE, OWNER_ROLE, RoleVerifier, SYSTEM_DATABASE, SYSTEM_ROLE, forget_passwords,
     grant_mirrored_roles, is_reserved_role, prepare_database, verifiers,

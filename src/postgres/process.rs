@@ -209,15 +209,26 @@ fn set_ordinary_oom_score(pid: u32) -> io::Result<()> {
 /// When a process started, in clock ticks since boot: with its pid it names a process for good.
 /// `None` when it is gone or only a zombie is left of it.
 pub(super) fn start_ticks(pid: u32) -> Option<u64> {
+    let fields = stat_fields(pid)?;
+    let ticks = fields.get(START_TIME)?.parse().ok()?;
+    (!matches!(fields.get(STATE)?.as_str(), "Z" | "X")).then_some(ticks)
+}
+
+/// The parent of a process.
+pub fn parent_of(pid: u32) -> Option<u32> {
+    stat_fields(pid)?.get(PARENT)?.parse().ok()
+}
+
+/// Where fields of `/proc/<pid>/stat` stand behind the command: the 3rd, 4th and 22nd of proc(5).
+const STATE: usize = 0;
+const PARENT: usize = 1;
+const START_TIME: usize = 19;
+
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // The second field, the command, may hold anything; the fields after its `)` cannot.
+    // The command may hold anything; the fields after its `)` cannot.
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?;
-    // proc(5) counts from 1 and calls the state field 3 and the start time field 22.
-    const FIELDS_BETWEEN: usize = 22 - 3 - 1;
-    let ticks = fields.nth(FIELDS_BETWEEN)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(ticks)
+    Some(fields.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -230,6 +241,7 @@ mod tests {
         assert!(own > 0);
         assert_eq!(start_ticks(std::process::id()), Some(own));
         assert_eq!(start_ticks(u32::MAX), None);
+        assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
     }
 
     #[tokio::test]

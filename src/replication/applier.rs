@@ -250,8 +250,10 @@ impl Applier {
                     self.settle().await?;
                     self.refresh_roles().await?;
                 }
-                if !body.poll.is_empty() {
-                    self.take_poll(&body.poll).await?;
+                // The barrier comes with the message that tells the schema at its position.
+                let is_whole = body.poll.is_empty() || self.take_poll(&body.poll).await?;
+                if is_whole && !body.token.is_empty() {
+                    self.tokens.push(body.token);
                 }
             }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
@@ -288,9 +290,6 @@ impl Applier {
         };
         self.heard = body.number;
         self.sequences.extend(body.sequences.iter().cloned());
-        if !body.token.is_empty() {
-            self.tokens.push(body.token.clone());
-        }
         Some(body)
     }
 

@@ -344,7 +344,10 @@ impl Stream {
                         events = batch.ok_or(Error::Ended)?.events.into_iter().peekable();
                         None
                     }
-                    control = self.controls.recv() => Some(control.unwrap_or(Control::Stop)),
+                    // Amid a transaction nothing may be committed for anybody.
+                    control = self.controls.recv(), if applier.is_at_boundary() => {
+                        Some(control.unwrap_or(Control::Stop))
+                    }
                 }
             };
             match control {

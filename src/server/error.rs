@@ -30,6 +30,9 @@ pub enum ServerError {
          set compute.uid_base to a range of its own"
     )]
     UidsTaken(u32),
+    /// The dynamic linker would misread the name of the library.
+    #[error("proxy.handoff needs a data directory without blanks and colons in its path: {0}")]
+    HandoffPath(String),
     /// The address cannot be listened on.
     #[error("listen on {address}: {source}: choose another address with --listen")]
     Listen {

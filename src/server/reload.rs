@@ -42,6 +42,8 @@ impl PolicySource {
             },
             tls: Some(tls::identity(proxy, &self.authority, &self.listening)?),
             require_tls: proxy.require_tls,
+            // Computes have the library since the start of the server, or do not.
+            handoff: self.config.current().proxy.handoff,
         })
     }
 

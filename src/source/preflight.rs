@@ -134,6 +134,9 @@ impl Checks<'_> {
         report: &mut Report,
         taken_by: impl Fn(&Identity) -> Option<String> + Send,
     ) {
+        if let Some(row) = server::password(self.session, &self.target.user).await.transpose() {
+            report.rows.push(answered("password", row));
+        }
         if let Some(row) = self.reserved_names().await.transpose() {
             report.rows.push(answered("metadata schema", row));
         }

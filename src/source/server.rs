@@ -15,6 +15,8 @@ const VERSION_SELF_RAISING: i32 = 190_000;
 const SLOTS_MORE: i32 = 10;
 const SENDERS_MORE: i32 = 10;
 const SLOTS_NAMED_MAX: usize = 3;
+/// A password that ends sooner is named while there is time to change it.
+const PASSWORD_DAYS_MIN: i32 = 30;
 /// Less log than this is used up by one long transaction or one slow hour.
 const KEEP_MB_MIN: i64 = 1024;
 
@@ -25,7 +27,11 @@ pub(super) fn auth(outcome: &Result<Session, client::Error>, user: &str, databas
     let said = describe(error);
     let (role, place) = (quote_identifier(user), quote_identifier(database));
     let remedy = match (error.sqlstate(), error) {
-        (Some("28P01"), _) => format!("Check the password of role {user} in the URL."),
+        // The server tells nobody from outside that a password was right once.
+        (Some("28P01"), _) => format!(
+            "Check the password of role {user} in the URL. If it is right it has run out: ALTER ROLE \
+             {role} VALID UNTIL 'infinity';"
+        ),
         (Some("28000"), _) if said.contains("is not permitted to log in") => {
             format!("Run ALTER ROLE {role} LOGIN; as a superuser.")
         }
@@ -59,6 +65,18 @@ pub(super) fn auth(outcome: &Result<Session, client::Error>, user: &str, databas
         _ => "Check the URL and the server's log.".to_owned(),
     };
     Row::fail(name, said, remedy)
+}
+
+/// A password that runs out ends the stream at its next connection; said only where it will soon.
+pub(super) async fn password(session: &Session, user: &str) -> Result<Option<Row>, Error> {
+    let row = session.query_opt(PASSWORD_SQL, &[&PASSWORD_DAYS_MIN]).await?;
+    let Some(row) = row else { return Ok(None) };
+    let until: String = row.try_get(0)?;
+    Ok(Some(Row::warn(
+        "password",
+        format!("The password of role {user} runs out at {until}; the connector stops then"),
+        format!("Run ALTER ROLE {} VALID UNTIL 'infinity';", quote_identifier(user)),
+    )))
 }
 
 /// Logical replication needs the server itself.
@@ -129,7 +147,13 @@ pub(super) async fn is_writer(session: &Session, user: &str) -> Result<Row, Erro
     let name = "is writer";
     let row = session.query_one(WRITER_SQL, &[]).await?;
     if row.try_get(0)? {
-        return Ok(Row::fail(name, "Server is a read replica", "Use the URL of the writer."));
+        // Where this role may see whom the replica follows, that is the answer.
+        let writer: Option<String> = row.try_get(2)?;
+        let remedy = match writer {
+            Some(writer) => format!("Use the URL of the writer: this one follows {writer}."),
+            None => "Use the URL of the writer.".to_owned(),
+        };
+        return Ok(Row::fail(name, "Server is a read replica", remedy));
     }
     if row.try_get(1)? {
         return Ok(Row::fail(
@@ -225,6 +249,12 @@ pub(super) async fn senders(
     })
 }
 
+const PASSWORD_SQL: &str = "\
+SELECT to_char(rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC'
+  FROM pg_catalog.pg_roles
+ WHERE rolname = session_user AND rolvaliduntil < now() + make_interval(days => $1)
+   AND rolvaliduntil > '-infinity'";
+
 const METADATA_SQL: &str = "\
 SELECT current_setting('server_version_num')::int, version(),
        (SELECT pg_encoding_to_char(encoding)::text FROM pg_catalog.pg_database
@@ -232,7 +262,8 @@ SELECT current_setting('server_version_num')::int, version(),
 
 const WRITER_SQL: &str = "\
 SELECT pg_is_in_recovery(),
-       NOT pg_is_in_recovery() AND current_setting('transaction_read_only')::bool";
+       NOT pg_is_in_recovery() AND current_setting('transaction_read_only')::bool,
+       (SELECT sender_host || ':' || sender_port FROM pg_catalog.pg_stat_wal_receiver)";
 
 const WAL_LEVEL_SQL: &str = "\
 SELECT current_setting('wal_level'), current_setting('server_version_num')::int";

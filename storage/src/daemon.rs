@@ -39,6 +39,8 @@ pub struct StoreConfig {
     pub socket: PathBuf,
     /// Bytes of the disk that new branches and growing files leave alone.
     pub reserve_bytes: u64,
+    /// Let requests come over `io_uring` where the kernel can.
+    pub io_uring: bool,
 }
 
 /// Serves the store until a `shutdown` request, SIGTERM or SIGINT.
@@ -49,7 +51,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
-    let StoreConfig { store_dir, mount_dir, socket, reserve_bytes } = config;
+    let StoreConfig { store_dir, mount_dir, socket, reserve_bytes, io_uring } = config;
     let (stop, stopped) = sync_channel(1);
     // Before any other thread, so that all of them leave signals to this one.
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
@@ -61,7 +63,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let (open_files, run_max) = (raise_open_files(), Some(RUN_MAX));
     let running = Running { open_files, run_max, records_max: RECORDS_MAX, reserve: reserve_bytes };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
-    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir)?);
+    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, io_uring)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;
     let control = Arc::new(Control::new(store.clone(), mounted.clone(), stop));
     std::thread::Builder::new()

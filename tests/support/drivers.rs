@@ -76,6 +76,14 @@ pub(crate) fn python(script: &str) -> Command {
     command
 }
 
+/// Where pip put what `make setup` installed.
+pub(crate) fn python_packages() -> PathBuf {
+    let libraries =
+        std::fs::read_dir(tests_dir().join(".venv/lib")).into_iter().flatten().flatten();
+    let mut packages = libraries.map(|python| python.path().join("site-packages"));
+    packages.next().expect("the Python drivers are missing: run make setup")
+}
+
 /// A driver script under node.
 pub(crate) fn node(script: &str) -> Command {
     let drivers = tests_dir().join("node_modules/pg");

@@ -6,6 +6,7 @@
 pub(crate) mod cli;
 pub(crate) mod drivers;
 pub(crate) mod network;
+pub(crate) mod newer;
 pub(crate) mod pgbench;
 pub(crate) mod processes;
 pub(crate) mod scratch;

@@ -50,6 +50,21 @@ impl OpenSession {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// The client is gone without a word.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().expect("kill psql");
+        self.0.wait().expect("psql ends");
+    }
+
+    /// Asks once more, in vain. Returns what psql has to say of that.
+    pub(crate) fn has_lost_its_server(mut self) -> String {
+        // A psql that has seen it already does not read any more.
+        let _ = self.0.stdin.take().expect("stdin").write_all(b"select 1;\n");
+        let output = self.0.wait_with_output().expect("psql ends");
+        assert_eq!(output.status.code(), Some(2), "the connection is lost: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Proves that the session still works, and leaves.
     pub(crate) fn end(mut self) {
         assert_eq!(self.ask("select 'still here'"), "still here");

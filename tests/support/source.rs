@@ -37,8 +37,16 @@ impl Source {
 
     /// A source with settings of its own, which override those that Ardent needs.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::begin(bin_dir(), settings)
+    }
+
+    /// A source of the major whose programs are here.
+    pub(crate) fn of(bin: PathBuf) -> Self {
+        Self::begin(bin, &[])
+    }
+
+    fn begin(bin: PathBuf, settings: &[(&str, &str)]) -> Self {
         let scratch = Scratch::new("source");
-        let bin = bin_dir();
         let port = free_port();
         initdb(&bin, scratch.path());
         configure(&bin, &scratch, settings);
@@ -68,6 +76,26 @@ impl Source {
         let source = Self { postmaster, port, bin, scratch };
         source.wait_ready();
         source
+    }
+
+    /// A read replica of this source, streaming from it.
+    pub(crate) fn standby(&self) -> Self {
+        let scratch = Scratch::new("standby");
+        give_to_account(scratch.path());
+        let mut backup = as_account(self.bin.join("pg_basebackup"));
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        backup.args(["--host=127.0.0.1", "--username=postgres", &format!("--port={}", self.port)]);
+        backup.arg("--pgdata").arg(scratch.path().join("data")).env("PGPASSWORD", PASSWORD);
+        run(&mut backup).ok();
+        let port = free_port();
+        let postmaster = postmaster(&self.bin, scratch.path(), port);
+        let standby = Self { postmaster, port, bin: self.bin.clone(), scratch };
+        standby.wait_ready();
+        let streams = "select status from pg_stat_wal_receiver";
+        eventually(Duration::from_secs(30), "the standby streams", || {
+            (standby.sql(streams) == "streaming").then_some(())
+        });
+        standby
     }
 
     /// The certificate that a source within a private network shows.

@@ -47,13 +47,15 @@ async fn long_keys_of_protocol_3_2_and_wrong_keys() {
         )
         .await;
     let mut wrong = key.clone();
-    wrong[20] ^= 1;
-    for request in [&wrong[..], &key[..8]] {
+    *wrong.last_mut().unwrap() ^= 1;
+    // A session that may be handed off has its backend's own key of 4 bytes.
+    let bytes = if crate::HANDOFF { 4 + 4 } else { 4 + 32 };
+    assert_eq!(key.len(), bytes);
+    for request in [&wrong[..], &wrong[..8]] {
         assert_eq!(Raw::exchange(door.address, &cancel_request(request)).await, b"");
     }
     assert_eq!(Raw::exchange(door.address, &cancel_request(&key)).await, b"");
-    let answer = raw.until('Z').await;
-    assert!(String::from_utf8_lossy(&answer[1].1).contains("C57014"), "{answer:?}");
+    assert!(raw.answer().await.contains("C57014"));
     // The key dies with its session.
     raw.send(&message(b'X', b"")).await;
     raw.rest().await;

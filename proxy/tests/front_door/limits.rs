@@ -85,7 +85,8 @@ async fn a_new_policy_drops_nobody() {
     let door = Door::with_policy(Policy { tls: Some(identity()), ..Policy::default() }).await;
     let client = door.client().await;
     let strict = Limits { sessions_per_endpoint: 1, ..Limits::default() };
-    let policy = Policy { limits: strict, tls: Some(identity()), require_tls: true };
+    let tls = Some(identity());
+    let policy = Policy { limits: strict, tls, require_tls: true, ..Policy::default() };
     door.settings.policy.replace(policy);
     assert!(refusal(&door, "app.b1", "secret").await.starts_with("28000 connection requires TLS"));
     client.batch_execute("select 1").await.unwrap();

@@ -67,6 +67,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         }
     }
 
+    /// All that is said up to ReadyForQuery, as text.
+    pub(crate) async fn answer(&mut self) -> String {
+        let messages = self.until('Z').await;
+        let bodies: Vec<u8> = messages.into_iter().flat_map(|(_, body)| body).collect();
+        String::from_utf8_lossy(&bodies).into_owned()
+    }
+
     /// Logs in; returns what the server said after authentication, up to ReadyForQuery.
     pub(crate) async fn log_in(&mut self, startup: &[u8], password: &str) -> Vec<Message> {
         self.send(startup).await;

@@ -47,19 +47,25 @@ impl Postgres {
             let owned = Command::new("chown").arg("postgres").arg(&dir).status().unwrap();
             assert!(owned.success());
         }
-        let initdb = as_postgres("initdb")
+        let initdb = as_postgres(&format!("{BIN}/initdb"))
             .args(["-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C", "-D"])
             .arg(&data)
             .stdout(Stdio::null())
             .status();
         assert!(initdb.unwrap().success(), "initdb");
         let log = std::fs::File::create(dir.join("log")).unwrap();
-        let server = as_postgres("postgres")
+        let preloaded = if crate::HANDOFF { library(&dir) } else { PathBuf::new() };
+        let mut server = as_postgres("env");
+        server.arg(format!("LD_PRELOAD={}", preloaded.display()));
+        let server = server
+            .arg(Path::new(BIN).join("postgres"))
             .arg("-D")
             .arg(&data)
             .arg("-k")
             .arg(&dir)
             .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=300"])
+            // Nobody else sees the end of a client that was handed off.
+            .args(["-c", "client_connection_check_interval=100ms"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -128,8 +134,14 @@ impl Drop for Postgres {
     }
 }
 
+/// Where the library lies by which backends take over their clients.
+fn library(dir: &Path) -> PathBuf {
+    let path = dir.join("handoff.so");
+    std::fs::write(&path, proxy::HANDOFF_LIBRARY).unwrap();
+    path
+}
+
 fn as_postgres(program: &str) -> Command {
-    let program = Path::new(BIN).join(program);
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }
@@ -192,6 +204,10 @@ impl Route for TestRoute {
         self.in_use.fetch_add(1, Ordering::SeqCst);
         let session = Box::new(InUse(Arc::clone(&self.in_use)));
         Ok(Backend { socket: self.socket.clone(), session })
+    }
+
+    fn compute_of(&self, _: i32) -> Option<PathBuf> {
+        Some(self.socket.clone())
     }
 }
 
@@ -336,6 +352,7 @@ impl Door {
         let route = TestRoute::to(postgres.socket());
         let console = Arc::new(TestConsole { dropped: Arc::default() });
         let stop = Stop::new();
+        let policy = Policy { handoff: policy.handoff || crate::HANDOFF, ..policy };
         let settings = Settings::new(LivePolicy::new(policy), [9; 32]);
         let sessions = Arc::clone(&settings.sessions);
         let server = tokio::spawn(proxy::serve(

@@ -17,6 +17,10 @@ use crate::cli::{self, args::Cli};
 struct Nowhere;
 
 impl Route for Nowhere {
+    fn compute_of(&self, _: i32) -> Option<PathBuf> {
+        None
+    }
+
     fn is_endpoint(&self, _: &str) -> bool {
         false
     }

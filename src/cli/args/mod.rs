@@ -84,6 +84,9 @@ pub enum Command {
         /// Disk space that new branches and growing tables leave alone.
         #[arg(long, hide = true, default_value_t = 0)]
         reserve_bytes: u64,
+        /// Let requests come over `io_uring` where the kernel can.
+        #[arg(long, hide = true)]
+        io_uring: bool,
         /// What to do with it.
         #[command(subcommand)]
         verb: Option<StoreVerb>,

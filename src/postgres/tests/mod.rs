@@ -75,6 +75,7 @@ impl Site {
             account: self.account,
             kind,
             database: "app".to_owned(),
+            preload: None,
             settings: Vec::new(),
             start_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(20),

@@ -4,6 +4,7 @@
 //! that is missing, nothing at all is installed, and the reason is told.
 
 use proxy::client::Session;
+use sha2::{Digest, Sha256};
 
 use crate::source::SourceUrl;
 
@@ -12,7 +13,8 @@ use super::super::link::Link;
 use super::super::message::MessageKey;
 
 const SESSION_OPTIONS: &str = "-c statement_timeout=30s -c lock_timeout=10s";
-const SCRIPT: &str = include_str!("capture.sql");
+const KEY_SQL: &str = include_str!("key.sql");
+const CAPTURE_SQL: &str = include_str!("capture.sql");
 
 /// The schema is looked at now and then.
 pub(in super::super) const MODE_POLLING: &str = "polling";
@@ -36,7 +38,8 @@ impl Capture {
     }
 }
 
-/// Installs what is missing. Safe to repeat: what is there and whole stays, with its key.
+/// Installs what is missing, damaged or of another build. The key stays while it is whole: messages
+/// that were sealed with it are in the log still.
 pub(in super::super) async fn install(link: &Link) -> Result<Capture, Error> {
     let session = Session::open(&link.source_target(SESSION_OPTIONS)).await.map_err(at_source)?;
     let outcome = install_with(&session).await;
@@ -45,7 +48,9 @@ pub(in super::super) async fn install(link: &Link) -> Result<Capture, Error> {
 }
 
 async fn install_with(session: &Session) -> Result<Capture, Error> {
-    let row = session.query_one(STATE_SQL, &[]).await.map_err(at_source)?;
+    let script = CAPTURE_SQL.replace("{describe}", super::describe::DESCRIBE_SQL);
+    let build = format!("{:x}", Sha256::digest(&script));
+    let row = session.query_one(STATE_SQL, &[&build]).await.map_err(at_source)?;
     let is_foreign: bool = row.try_get("is_foreign").map_err(at_source)?;
     let triggers: i64 = row.try_get("triggers").map_err(at_source)?;
     let has_key: bool = row.try_get("has_key").map_err(at_source)?;
@@ -54,8 +59,11 @@ async fn install_with(session: &Session) -> Result<Capture, Error> {
         return Ok(Capture::Unavailable(reason.to_owned()));
     }
     if triggers != TRIGGERS || !has_key {
-        let script = SCRIPT.replace("{describe}", super::describe::DESCRIBE_SQL);
-        let sql = format!("BEGIN; {DROP_SQL}; {script}; COMMIT");
+        let key = if has_key { "" } else { KEY_SQL };
+        let drop = if has_key { DROP_FUNCTIONS_SQL.to_owned() } else { drop_sql() };
+        let sql = format!(
+            "BEGIN; {drop}; {key}; {script}; COMMENT ON FUNCTION ardent.capture() IS '{build}'; COMMIT"
+        );
         if let Err(error) = session.batch_execute(&sql).await {
             let Some(said) = error.as_db_error().map(|db| db.message().to_owned()) else {
                 return Err(at_source(error));
@@ -82,7 +90,7 @@ async fn install_with(session: &Session) -> Result<Capture, Error> {
 pub(in super::super) async fn drop_capture(source: &SourceUrl) -> Result<(), Error> {
     let target = source.pinned().with_options(SESSION_OPTIONS);
     let session = Session::open(&target).await.map_err(at_source)?;
-    let outcome = session.batch_execute(DROP_SQL).await.map_err(at_source);
+    let outcome = session.batch_execute(&drop_sql()).await.map_err(at_source);
     session.close().await;
     outcome
 }
@@ -96,21 +104,26 @@ WITH ours AS (SELECT n.oid, coalesce(pg_catalog.obj_description(n.oid, 'pg_names
 SELECT EXISTS (SELECT FROM ours WHERE NOT is_ours) AS is_foreign,
        (SELECT count(*) FROM pg_catalog.pg_event_trigger t
           JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN ours ON ours.oid = p.pronamespace
-         WHERE t.evtenabled = 'A' AND p.proname = 'capture') AS triggers,
+         WHERE t.evtenabled = 'A' AND p.proname = 'capture'
+           AND pg_catalog.obj_description(p.oid, 'pg_proc') = $1) AS triggers,
        EXISTS (SELECT FROM pg_catalog.pg_class c JOIN ours ON ours.oid = c.relnamespace
                 WHERE c.relname = 'key' AND c.relkind = 'm' AND c.relispopulated) AS has_key";
 
+const DROP_FUNCTIONS_SQL: &str = "\
+DROP EVENT TRIGGER IF EXISTS ardent_ddl;
+DROP EVENT TRIGGER IF EXISTS ardent_drop;
+DROP EVENT TRIGGER IF EXISTS ardent_rewrite;
+DROP FUNCTION IF EXISTS ardent.capture(), ardent.touched(text), ardent.emit(text),
+  ardent.describe(oid[], oid[], oid[], oid[], boolean)";
+
 /// The schema goes only if nothing else is in it.
-pub(in super::super) const DROP_SQL: &str = "\
-DO $$
+fn drop_sql() -> String {
+    format!(
+        "DO $$
 BEGIN
   IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'ardent'
                 AND pg_catalog.obj_description(n.oid, 'pg_namespace') LIKE 'Ardent: %') THEN
-    DROP EVENT TRIGGER IF EXISTS ardent_ddl;
-    DROP EVENT TRIGGER IF EXISTS ardent_drop;
-    DROP EVENT TRIGGER IF EXISTS ardent_rewrite;
-    DROP FUNCTION IF EXISTS ardent.capture(), ardent.touched(text), ardent.emit(text),
-      ardent.describe(oid[], oid[], oid[], oid[], boolean);
+    {DROP_FUNCTIONS_SQL};
     DROP MATERIALIZED VIEW IF EXISTS ardent.key;
     BEGIN
       DROP SCHEMA ardent;
@@ -118,4 +131,6 @@ BEGIN
       COMMENT ON SCHEMA ardent IS NULL;
     END;
   END IF;
-END $$";
+END $$"
+    )
+}

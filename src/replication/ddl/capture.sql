@@ -1,21 +1,9 @@
--- What a connector has in its source: schema "ardent" and three event triggers, nothing else.
+-- What a connector has in its source beside its key: functions and three event triggers in schema
+-- "ardent", nothing else. Another build of Ardent replaces all of it and leaves the key.
 --
 -- Whatever goes wrong in here is reported as a message and never fails the customer's statement.
 -- Every function has an empty search path and is unusable by anyone but the triggers, so that
 -- nobody can make it run code of theirs as its owner.
-CREATE SCHEMA ardent;
-COMMENT ON SCHEMA ardent IS 'Ardent: schema changes for the connector that follows this database';
-
--- The key that messages are signed with. A materialized view, because it is the one relation that
--- keeps a secret, survives a crash, and whose rows neither publications nor plugins ever send:
--- filled by REFRESH, which is not decoded. A table would break subscribers of a customer's own
--- publication FOR ALL TABLES.
-CREATE MATERIALIZED VIEW ardent.key AS
-  SELECT pg_catalog.sha256(pg_catalog.convert_to(
-           pg_catalog.gen_random_uuid()::text || pg_catalog.gen_random_uuid()::text, 'UTF8')) AS key
-  WITH NO DATA;
-REVOKE ALL ON ardent.key FROM PUBLIC;
-REFRESH MATERIALIZED VIEW ardent.key;
 
 -- Says the body, and then that it was said here: the seal covers the body's place in the log, so
 -- that the same words said again by somebody who may read the log are nothing. Signs as the server

@@ -24,6 +24,9 @@ WITH relation AS (
            || CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
               THEN pg_catalog.format(' COLLATE %I.%I', cn.nspname, co.collname) ELSE '' END AS type,
          pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
+         CASE WHEN a.attgenerated <> '' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s) %s',
+                pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+                CASE a.attgenerated WHEN 'v' THEN 'VIRTUAL' ELSE 'STORED' END) ELSE '' END AS generated,
          -- What rows have that are older than the column. A partitioned table has no rows; what its
          -- partitions have is what passing the column on to them has to give.
          CASE WHEN r.kind = 'p' THEN (
@@ -179,9 +182,8 @@ WITH relation AS (
          NULL, pg_catalog.format('DROP %s %s CASCADE', r.word, r.q), NULL, NULL, NULL
     FROM relation r
    CROSS JOIN LATERAL (
-     SELECT pg_catalog.string_agg(a.i || ' ' || a.type || CASE a.attgenerated WHEN 's'
-              THEN ' GENERATED ALWAYS AS (' || a.expression || ') STORED' ELSE '' END,
-              ', ' ORDER BY a.attnum) AS columns
+     SELECT pg_catalog.string_agg(a.i || ' ' || a.type || a.generated, ', ' ORDER BY a.attnum)
+              AS columns
        FROM attribute a WHERE a.oid = r.oid AND (a.attislocal OR r.relispartition)) l
    CROSS JOIN LATERAL (SELECT coalesce(' PARTITION BY ' || pg_catalog.pg_get_partkeydef(r.oid), '')
                            AS by) k
@@ -251,13 +253,11 @@ WITH relation AS (
   -- Columns.
   UNION ALL
   SELECT 'relation', a.oid, 20, 'column/' || a.attname,
-         'column ' || a.i || CASE WHEN a.attgenerated <> '' THEN ' AS (' || a.expression || ')'
-                             ELSE '' END,
+         'column ' || a.i || a.generated,
          CASE a.kind WHEN 'c' THEN pg_catalog.format('ALTER TYPE %s ADD ATTRIBUTE %s %s CASCADE',
                                                      a.q, a.i, a.type)
          ELSE pg_catalog.format('ALTER TABLE %s ADD COLUMN %s %s', a.q, a.i, a.type)
-           || CASE WHEN a.attgenerated = 's'
-                   THEN ' GENERATED ALWAYS AS (' || a.expression || ') STORED'
+           || CASE WHEN a.attgenerated <> '' THEN a.generated
                    WHEN a.missing IS NOT NULL THEN pg_catalog.format(' DEFAULT %L::%s', a.missing,
                      pg_catalog.regexp_replace(a.type, ' COLLATE .*', '')) ELSE '' END END,
          NULL,
@@ -321,6 +321,16 @@ WITH relation AS (
          pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO ', r.q, k.conname)
     FROM relation r JOIN pg_catalog.pg_constraint k ON k.conrelid = r.oid
      AND k.contype IN ('c', 'p', 'u', 'x', 'f') AND k.conparentid = 0
+   CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_constraintdef(k.oid) AS body) d
+  UNION ALL
+  -- The name of NOT NULL, which is a constraint from Postgres 18 on. What it says is a fact of its
+  -- column already, so nothing is dropped for its name: an older source knows of none.
+  SELECT 'relation', r.oid, 31, 'constraint/' || k.conname,
+         pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s', r.q, k.conname, d.body), NULL, NULL,
+         NULL, d.body, pg_catalog.format('%I', k.conname),
+         pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO ', r.q, k.conname)
+    FROM relation r JOIN pg_catalog.pg_constraint k ON k.conrelid = r.oid
+     AND k.contype = 'n' AND k.conislocal
    CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_constraintdef(k.oid) AS body) d
   UNION ALL
   SELECT 'relation', r.oid, CASE r.kind WHEN 'm' THEN 76 ELSE 55 END, 'index/' || c.relname,

@@ -10,5 +10,6 @@ mod faults;
 mod fuzz;
 mod kinds;
 mod preflight;
+mod resync;
 mod schema;
 mod verify;

@@ -40,21 +40,35 @@ impl Branch {
         len: usize,
         buffer: &mut Vec<u8>,
     ) -> FsResult<()> {
+        buffer.resize(len, 0);
+        let count = self.read_into(file, offset, buffer)?;
+        buffer.truncate(count);
+        Ok(())
+    }
+
+    /// Reads as much as `buffer` holds, less at the end of the file, and says how much.
+    pub(crate) fn read_into(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> FsResult<usize> {
+        let len = buffer.len() as u64;
         for _ in 0..READ_ATTEMPTS {
             let cell = self.find(file)?;
             let (name, len, runs) = {
                 let inode = locks::read(&cell.inode)?;
                 let body = inode.file().ok_or(Errno::ISDIR)?;
-                let end = offset.saturating_add(len as u64).min(body.size);
+                let end = offset.saturating_add(len).min(body.size);
                 let pages = page_of(offset)..pages_in(end);
                 let len = end.saturating_sub(offset);
                 (body.data_name(file), len, body.pages.runs(pages).collect::<Vec<_>>())
             };
-            buffer.resize(usize::try_from(len).unwrap_or(0), 0);
-            match self.read_runs(name, &runs, offset, buffer) {
+            let len = usize::try_from(len).unwrap_or(0);
+            match self.read_runs(name, &runs, offset, &mut buffer[..len]) {
                 // The file was emptied, and its old data removed, since we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => return other.map_err(|error| errno(&error)),
+                other => return other.map(|()| len).map_err(|error| errno(&error)),
             }
         }
         Err(Errno::IO)
@@ -67,6 +81,9 @@ impl Branch {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<()> {
+        if runs.len() > 1 {
+            self.fetch_ahead(name, runs)?;
+        }
         let mut rest = buffer;
         let mut at = offset;
         for run in runs {
@@ -81,6 +98,18 @@ impl Branch {
             }
             at += part.len() as u64;
             rest = after;
+        }
+        Ok(())
+    }
+
+    /// Lets the disk look for all runs at once. The file systems below read ahead in one file each,
+    /// and see only jumps where the pages of a range are spread over several.
+    fn fetch_ahead(&self, name: DataName, runs: &[Run]) -> io::Result<()> {
+        for run in runs {
+            let Some(layer) = run.layer else { continue };
+            let data = self.media.files.open(layer, name, Open::Existing)?;
+            let bytes = run.pages.start * PAGE..run.pages.end * PAGE;
+            data.medium.prefetch(bytes);
         }
         Ok(())
     }

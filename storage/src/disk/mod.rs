@@ -77,6 +77,8 @@ pub(crate) trait Disk: Send + Sync {
 pub(crate) trait Medium: Send + Sync {
     /// Reads up to the length of `buffer`; 0 at or past the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Begins to read what is not in memory yet. Only a hint, which a medium may ignore.
+    fn prefetch(&self, _range: Range<u64>) {}
     /// Writes a prefix of `data` and says how long it is.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize>;
     fn set_len(&self, len: u64) -> io::Result<()>;

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{Disk, Found, FoundKind, Medium, Open, Space, read_padded, write_all};
@@ -138,6 +139,14 @@ struct RealFile(File);
 impl Medium for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+        if let Err(error) = rustix::fs::fadvise(&self.0, range.start, len, Advice::WillNeed) {
+            // The read that follows tells whoever asked.
+            tracing::debug!(%error, "read ahead");
+        }
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {

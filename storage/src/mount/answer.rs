@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
-use rustix::io::Errno;
 
 use crate::branch::{Attributes, Kind};
 use crate::locks::FsResult;
@@ -16,12 +15,17 @@ pub(super) const NEVER: Duration = Duration::ZERO;
 
 /// Runs one request. A panic is EIO.
 pub(super) fn guarded<T>(request: impl FnOnce() -> FsResult<T>) -> Result<T, fuser::Errno> {
-    catch_unwind(AssertUnwindSafe(request))
-        .unwrap_or_else(|_| {
-            tracing::error!("a request panicked");
-            Err(Errno::IO)
-        })
-        .map_err(|error| fuser::Errno::from_i32(error.raw_os_error()))
+    caught(|| request().map_err(|error| fuser::Errno::from_i32(error.raw_os_error())))
+}
+
+/// The same, of one whose error is in the library's words already.
+pub(super) fn caught<T>(
+    request: impl FnOnce() -> Result<T, fuser::Errno>,
+) -> Result<T, fuser::Errno> {
+    catch_unwind(AssertUnwindSafe(request)).unwrap_or_else(|_| {
+        tracing::error!("a request panicked");
+        Err(fuser::Errno::EIO)
+    })
 }
 
 pub(super) fn file_type(kind: Kind) -> FileType {

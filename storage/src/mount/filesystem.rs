@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answer::{LONG, NEVER, file_attr, root_attr};
+use super::answer::{LONG, file_attr};
 use super::requests::{Replied, Requests, Wanted};
 use crate::branch::{Attributes, Branch};
 use crate::journal::Making;
@@ -28,7 +28,7 @@ const GENERATION: Generation = Generation(0);
 /// Open files have no state here: everything goes by node number.
 const HANDLE: FileHandle = FileHandle(0);
 /// Pages outlive an open, and a close has nothing to do.
-const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+pub(super) const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 
 thread_local! {
     /// What a thread reads into, kept from one request to the next.
@@ -71,6 +71,11 @@ impl Filesystem for Requests {
                 tracing::debug!(?wanted, "the kernel has no such capability");
             }
         }
+        if self.over_rings() {
+            // Only what was offered is promised: otherwise every request would wait for rings.
+            let offered = config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
+            tracing::debug!(offered, "requests over io_uring");
+        }
         // Both are below the library's limits, and a smaller value would only be slower.
         let sizes = (config.set_max_write(WRITE_MAX), config.set_max_background(BACKGROUND_MAX));
         tracing::debug!(?sizes, "mount initialised");
@@ -78,26 +83,14 @@ impl Filesystem for Requests {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT {
-            return match self.branch_attr(name) {
-                Some(attr) => reply.entry_with_ttls(&LONG, &NEVER, &attr, GENERATION),
-                None => reply.error(fuser::Errno::ENOENT),
-            };
-        }
-        match self.on(parent, |branch, file| branch.lookup(file, name.as_bytes())) {
-            Err(error) if error.code() == fuser::Errno::ENOENT.code() => {
-                // Node 0 tells the kernel to remember that there is nothing.
-                reply.entry(&LONG, &FileAttr { ino: INodeNo(0), ..root_attr() }, GENERATION);
-            }
-            found => entry(reply, found),
-        }
+        answer!(reply, self.look_up(parent, name), named => {
+            let valid = (&named.attributes_valid, &named.name_valid);
+            reply.entry_with_ttls(valid.0, valid.1, &named.attr, GENERATION);
+        });
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        if node == INodeNo::ROOT {
-            return reply.attr(&NEVER, &root_attr());
-        }
-        attr(reply, self.on(node, |branch, file| branch.stat(file)));
+        answer!(reply, self.attributes(node), (attr, valid) => reply.attr(&valid, &attr));
     }
 
     fn setattr(
@@ -285,7 +278,7 @@ impl Filesystem for Requests {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let ttl = if node == INodeNo::ROOT { NEVER } else { LONG };
+        let ttl = Self::listed_valid(node);
         let listed = self.list(node, offset, |cookie, name, attr| {
             reply.add(attr.ino, cookie, name, &ttl, attr, GENERATION)
         });

@@ -12,6 +12,7 @@ mod links;
 mod syncs;
 mod requests;
 mod filesystem;
+mod ring;
 mod session;
 
 pub(crate) use session::Mounted;

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
 use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
-use super::answer::{file_attr, guarded};
+use super::answer::{LONG, NEVER, file_attr, guarded, root_attr};
 use super::links;
 use super::syncs::Syncs;
 use crate::branch::{Attributes, Branch, NewAttributes, Renaming, Sought};
@@ -24,10 +24,20 @@ use crate::store::Store;
 /// The outcome of a request, with the error in the library's words.
 pub(super) type Replied<T> = Result<T, fuser::Errno>;
 
+#[derive(Clone)]
 pub(crate) struct Requests {
     store: Arc<Store>,
     mount: PathBuf,
-    syncs: Syncs,
+    syncs: Arc<Syncs>,
+    over_rings: bool,
+}
+
+/// What a name stands for, and how long the kernel may keep either. Node 0 tells it to remember
+/// that there is nothing.
+pub(super) struct Named {
+    pub(super) attr: FileAttr,
+    pub(super) name_valid: Duration,
+    pub(super) attributes_valid: Duration,
 }
 
 /// What `setattr` asks for.
@@ -39,8 +49,13 @@ pub(super) struct Wanted {
 }
 
 impl Requests {
-    pub(super) fn new(store: Arc<Store>, mount: PathBuf) -> io::Result<Self> {
-        Ok(Self { store, mount, syncs: Syncs::start()? })
+    pub(super) fn new(store: Arc<Store>, mount: PathBuf, over_rings: bool) -> io::Result<Self> {
+        Ok(Self { store, mount, syncs: Arc::new(Syncs::start()?), over_rings })
+    }
+
+    /// Whether the kernel is to be promised rings.
+    pub(super) fn over_rings(&self) -> bool {
+        self.over_rings
     }
 
     /// Runs a sync on the branch and file that `node` stands for and passes on its outcome, on this
@@ -70,6 +85,34 @@ impl Requests {
         let id = BranchId::new(text.parse().ok()?).ok().filter(|id| id.to_string() == text)?;
         let attributes = self.store.branch(id).ok()?.stat(FileId::ROOT).ok()?;
         Some(file_attr(&attributes))
+    }
+
+    pub(super) fn look_up(&self, parent: INodeNo, name: &OsStr) -> Replied<Named> {
+        let named = |attr, name_valid| Named { attr, name_valid, attributes_valid: LONG };
+        if parent == INodeNo::ROOT {
+            let attr = self.branch_attr(name).ok_or(fuser::Errno::ENOENT)?;
+            return Ok(named(attr, NEVER));
+        }
+        match self.on(parent, |branch, file| branch.lookup(file, name.as_bytes())) {
+            Ok(found) => Ok(named(file_attr(&found), LONG)),
+            Err(error) if error.code() == fuser::Errno::ENOENT.code() => {
+                Ok(named(FileAttr { ino: INodeNo(0), ..root_attr() }, LONG))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The attributes of a node, and how long the kernel may keep them.
+    pub(super) fn attributes(&self, node: INodeNo) -> Replied<(FileAttr, Duration)> {
+        if node == INodeNo::ROOT {
+            return Ok((root_attr(), NEVER));
+        }
+        Ok((file_attr(&self.on(node, |branch, file| branch.stat(file))?), LONG))
+    }
+
+    /// How long the kernel may keep what a listing of `node` told it.
+    pub(super) fn listed_valid(node: INodeNo) -> Duration {
+        if node == INodeNo::ROOT { NEVER } else { LONG }
     }
 
     /// Lists a directory; `add` returns true when the reply is full. `.` and `..` come first.

@@ -3,14 +3,17 @@
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::requests::Requests;
+use super::ring::{self, Rings};
 use crate::error::Error;
 use crate::id::BranchId;
 use crate::store::Store;
@@ -19,15 +22,19 @@ use crate::store::Store;
 /// them than processors and than may run syncs; see `syncs.rs`.
 const THREADS: usize = 16;
 
+/// Far enough for four of the largest reads to be on their way at a time. The kernel's own 128 KiB
+/// are one round trip and one disk access each, where disks of their own get megabytes.
+const READ_AHEAD_KIB: &str = "4096";
+
 /// The mount, as long as it is there.
 pub(crate) struct Mounted {
     dir: PathBuf,
-    session: Mutex<Option<BackgroundSession>>,
+    serving: Mutex<Option<(BackgroundSession, Option<Rings>)>>,
     notifier: Notifier,
 }
 
 impl Mounted {
-    pub(crate) fn new(store: Arc<Store>, dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(store: Arc<Store>, dir: &Path, io_uring: bool) -> Result<Self, Error> {
         let fault = |source| Error::Mount { dir: dir.to_path_buf(), source };
         OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(Error::NoFuse)?;
         let dir = detach_corpse(dir).map_err(fault)?;
@@ -44,12 +51,17 @@ impl Mounted {
         let privileged = rustix::process::geteuid().is_root();
         config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let session = Requests::new(store, dir.clone())
-            .and_then(|requests| Session::new(requests, &dir, &config))
-            .and_then(Session::spawn)
-            .map_err(fault)?;
+        let requests =
+            Requests::new(store, dir.clone(), io_uring && ring::are_there()).map_err(fault)?;
+        let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
+        let rings = start_rings(&session, requests).map_err(fault)?;
+        let session = session.spawn().map_err(fault)?;
         let notifier = session.notifier();
-        Ok(Self { dir, session: Mutex::new(Some(session)), notifier })
+        if let Err(error) = read_far_ahead(&dir) {
+            // Unprivileged, or /sys is not to be written: long scans are slower.
+            tracing::debug!(%error, "the kernel reads as far ahead as it does by itself");
+        }
+        Ok(Self { dir, serving: Mutex::new(Some((session, rings))), notifier })
     }
 
     /// Lets the kernel forget what it knows of a branch that was deleted or changed hands.
@@ -63,8 +75,8 @@ impl Mounted {
 
     /// Takes the mount away, also from processes that still use it.
     pub(crate) fn unmount(&self) {
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(session) = session else { return };
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((session, rings)) = serving else { return };
         match unmount(&self.dir, UnmountFlags::NOFOLLOW) {
             // Already gone, or not ours to unmount without fusermount3: the session sees to it.
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOENT) => {
@@ -75,6 +87,9 @@ impl Mounted {
                     }
                     Ok(()) | Err(_) => {}
                 }
+                if let Some(rings) = rings {
+                    rings.join();
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the mount is in use; it is taken away all the same");
@@ -83,10 +98,26 @@ impl Mounted {
                 }
                 // Its threads end with the last open file, or with the process; joining them here
                 // would wait for the former.
-                std::mem::forget(session);
+                std::mem::forget((session, rings));
             }
         }
     }
+}
+
+fn start_rings(session: &Session<Requests>, requests: Requests) -> io::Result<Option<Rings>> {
+    if !requests.over_rings() {
+        return Ok(None);
+    }
+    tracing::info!("requests come over io_uring");
+    Rings::start(session.as_fd().try_clone_to_owned()?, requests).map(Some)
+}
+
+/// Sets how far ahead of a long scan the kernel reads. Which device that is, is asked without a
+/// request to the mount: nothing may wait for it here.
+fn read_far_ahead(dir: &Path) -> io::Result<()> {
+    let about = statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    let device = format!("{}:{}", about.stx_dev_major, about.stx_dev_minor);
+    fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB)
 }
 
 /// Removes what a store that was killed left mounted. Returns the directory's full name, resolved

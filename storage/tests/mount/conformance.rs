@@ -146,16 +146,17 @@ const CALLS: [(&str, Call); 46] = [
 
 #[test]
 fn calls_answer_as_on_ext4() {
-    let served = Served::new();
-    served.client().create(id(1), root()).unwrap();
-    let plain = served.dir.join("plain");
-    for (name, call) in CALLS {
-        for dir in [served.branch(1).join("case"), plain.clone()] {
-            drop(fs::remove_dir_all(&dir));
-            fs::create_dir(&dir).unwrap();
-            furnish(&dir);
+    for served in [Served::new(), Served::over_device()] {
+        served.client().create(id(1), root()).unwrap();
+        let plain = served.dir.join("plain");
+        for (name, call) in CALLS {
+            for dir in [served.branch(1).join("case"), plain.clone()] {
+                drop(fs::remove_dir_all(&dir));
+                fs::create_dir(&dir).unwrap();
+                furnish(&dir);
+            }
+            assert_eq!(call(&served.branch(1).join("case")), call(&plain), "{name}");
         }
-        assert_eq!(call(&served.branch(1).join("case")), call(&plain), "{name}");
     }
 }
 

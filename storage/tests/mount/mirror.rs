@@ -90,7 +90,7 @@ fn tree(root: &Path) -> Vec<(PathBuf, Option<Vec<u8>>, u64)> {
 fn the_mount_does_what_a_plain_directory_does() {
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut served = Served::new();
+        let mut served = if seed == 2 { Served::over_device() } else { Served::new() };
         served.client().create(id(1), root()).unwrap();
         let mirror = |number: u32| format!("mirror-{number}");
         fs::create_dir(served.dir.join(mirror(1))).unwrap();

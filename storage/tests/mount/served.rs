@@ -12,6 +12,9 @@ use storage::{BranchId, StoreClient, StoreConfig};
 /// Tells a copy of this program to be the store of that directory.
 const VARIABLE: &str = "ARDENT_TEST_STORE";
 
+/// Tells it to serve over `/dev/fuse` alone.
+const DEVICE: &str = "ARDENT_TEST_STORE_OVER_DEVICE";
+
 /// Small, so that a small disk can be filled.
 pub(crate) const RESERVE: u64 = 32 << 20;
 
@@ -37,6 +40,7 @@ pub(crate) struct Served {
     pub(crate) dir: PathBuf,
     child: Option<Child>,
     output: Option<BufReader<ChildStdout>>,
+    over_device: bool,
 }
 
 pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
@@ -45,6 +49,7 @@ pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
         mount_dir: dir.join("mnt"),
         socket: dir.join("store.sock"),
         reserve_bytes: RESERVE,
+        io_uring: std::env::var_os(DEVICE).is_none(),
     }
 }
 
@@ -57,20 +62,34 @@ fn serve_as_child() {
 }
 
 impl Served {
+    /// Over `io_uring`, if the kernel can.
     pub(crate) fn new() -> Self {
+        Self::at(Self::fresh_dir(), false)
+    }
+
+    /// As on a kernel without rings.
+    pub(crate) fn over_device() -> Self {
+        Self::at(Self::fresh_dir(), true)
+    }
+
+    fn fresh_dir() -> PathBuf {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ardent-mount-{}-{number}", std::process::id());
-        Self::at(std::env::temp_dir().join(name))
+        std::env::temp_dir().join(name)
     }
 
     /// In a directory of that name, which must not exist.
-    pub(crate) fn at(dir: PathBuf) -> Self {
+    pub(crate) fn in_dir(dir: PathBuf) -> Self {
+        Self::at(dir, false)
+    }
+
+    fn at(dir: PathBuf, over_device: bool) -> Self {
         std::fs::create_dir(&dir).unwrap();
         // Tests of Postgres put sockets and logs here.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(&dir, mode).unwrap();
-        let mut served = Self { dir, child: None, output: None };
+        let mut served = Self { dir, child: None, output: None, over_device };
         served.start();
         served
     }
@@ -79,6 +98,7 @@ impl Served {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "served::serve_as_child", "--nocapture"])
             .env(VARIABLE, &self.dir)
+            .envs(self.over_device.then_some((DEVICE, "1")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -70,7 +70,7 @@ fn goes_on(cluster: &Cluster<'_>) {
 #[test]
 fn a_full_disk_refuses_growth_and_stops_nobody() {
     let disk = SmallDisk::new(400);
-    let mut served = Served::at(disk.dir.join("served"));
+    let mut served = Served::in_dir(disk.dir.join("served"));
     prepare(&served);
     served.client().fork(id(1), id(2), postgres()).unwrap();
     let (one, other) = (Cluster::start(&served, 1), Cluster::start(&served, 2));
