@@ -42,14 +42,14 @@ pub(crate) fn by_turns(sides: &[Side], measure: impl Fn(&str) -> Measured) {
     }
 }
 
-/// What a process, with all its threads, has used.
+/// What a process has used, threads that have ended included: the 14th and 15th field of proc(5),
+/// in hundredths of a second whatever the kernel.
 fn cpu_time(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let used = tasks.flatten().filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(used.sum())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its status");
+    let (_, fields) = stat.rsplit_once(')').expect("a command");
+    let used = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = used.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(10 * ticks)
 }
 
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
