@@ -1,4 +1,4 @@
-//! The first copy, beside the table sync of `CREATE SUBSCRIPTION` and beside a dump and its restore.
+//! The first copy, beside the table sync of `CREATE SUBSCRIPTION`, and beside a dump and restore.
 
 use super::cost::{Cost, Meter, alternate};
 use super::follow::{follow, load_schema, subscribe};

@@ -18,6 +18,7 @@ mod follow;
 mod setup;
 mod way;
 mod worker;
+mod write_out;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -14,6 +14,7 @@ use proxy::client::Session;
 use storage::BranchId;
 use tokio::sync::watch;
 
+use super::write_out::write_out;
 use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::compute::ComputeTarget;
@@ -111,8 +112,11 @@ impl Setup {
             });
         };
         let jobs = self.services.config.replication.copy_jobs;
-        let copied =
-            replication::setup(&link, &access, &installation.bin_dir, jobs, &report).await?;
+        let copy = replication::setup(&link, &access, &installation.bin_dir, jobs, &report);
+        let copied = tokio::select! {
+            copied = copy => copied?,
+            never = write_out(self.services.data_dir.incoming(trunk.number)) => match never {},
+        };
         drop(lease);
         computes.release(trunk.number).await?;
         Ok(copied.warnings)

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bulk;
 mod catalogue;
 mod chain;
 mod copy;
