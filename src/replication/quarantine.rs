@@ -147,3 +147,19 @@ pub(super) fn is_about_the_row(code: &SqlState) -> bool {
     let class = code.code().get(..2).unwrap_or_default();
     matches!(class, "0A" | "21" | "22" | "23" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_of_the_trunk_is_no_tables_fault() {
+        // Disk full, memory, shutdown, deadlock, a failed transaction, I/O, damage.
+        for code in ["53100", "53200", "57P01", "40P01", "25P02", "58030", "XX001", "08006"] {
+            assert!(!is_about_the_row(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["23505", "22P02", "42703", "P0001", "21000", "0A000"] {
+            assert!(is_about_the_row(&SqlState::from_code(code)), "{code}");
+        }
+    }
+}

@@ -9,7 +9,7 @@
 //! A part holds ACCESS SHARE on its table while it is copied, and nothing else does: whoever wants
 //! the table exclusively waits for seconds, not for the copy. The price: a table that was rewritten
 //! or truncated after the snapshot shows no rows at it, without an error. Every part asks for that
-//! under its lock, and such a table is quarantined instead.
+//! under its lock, and such a table is quarantined instead, until the stream has copied it again.
 //!
 //! Bounds: [`Setup::jobs`] sessions on each side plus one, and per job one piece of
 //! [`pipe::PIECE_BYTES`] plus what the two sockets hold.
@@ -71,21 +71,22 @@ pub(super) async fn copy_tables(
 async fn give_up(
     setup: &Setup<'_>,
     tables: &[Table],
-    failed: BTreeMap<usize, String>,
+    failed: BTreeMap<usize, Failed>,
 ) -> Result<Vec<String>, Error> {
     let mut warnings = Vec::new();
     let trunk = Session::open(&setup.trunk.as_apply("")).await.map_err(at_trunk)?;
-    for (index, reason) in failed {
+    for (index, Failed { reason, is_resync_due }) in failed {
         let Some(table) = tables.get(index) else { continue };
+        let fate = if is_resync_due { "is copied again" } else { "is not followed" };
         let truncate = format!("TRUNCATE ONLY {}", table.name.quoted());
         trunk.batch_execute(&truncate).await.map_err(at_trunk)?;
-        warnings.push(format!("{} is not followed: {reason}", table.name));
+        warnings.push(format!("{} {fate}: {reason}", table.name));
         let entry = Quarantined {
             table: table.name.clone(),
             reason,
             lsn: setup.snapshot.lsn,
             since: SystemTime::now(),
-            is_resync_due: false,
+            is_resync_due,
         };
         quarantine::add(&trunk, &entry).await.map_err(at_trunk)?;
     }
@@ -105,8 +106,14 @@ struct Work {
     parts: VecDeque<Part>,
     /// Parts of each table that are not done.
     left: Vec<usize>,
-    /// Tables that cannot be copied, with the reason.
-    failed: BTreeMap<usize, String>,
+    /// Tables that cannot be copied.
+    failed: BTreeMap<usize, Failed>,
+}
+
+struct Failed {
+    reason: String,
+    /// What was in the way will have passed when the stream runs.
+    is_resync_due: bool,
 }
 
 impl Work {
@@ -165,8 +172,11 @@ impl Copy<'_> {
                     tokio::time::sleep(GIVE_WAY_PAUSE).await;
                     self.lock().parts.push_back(part.again());
                 }
-                Outcome::GaveWay => self.fail(&part, table, "others wanted it all the time"),
-                Outcome::Refused(reason) => self.fail(&part, table, &reason),
+                Outcome::GaveWay => {
+                    self.fail(&part, table, "others wanted it all the time".to_owned(), true);
+                }
+                Outcome::Moved(reason) => self.fail(&part, table, reason, true),
+                Outcome::Refused(reason) => self.fail(&part, table, reason, false),
             }
         }
         drop(watched);
@@ -175,8 +185,9 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn fail(&self, part: &Part, table: &Table, reason: &str) {
-        self.lock().failed.entry(part.table).or_insert_with(|| reason.to_owned());
+    fn fail(&self, part: &Part, table: &Table, reason: String, is_resync_due: bool) {
+        let failed = Failed { reason, is_resync_due };
+        self.lock().failed.entry(part.table).or_insert(failed);
         self.tally.close(table);
     }
 

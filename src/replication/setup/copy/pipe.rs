@@ -27,7 +27,9 @@ pub(super) enum Outcome {
     Copied,
     /// Somebody waits for the table; nothing of the part is in the trunk.
     GaveWay,
-    /// The table cannot be copied.
+    /// The source's table is not the snapshot's any more.
+    Moved(String),
+    /// The trunk does not take the rows.
     Refused(String),
 }
 
@@ -64,11 +66,11 @@ impl Pipe<'_> {
             Ok(()) => Ok(Outcome::Copied),
             Err(Failure::InTheWay) => Ok(Outcome::GaveWay),
             Err(Failure::Source(error)) if is_cancelled(&error) => Ok(Outcome::GaveWay),
-            Err(Failure::Source(error)) => Ok(Outcome::Refused(source_reason(error)?)),
+            Err(Failure::Source(error)) => Ok(Outcome::Moved(source_reason(error)?)),
             Err(Failure::Trunk(error)) => Ok(Outcome::Refused(trunk_reason(error)?)),
             Err(Failure::Rewritten) => {
                 let reason = "it was truncated or rewritten on the source while it was copied";
-                Ok(Outcome::Refused(reason.to_owned()))
+                Ok(Outcome::Moved(reason.to_owned()))
             }
         }
     }

@@ -46,7 +46,7 @@ macro_rules! with_each_plugin {
 pub(super) use with_each_plugin;
 
 /// Nothing in these tests takes longer unless it is stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Chain {
     /// A source with this schema, copied and followed.

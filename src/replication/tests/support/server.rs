@@ -188,15 +188,15 @@ impl Server {
     async fn start_again(&mut self) {
         self.child.wait().unwrap();
         let began = Instant::now();
-        loop {
-            self.child = spawn(&self.directory, &self.settings);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if self.child.try_wait().unwrap().is_none() {
-                break;
-            }
+        self.child = spawn(&self.directory, &self.settings);
+        while Session::open(&self.target("postgres")).await.is_err() {
             assert!(began.elapsed() < STARTUP_TIMEOUT, "{}", self.log());
+            // Children of the one before may still hold its memory.
+            if self.child.try_wait().unwrap().is_some() {
+                self.child = spawn(&self.directory, &self.settings);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.wait().await;
     }
 
     fn signal(&self, signal: Signal) {
