@@ -47,6 +47,7 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod timeline;
 mod triggers;
 mod truncate;
 mod verify;

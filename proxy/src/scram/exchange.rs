@@ -255,6 +255,38 @@ mod tests {
     }
 
     #[test]
+    fn no_mutation_of_the_right_messages_is_taken_for_them() {
+        use rand::rngs::StdRng;
+        use rand::{RngCore, SeedableRng};
+        let verifier = ScramVerifier::from_password("right").unwrap();
+        let binding = sasl::ChannelBinding::unsupported();
+        let mut client = sasl::ScramSha256::new(b"right", binding);
+        let first = client.message().to_vec();
+        let parsed = ClientFirst::parse(&first).unwrap();
+        let channel = ChannelBinding::Unavailable;
+        let exchange = Exchange::new(&verifier, parsed, &channel, false, b"nonce").unwrap();
+        client.update(exchange.server_first().as_bytes()).unwrap();
+        let last = client.message().to_vec();
+        assert!(exchange.finish(&last).is_ok());
+        let mut random = StdRng::seed_from_u64(11);
+        for _ in 0..20_000 {
+            let [mut first, mut mutated] = [first.clone(), last.clone()];
+            for message in [&mut first, &mut mutated] {
+                for _ in 0..=random.next_u32() % 3 {
+                    let at = random.next_u32() as usize % message.len();
+                    match random.next_u32() % 3 {
+                        0 => message[at] = random.next_u32().to_le_bytes()[0],
+                        1 => drop(message.remove(at)),
+                        _ => message.insert(at, b",=pr\0\xff"[at % 6]),
+                    }
+                }
+            }
+            let _ = ClientFirst::parse(&first);
+            assert_eq!(exchange.finish(&mutated).is_ok(), mutated == last, "{mutated:?}");
+        }
+    }
+
+    #[test]
     fn downgrade_is_refused() {
         let verifier = ScramVerifier::from_password("x").unwrap();
         let first = ClientFirst::parse(b"y,,n=,r=abc").unwrap();

@@ -59,6 +59,58 @@ fn script() -> Vec<u8> {
     script
 }
 
+/// An extended query in the two steps of pgx: statement by name, described; then bound in binary.
+fn in_steps_of_pgx() -> Vec<u8> {
+    let sync = message(b'S', b"");
+    let mut script = Vec::new();
+    for (number, sql) in ["select $1::int8, 'x'::text", "select $1::int8 / 0"].iter().enumerate() {
+        let name = format!("stmtcache_{number}");
+        script.extend(message(b'P', format!("{name}\0{sql}\0\0\0").as_bytes()));
+        script.extend(message(b'D', format!("S{name}\0").as_bytes()));
+        script.extend(&sync);
+        let eight = b"\0\x01\0\x01\0\x01\0\0\0\x08\0\0\0\0\0\0\0\x07\0\x01\0\x01";
+        script.extend(message(b'B', &[format!("\0{name}\0").as_bytes(), eight].concat()));
+        script.extend(message(b'D', b"P\0"));
+        script.extend(message(b'E', b"\0\0\0\0\0"));
+        script.extend(&sync);
+        // Invalidated in the same round trip as the next use.
+        script.extend(message(b'C', format!("S{name}\0").as_bytes()));
+    }
+    // CopyFrom: binary, header and trailer in one piece.
+    script.extend(query("create temp table pgx (a int8)"));
+    script.extend(query("copy pgx (a) from stdin binary"));
+    let rows = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x08\0\0\0\0\0\0\0\x09\xff\xff";
+    script.extend(message(b'd', rows));
+    script.extend(message(b'c', b""));
+    script.extend(query("select a + 0 from pgx"));
+    script.extend(message(b'X', b""));
+    script
+}
+
+/// What npgsql sends on a pooled connection: a reset before the first query, then a batch of
+/// several statements with one Sync, a failure in the middle, and Flush where it waits.
+fn in_batches_of_npgsql() -> Vec<u8> {
+    let mut script = query("DISCARD ALL");
+    for failing in [false, true] {
+        for sql in ["begin", "select 1", if failing { "select nope" } else { "select 2" }, "commit"]
+        {
+            script.extend(message(b'P', format!("\0{sql}\0\0\0").as_bytes()));
+            script.extend(message(b'B', b"\0\0\0\0\0\0\0\x01\0\x01"));
+            script.extend(message(b'D', b"P\0"));
+            script.extend(message(b'E', b"\0\0\0\0\0"));
+        }
+        script.extend(message(b'H', b""));
+        script.extend(message(b'S', b""));
+    }
+    script.extend(query("rollback"));
+    script.extend(message(b'P', b"_p1\0select generate_series(1, 5)\0\0\0"));
+    script.extend(message(b'B', b"\0_p1\0\0\0\0\0\0\0"));
+    // Two rows at a time.
+    script.extend([message(b'E', b"\0\0\0\0\x02"), message(b'E', b"\0\0\0\0\x02")].concat());
+    script.extend([message(b'C', b"P\0"), message(b'S', b""), message(b'X', b"")].concat());
+    script
+}
+
 fn text(messages: &[Message]) -> String {
     let lines = messages.iter().filter(|(tag, _)| *tag != 'K');
     lines.map(|(tag, body)| format!("{tag} {}\n", String::from_utf8_lossy(body))).collect()
@@ -76,18 +128,24 @@ async fn same_bytes_whatever_becomes_of_an_offer() {
 }
 
 async fn same_bytes(door: Door) {
+    for script in [script(), in_steps_of_pgx(), in_batches_of_npgsql()] {
+        same_answers(&door, &script).await;
+    }
+}
+
+async fn same_answers(door: &Door, script: &[u8]) {
     let mut through = Raw::connect(door.address).await;
     let parameters = [("application_name", "script"), ("DateStyle", "German")];
     let login = startup(0, &[APP[0], APP[1], parameters[0], parameters[1]]);
     let greeting = text(&through.log_in(&login, "secret").await);
-    through.send(&script()).await;
+    through.send(script).await;
     let answers = through.rest().await;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut direct = UnixStream::connect(door.postgres.socket()).await.unwrap();
     let user = ("user", "app");
     direct.write_all(&startup(0, &[user, APP[1], parameters[0], parameters[1]])).await.unwrap();
-    direct.write_all(&script()).await.unwrap();
+    direct.write_all(script).await.unwrap();
     let mut expected = Vec::new();
     within(direct.read_to_end(&mut expected)).await.unwrap();
     let mut messages = Vec::new();

@@ -3,6 +3,7 @@
 mod support;
 
 mod bulk;
+mod catalogue;
 mod chain;
 mod copy;
 mod ddl;
