@@ -87,7 +87,8 @@ impl Round {
     }
 
     /// Sends everything before waiting for anything, under the savepoint `round`. With an ending,
-    /// commits if all went well.
+    /// commits if all went well. Only a COPY waits until what was sent before it has succeeded: one
+    /// that cannot begin, as in a transaction that has failed, leaves the driver out of step.
     pub(super) async fn run_pipelined(
         &self,
         session: &Session,
@@ -102,23 +103,21 @@ impl Round {
         let calls: Vec<Call<'_>> = self.steps.iter().flat_map(Prepared::calls).collect();
         let mut pending: Vec<Pending<'_>> = Vec::with_capacity(calls.len() + 2);
         pending.push(Box::pin(session.batch_execute(begin).map(|outcome| outcome.map(|()| None))));
+        let mut expected = vec![None];
         for call in &calls {
+            if matches!(call, Call::Copy { .. }) {
+                let before = in_order(std::mem::take(&mut pending)).await;
+                check(before, std::mem::take(&mut expected))?;
+            }
             pending.push(Box::pin(call.execute(session).map(|outcome| outcome.map(Some))));
+            expected.push(Some(call.rows()));
         }
         if let Some(ending) = ending {
             pending.push(Box::pin(ending.move_progress(session).map(|moved| moved.map(Some))));
         }
         let mut outcomes = in_order(pending).await;
         let moved = if ending.is_some() { outcomes.pop() } else { None };
-        let expected = std::iter::once(None).chain(calls.iter().map(|call| Some(call.rows())));
-        for (outcome, expected) in outcomes.into_iter().zip(expected) {
-            match (outcome.map_err(failure)?, expected) {
-                (Some(hit), Some(rows)) if !is_count(hit, rows) => {
-                    return Err(Failure::Rows(missed(hit, rows)));
-                }
-                _ => {}
-            }
-        }
+        check(outcomes, expected)?;
         let end = match moved {
             None => "RELEASE SAVEPOINT round",
             Some(moved) => {
@@ -295,6 +294,21 @@ fn rows_failure(error: tokio_postgres::Error) -> Result<String, Error> {
         Some(db) if quarantine::is_about_the_row(db.code()) => Ok(db.message().to_owned()),
         _ => Err(at_trunk(error)),
     }
+}
+
+/// Fails with the first failure, or the first statement that did not hit its rows.
+fn check(
+    outcomes: Vec<Result<Option<u64>, tokio_postgres::Error>>,
+    expected: Vec<Option<usize>>,
+) -> Result<(), Failure> {
+    for (outcome, expected) in outcomes.into_iter().zip(expected) {
+        if let (Some(hit), Some(rows)) = (outcome.map_err(failure)?, expected)
+            && !is_count(hit, rows)
+        {
+            return Err(Failure::Rows(missed(hit, rows)));
+        }
+    }
+    Ok(())
 }
 
 fn failure(error: tokio_postgres::Error) -> Failure {

@@ -52,6 +52,6 @@ async fn a_row_that_is_refused_costs_its_own_table_only(plugin: Plugin) {
     let status = chain.stream().status();
     let quarantined: Vec<_> = status.quarantined.iter().map(|q| q.table.to_string()).collect();
     assert_eq!(quarantined, ["public.a"], "{status:?}");
-    let sum = "SELECT count(*) || ' ' || sum(hashtextextended(b::text, 0)) FROM b";
+    let sum = "SELECT count(*) || ' ' || sum(hashtextextended(b::text, 0)) FROM public.b b";
     assert_eq!(chain.trunk.value("app", sum).await, chain.source.value("app", sum).await);
 }
