@@ -66,7 +66,7 @@ struct Queue {
 /// itself: the offer is made to every file system of this kind, so the administrator decides.
 pub(super) fn are_there() -> bool {
     let native = cfg!(all(target_endian = "little", target_pointer_width = "64"));
-    native && offer().is_ok() && Entry::probe().is_ok()
+    native && Entry::probe().is_ok() && offer().is_ok()
 }
 
 fn offer() -> io::Result<()> {
