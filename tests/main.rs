@@ -16,6 +16,8 @@ mod chain;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod crowds;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod driver_matrix;

@@ -2,12 +2,12 @@
 //!
 //! A trunk transaction holds one or more whole source transactions and moves the progress row to
 //! the end of the last. A source transaction too large for one plan is applied in several rounds
-//! inside one trunk transaction, so memory is bounded by [`PLAN_CHANGES_MAX`] and
+//! inside one trunk transaction, so memory is bounded by twice [`PLAN_CHANGES_MAX`] and
 //! [`PLAN_BYTES_MAX`] (plus one row), however large it is.
 //!
-//! A round is sent as one pipeline under a savepoint. If anything in it fails, the round is rolled
-//! back and repeated step by step, then row by row; a row that still fails quarantines its table,
-//! and the rest goes on.
+//! A round is sent as one pipeline under a savepoint, and the next one is planned while the trunk
+//! works on it. If anything in it fails, the round is rolled back and repeated step by step, then
+//! row by row; a row that still fails quarantines its table, and the rest goes on.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ use super::catalog::Mapping;
 use super::change::{Change, Commit, Event, Tuple};
 use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
+use super::flight::Flight;
 use super::link::{Link, TrunkAccess};
 use super::message::{Body, MessageKey};
-use super::plan::{Mapped, Plan, Step};
+use super::plan::{Mapped, Plan};
 use super::progress::{self, Progress};
 use super::resync::Resyncs;
-use super::round::{Failure, Round};
 use super::shared::{Shared, position};
 use super::status::{Position, Quarantined};
 use super::{quarantine, sequences};
@@ -54,7 +54,9 @@ pub(super) const MISSING: &str = "the trunk lacks the table";
 const APPLIER_LOCK: i64 = 0x6172_6465_6e74;
 
 pub(super) struct Applier {
-    pub(super) session: Session,
+    /// Shared with the round under way, which has it to itself.
+    pub(super) session: Arc<Session>,
+    pub(super) flight: Flight,
     pub(super) shared: Arc<Shared>,
     key: MessageKey,
     pub(super) durable: watch::Sender<Lsn>,
@@ -122,7 +124,8 @@ impl Applier {
         quarantined.iter().filter(|e| e.is_resync_due).for_each(|e| resyncs.add(&e.table));
         let now = Instant::now();
         Ok(Self {
-            session,
+            session: Arc::new(session),
+            flight: Flight::default(),
             shared: Arc::clone(shared),
             key: key.clone(),
             durable: durable.clone(),
@@ -170,29 +173,10 @@ impl Applier {
                 self.is_inside = true;
                 self.take_change(change).await?;
                 if self.plan.changes >= PLAN_CHANGES_MAX || self.plan.bytes >= PLAN_BYTES_MAX {
-                    self.run_round().await?;
+                    self.depart(None).await?;
                 }
             }
-            Event::Commit(commit) => {
-                if self.pending.is_none() {
-                    self.group_since = Instant::now();
-                }
-                self.is_inside = false;
-                self.give_up_held();
-                self.give_up_unsealed();
-                self.pending = Some(commit);
-                self.transactions += 1;
-                self.resyncs.commit(commit);
-                if std::mem::take(&mut self.replay.has_replayed) {
-                    self.tend_publications().await?;
-                    self.commit_all().await?;
-                } else if self.is_open || self.group_since.elapsed() >= GROUP_AGE_MAX {
-                    self.commit().await?;
-                }
-                if self.resyncs.is_busy() {
-                    self.tend_resyncs(commit.end).await?;
-                }
-            }
+            Event::Commit(commit) => self.take_commit(commit).await?,
             Event::Idle(lsn) => {
                 self.commit_all().await?;
                 self.write_idle(lsn).await?;
@@ -200,6 +184,41 @@ impl Applier {
             }
         }
         Ok(())
+    }
+
+    async fn take_commit(&mut self, commit: Commit) -> Result<(), Error> {
+        if self.pending.is_none() {
+            self.group_since = Instant::now();
+        }
+        self.is_inside = false;
+        self.give_up_held();
+        self.give_up_unsealed();
+        self.pending = Some(commit);
+        self.transactions += 1;
+        self.resyncs.commit(commit);
+        if std::mem::take(&mut self.replay.has_replayed) {
+            self.settle().await?;
+            self.tend_publications().await?;
+            self.commit_all().await?;
+        } else if self.is_group_full() {
+            match self.has_rows_only() && !self.plan.is_empty() && !self.cache.is_full() {
+                true => self.commit_behind().await?,
+                false => self.commit().await?,
+            }
+        }
+        if self.resyncs.is_busy() {
+            self.tend_resyncs(commit.end).await?;
+        }
+        Ok(())
+    }
+
+    /// A group ends well before its plan is full: what is left of a full one would be a round of
+    /// its own.
+    fn is_group_full(&self) -> bool {
+        self.is_open
+            || self.plan.changes >= PLAN_CHANGES_MAX / 2
+            || self.plan.bytes >= PLAN_BYTES_MAX / 2
+            || self.group_since.elapsed() >= GROUP_AGE_MAX
     }
 
     pub(super) async fn take_change(&mut self, change: Change) -> Result<(), Error> {
@@ -228,10 +247,13 @@ impl Applier {
             Change::Message { content, .. } => {
                 let Some(body) = self.take_message(content.as_str()) else { return Ok(()) };
                 if body.has_new_roles {
+                    self.settle().await?;
                     self.refresh_roles().await?;
                 }
-                if !body.poll.is_empty() {
-                    self.take_poll(&body.poll).await?;
+                // The barrier comes with the message that tells the schema at its position.
+                let is_whole = body.poll.is_empty() || self.take_poll(&body.poll).await?;
+                if is_whole && !body.token.is_empty() {
+                    self.tokens.push(body.token);
                 }
             }
             Change::Lost { table: Some(table), said } => self.discover(&table, &said),
@@ -268,9 +290,6 @@ impl Applier {
         };
         self.heard = body.number;
         self.sequences.extend(body.sequences.iter().cloned());
-        if !body.token.is_empty() {
-            self.tokens.push(body.token.clone());
-        }
         Some(body)
     }
 
@@ -279,6 +298,9 @@ impl Applier {
         let table = &tuple.shape.table;
         if self.quarantined.contains(table) {
             return Ok(None);
+        }
+        if !self.cache.knows(&tuple.shape) {
+            self.settle().await?;
         }
         match self.cache.mapping(&self.session, &tuple.shape).await? {
             Known::Yes(mapping) => Ok(Some(mapping)),
@@ -311,12 +333,10 @@ impl Applier {
         Ok(())
     }
 
-    /// Runs what is planned, and then what belongs after it.
+    /// Runs what is planned, and then what belongs after it. The session is free afterwards.
     pub(super) async fn run_round(&mut self) -> Result<(), Error> {
-        let steps = std::mem::take(&mut self.plan).into_steps();
-        if !steps.is_empty() {
-            self.run_steps(&steps).await?;
-        }
+        self.depart(None).await?;
+        self.settle().await?;
         for sequence in std::mem::take(&mut self.sequences).chunks(SEQUENCES_MAX) {
             self.begin().await?;
             let outcome = self.guarded(sequences::set(&self.session, sequence)).await?;
@@ -324,6 +344,11 @@ impl Applier {
                 self.shared.warn(format!("sequences are behind the source: {said}"));
             }
         }
+        self.note_discovered().await
+    }
+
+    /// Writes down what is quarantined, in the transaction that leaves it out.
+    pub(super) async fn note_discovered(&mut self) -> Result<(), Error> {
         for entry in std::mem::take(&mut self.discovered) {
             self.begin().await?;
             quarantine::add(&self.session, &entry).await.map_err(at_trunk)?;
@@ -332,30 +357,12 @@ impl Applier {
         Ok(())
     }
 
-    async fn run_steps(&mut self, steps: &[Step]) -> Result<(), Error> {
-        let round = Round::prepare(self, steps).await?;
-        match round.run_pipelined(&self.session, self.is_open).await {
-            Ok(()) => {
-                self.is_open = true;
-                return Ok(());
-            }
-            Err(Failure::Fatal(error)) => return Err(error),
-            Err(Failure::Rows(said)) => {
-                tracing::debug!(said, "round is repeated step by step");
-            }
-        }
-        self.is_open = true;
-        self.session.batch_execute("ROLLBACK TO SAVEPOINT round").await.map_err(at_trunk)?;
-        let failed = round.run_carefully(&self.session).await?;
-        for (table, reason) in failed {
-            self.discover(&table, &reason);
-        }
-        Ok(())
-    }
-
     /// Ends the session and waits until it has ended.
     pub(super) async fn close(self) {
-        self.session.close().await;
+        // A round under way has it too; there is none after a commit.
+        if let Some(session) = Arc::into_inner(self.session) {
+            session.close().await;
+        }
     }
 }
 

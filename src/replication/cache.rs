@@ -78,6 +78,11 @@ impl Cache {
         Ok(mapping)
     }
 
+    /// The trunk need not be asked about rows of this shape.
+    pub(super) fn knows(&self, shape: &Arc<Shape>) -> bool {
+        self.mappings.contains_key(&Arc::as_ptr(shape).addr())
+    }
+
     pub(super) async fn table(
         &mut self,
         session: &Session,
@@ -95,29 +100,40 @@ impl Cache {
         Ok(table)
     }
 
-    /// The statement of a step.
-    pub(super) async fn statement(
+    /// The statement of a step, if it has been prepared.
+    pub(super) fn prepared(&self, kind: Kind, step: &Step) -> Option<Statement> {
+        self.statements.get(&key(kind, step)).cloned()
+    }
+
+    /// Prepares the statement of a step, to be run in the way of this kind.
+    pub(super) async fn prepare(
         &mut self,
         session: &Session,
+        kind: Kind,
         step: &Step,
     ) -> Result<Statement, tokio_postgres::Error> {
-        let address = |mapping: &Option<Arc<Mapping>>| {
-            mapping.as_ref().map_or(0, |mapping| Arc::as_ptr(mapping).addr())
-        };
-        let key = (step.kind, address(&step.new), address(&step.old));
-        if let Some(statement) = self.statements.get(&key) {
-            return Ok(statement.clone());
-        }
-        let sql = statement::sql(step.kind, step.new.as_deref(), step.old.as_deref());
+        let sql = statement::sql(kind, step.new.as_deref(), step.old.as_deref());
         let statement = session.prepare(&sql).await?;
-        self.statements.insert(key, statement.clone());
+        self.statements.insert(key(kind, step), statement.clone());
         Ok(statement)
+    }
+
+    /// It is time for [`Self::trim`].
+    pub(super) fn is_full(&self) -> bool {
+        self.shapes.len() > SHAPES_MAX
     }
 
     /// To be called between transactions, when nothing refers to what may be forgotten.
     pub(super) fn trim(&mut self) {
-        if self.shapes.len() > SHAPES_MAX {
+        if self.is_full() {
             *self = Self::default();
         }
     }
+}
+
+fn key(kind: Kind, step: &Step) -> (Kind, usize, usize) {
+    let address = |mapping: &Option<Arc<Mapping>>| {
+        mapping.as_ref().map_or(0, |mapping| Arc::as_ptr(mapping).addr())
+    };
+    (kind, address(&step.new), address(&step.old))
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use proxy::client::Session;
 use tokio::time::Instant;
+use tokio_postgres::Statement;
 
 use crate::lsn::Lsn;
 
 use super::applier::Applier;
 use super::change::Commit;
 use super::error::{Error, at_trunk};
+use super::flight::Ending;
 
 /// How often a position reached without changes is written down.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
@@ -17,40 +20,64 @@ impl Applier {
     /// Commits what is pending. A position reached without any change is written now and then
     /// only, so that a flood of empty transactions costs nothing.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
-        let is_empty = !self.is_open
-            && self.plan.is_empty()
-            && self.discovered.is_empty()
-            && self.sequences.is_empty()
-            && self.tokens.is_empty();
+        let is_empty = !self.is_open && self.plan.is_empty() && self.has_rows_only();
         if is_empty && self.written_at.elapsed() < EMPTY_INTERVAL {
-            return Ok(());
+            return self.settle().await;
         }
         self.commit_all().await
     }
 
     /// Commits what is pending, be it an empty transaction.
     pub(super) async fn commit_all(&mut self) -> Result<(), Error> {
-        let Some(commit) = self.pending else { return Ok(()) };
-        self.run_round().await?;
-        self.begin().await?;
-        let sql = "UPDATE ardent.progress SET lsn = $1::text::pg_lsn, commit_time = \
-                   coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', commit_time)";
-        let statement = match &self.moving {
-            Some(statement) => statement.clone(),
-            None => self.session.prepare(sql).await.map_err(at_trunk)?,
-        };
-        self.moving = Some(statement.clone());
-        let moved = self
-            .session
-            .execute(&statement, &[&commit.end.to_string(), &commit.time_us])
-            .await
-            .map_err(at_trunk)?;
-        if moved != 1 {
-            return Err(Error::Unsafe("trunk's progress row is gone".to_owned()));
+        if self.pending.is_none() {
+            return self.settle().await;
         }
+        if !self.has_rows_only() {
+            self.run_round().await?;
+        }
+        self.commit_behind().await?;
+        self.settle().await?;
+        let position = self.position();
+        self.polls_are_durable();
+        for token in self.tokens.drain(..) {
+            self.shared.reach_barrier(&token, position);
+        }
+        Ok(())
+    }
+
+    /// Lets the trunk commit what is pending while the next transactions are taken in.
+    pub(super) async fn commit_behind(&mut self) -> Result<(), Error> {
+        self.settle().await?;
+        let Some(commit) = self.pending.take() else { return Ok(()) };
+        let ending = Ending {
+            commit,
+            transactions: std::mem::take(&mut self.transactions),
+            heard: self.heard,
+            moving: self.moving().await?,
+        };
+        self.depart(Some(ending)).await
+    }
+
+    /// Nothing is pending but rows: what else there is has to be seen to before a commit.
+    pub(super) fn has_rows_only(&self) -> bool {
+        self.discovered.is_empty() && self.sequences.is_empty() && self.tokens.is_empty()
+    }
+
+    /// The statement that moves the progress row.
+    async fn moving(&mut self) -> Result<Statement, Error> {
+        if let Some(statement) = &self.moving {
+            return Ok(statement.clone());
+        }
+        let statement = self.session.prepare(MOVE_SQL).await.map_err(at_trunk)?;
+        self.moving = Some(statement.clone());
+        Ok(statement)
+    }
+
+    /// Moves the position and commits.
+    pub(super) async fn end(&mut self, ending: &Ending) -> Result<(), Error> {
+        is_moved(ending.move_progress(&self.session).await.map_err(at_trunk)?)?;
         self.session.batch_execute("COMMIT").await.map_err(at_trunk)?;
         self.is_open = false;
-        self.committed(commit);
         Ok(())
     }
 
@@ -64,8 +91,8 @@ impl Applier {
     }
 
     /// From here on the commit is durable, and may be told.
-    fn committed(&mut self, commit: Commit) {
-        self.pending = None;
+    pub(super) fn committed(&mut self, ending: &Ending) {
+        let commit = ending.commit;
         self.written_at = Instant::now();
         self.progress.lsn = commit.end;
         if commit.time_us.is_some() {
@@ -73,17 +100,15 @@ impl Applier {
         }
         self.durable.send_replace(self.progress.start());
         let position = self.position();
-        let transactions = std::mem::take(&mut self.transactions);
         self.shared.update(|status| {
             status.applied_lsn = self.progress.start();
             status.commit_time = position.commit_time;
-            status.transactions += transactions;
+            status.transactions += ending.transactions;
         });
-        self.polls_are_durable();
-        self.shared.hear(self.heard);
-        self.cache.trim();
-        for token in self.tokens.drain(..) {
-            self.shared.reach_barrier(&token, position);
+        self.shared.hear(ending.heard);
+        // Nothing that refers to it is planned: the next group has not begun, or is this one's.
+        if self.plan.is_empty() {
+            self.cache.trim();
         }
     }
 
@@ -100,3 +125,28 @@ impl Applier {
         Ok(())
     }
 }
+
+impl Ending {
+    /// Returns how many rows were moved, which is one.
+    pub(super) async fn move_progress(
+        &self,
+        session: &Session,
+    ) -> Result<u64, tokio_postgres::Error> {
+        let Commit { end, time_us } = self.commit;
+        session.execute(&self.moving, &[&end.to_string(), &time_us]).await
+    }
+}
+
+/// A trunk without its progress row must not commit: it would not know where it stands.
+pub(super) fn is_moved(rows: u64) -> Result<(), Error> {
+    match rows {
+        1 => Ok(()),
+        _ => Err(Error::Unsafe("trunk's progress row is gone".to_owned())),
+    }
+}
+
+const MOVE_SQL: &str = "\
+UPDATE ardent.progress
+   SET lsn = $1::text::pg_lsn,
+       commit_time = coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond',
+                              commit_time)";

@@ -26,6 +26,17 @@ use super::wal2json::MESSAGE_PREFIXES;
 const SESSION_OPTIONS: &str =
     "-c statement_timeout=30s -c lock_timeout=10s -c synchronous_commit=local";
 
+/// A schema that changes under so many looks in a row is taken as the last one saw it.
+const LOOKS_MAX: u32 = 5;
+
+/// What a message is to say.
+struct Text<'a> {
+    prefix: &'a str,
+    token: &'a str,
+    /// The schema too: nothing else tells of its changes.
+    is_looking: bool,
+}
+
 /// What the slot looks like from the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SlotState {
@@ -76,55 +87,69 @@ impl Emitter {
 
     async fn emit(&self, prefix: &str, token: String) -> Result<(), Error> {
         let mut inner = self.inner.lock().await;
-        // A session that broke while idle is only noticed by using it.
-        let first = self.emit_once(&mut inner, prefix, &token).await;
-        if first.is_err() {
-            // What it saw was not told.
+        let wanted = self.shared.take_poll();
+        if wanted.is_none() {
             inner.poller.reset();
         }
-        let Err(Error::Source(proxy::client::Error::Session(_))) = first else { return first };
-        inner.session = None;
-        self.emit_once(&mut inner, prefix, &token).await
+        let is_looking = wanted.is_some();
+        let text = Text { prefix, token: &token, is_looking };
+        let mut outcome = self.emit_exactly(&mut inner, &text).await;
+        // A session that broke while idle is only noticed by using it.
+        if matches!(&outcome, Err(error) if error.is_session()) {
+            inner.session = None;
+            outcome = self.emit_exactly(&mut inner, &text).await;
+        }
+        if let (Ok(()), Some(wanted)) = (&outcome, wanted) {
+            wanted.done();
+        }
+        outcome
     }
 
-    async fn emit_once(&self, inner: &mut Inner, prefix: &str, token: &str) -> Result<(), Error> {
+    /// Emits until the schema was the same before and after.
+    async fn emit_exactly(&self, inner: &mut Inner, text: &Text<'_>) -> Result<(), Error> {
+        if !text.is_looking {
+            return self.emit_once(inner, text, String::new()).await;
+        }
+        for look in 1..=LOOKS_MAX {
+            let session = self.session(&mut inner.session).await?;
+            let poll = inner.poller.look(session, &self.link.schemas).await?;
+            let name = format!("{:032x}", rand::random::<u128>());
+            let polled = self.shared.announce_poll(name.clone());
+            self.emit_once(inner, text, name).await?;
+            let session = self.session(&mut inner.session).await?;
+            // What never stands still is repaired by the next look.
+            if inner.poller.is_current(session).await? || look == LOOKS_MAX {
+                inner.poller.tell();
+                polled.send_replace(Some(Arc::new(poll)));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn emit_once(
+        &self,
+        inner: &mut Inner,
+        text: &Text<'_>,
+        poll: String,
+    ) -> Result<(), Error> {
         let session = self.session(&mut inner.session).await?;
         let mut moved = sequences::read(session, &self.link.schemas).await.map_err(at_source)?;
         moved.retain(|sequence| inner.sent.get(&id(sequence)) != Some(&state(sequence)));
-        let poll = self.poll(session, &mut inner.poller).await?;
         let row = session.query_one(ROLES_FINGERPRINT_SQL, &[]).await.map_err(at_source)?;
         let roles: String = row.try_get(0).map_err(at_source)?;
         let has_new_roles = inner.roles.as_ref() != Some(&roles);
         inner.number += 1;
-        let number = inner.number;
-        let body = Body { number, token: token.to_owned(), poll, has_new_roles, sequences: moved };
+        let (number, token) = (inner.number, text.token.to_owned());
+        let body = Body { number, token, poll, has_new_roles, sequences: moved };
         let content = self.key.seal(&body)?;
-        session
-            .execute(
-                "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)",
-                &[&prefix, &content],
-            )
-            .await
-            .map_err(at_source)?;
+        let emit = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)";
+        session.execute(emit, &[&text.prefix, &content]).await.map_err(at_source)?;
         inner.roles = Some(roles);
         for sequence in &body.sequences {
             inner.sent.insert(id(sequence), state(sequence));
         }
         Ok(())
-    }
-
-    /// Looks at the schema, if nothing else tells of its changes. The name of what was found.
-    async fn poll(&self, session: &Session, poller: &mut Poller) -> Result<String, Error> {
-        if !self.shared.takes_poll() {
-            poller.reset();
-            return Ok(String::new());
-        }
-        let Some(poll) = poller.look(session, &self.link.schemas).await? else {
-            return Ok(String::new());
-        };
-        let name = format!("{:032x}", rand::random::<u128>());
-        self.shared.keep_poll(name.clone(), poll);
-        Ok(name)
     }
 
     /// Where the source's sequences stand now.

@@ -59,6 +59,12 @@ pub enum Error {
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,
+    /// The source's schema could not be read. What was being read may have gone meanwhile.
+    #[error("look at the source's schema")]
+    Look(#[source] client::Error),
+    /// The source rewrites a table faster than it is copied.
+    #[error("table was rewritten on the source while it was copied")]
+    Moving,
 }
 
 /// What to do about an [`Error`].
@@ -82,8 +88,17 @@ impl Error {
             }
             // The trunk is ours: whatever it says, it may be starting, stopping or recovering.
             Self::Trunk(_) | Self::Ended | Self::Busy => Action::Retry,
+            Self::Look(_) | Self::Moving => Action::Retry,
             _ => Action::Stop,
         }
+    }
+
+    /// The session on the source broke.
+    pub(super) fn is_session(&self) -> bool {
+        matches!(
+            self,
+            Self::Source(client::Error::Session(_)) | Self::Look(client::Error::Session(_))
+        )
     }
 
     /// The whole chain of causes in one line, for status and log.
@@ -101,6 +116,11 @@ impl Error {
 /// Marks an error as the source's.
 pub(super) fn at_source(error: impl Into<client::Error>) -> Error {
     Error::Source(error.into())
+}
+
+/// Marks an error as one of reading the source's schema, which moves while it is read.
+pub(super) fn at_look(error: impl Into<client::Error>) -> Error {
+    Error::Look(error.into())
 }
 
 /// Marks an error as the trunk's.

@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::source::TableName;
+
 use super::catalog::Mapping;
 use super::change::Tuple;
 use super::statement::{Kind, sets_nothing};
@@ -20,6 +22,13 @@ pub(super) struct Step {
     pub(super) new: Option<Arc<Mapping>>,
     pub(super) old: Option<Arc<Mapping>>,
     pub(super) rows: Vec<Pair>,
+}
+
+impl Step {
+    /// The table it changes.
+    pub(super) fn table(&self) -> Option<&TableName> {
+        self.new.as_ref().or(self.old.as_ref()).map(|mapping| &mapping.table.name)
+    }
 }
 
 /// A row's new and old values; which of them are there depends on the kind.

@@ -18,7 +18,7 @@ use crate::source::{self, Plugin, SourceUrl, TableName};
 
 use super::applier::Applier;
 use super::ddl;
-use super::error::{Error, at_source};
+use super::error::{Error, at_look, at_source};
 use super::link::Link;
 
 const OPTIONS: &str = "-c statement_timeout=60s -c lock_timeout=10s";
@@ -96,7 +96,7 @@ impl Stray {
 pub(super) async fn strays(session: &Session, link: &Link) -> Result<Vec<Stray>, Error> {
     let [all, inserts] = link.publications();
     let rows =
-        session.query(STRAYS_SQL, &[&link.schemas, &all, &inserts]).await.map_err(at_source)?;
+        session.query(STRAYS_SQL, &[&link.schemas, &all, &inserts]).await.map_err(at_look)?;
     let read = |row: &tokio_postgres::Row| {
         Ok(Stray {
             oid: row.try_get(0)?,

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proxy::client::{ReplicationConnection, ReplicationEvent, StandbyStatus};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::lsn::Lsn;
 
@@ -23,6 +23,11 @@ use super::wal2json::lost_change;
 
 pub(super) const QUEUE_BATCHES: usize = 16;
 const BATCH_BYTES: usize = 1 << 20;
+/// In the middle of a transaction the source writes row by row. Reading each as it comes would cost
+/// both sides a wake-up a row; a transaction waits for its commit anyway, at most this much longer.
+const GATHER_PAUSE: Duration = Duration::from_millis(1);
+/// A read that brought as much was not one of single rows.
+const GATHER_BYTES: usize = 32 << 10;
 /// A new durable position is told this often.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// An unchanged one this often, as a sign of life: a sixth of the default `wal_sender_timeout`.
@@ -61,6 +66,7 @@ impl Reader {
         let mut timer = interval(FEEDBACK_INTERVAL);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut outgoing: Option<Batch> = None;
+        let mut next_read = Instant::now();
         loop {
             tokio::select! {
                 permit = queue.reserve(), if outgoing.is_some() => {
@@ -68,8 +74,11 @@ impl Reader {
                     let Ok(permit) = permit else { return Ok(()) };
                     permit.send(outgoing.take().unwrap_or_default());
                 }
-                event = self.connection.next(), if outgoing.is_none() => {
-                    let batch = self.gather(event.map_err(at_source)?, &mut feedback)?;
+                event = self.next(next_read), if outgoing.is_none() => {
+                    let batch = self.gather(event?, &mut feedback)?;
+                    if self.decoder.is_in_transaction() && batch.bytes < GATHER_BYTES {
+                        next_read = Instant::now() + GATHER_PAUSE;
+                    }
                     outgoing = (!batch.events.is_empty()).then_some(batch);
                 }
                 () = queue.closed() => return Ok(()),
@@ -79,6 +88,12 @@ impl Reader {
                 self.tell(&mut feedback).await?;
             }
         }
+    }
+
+    /// May be dropped at any await and called again.
+    async fn next(&mut self, not_before: Instant) -> Result<ReplicationEvent, Error> {
+        sleep_until(not_before).await;
+        self.connection.next().await.map_err(at_source)
     }
 
     /// Takes what has been read, up to the size of a batch.

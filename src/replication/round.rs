@@ -1,11 +1,12 @@
 //! One round of statements: first all at once, and if that fails, with care.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use futures_util::FutureExt;
+use bytes::Bytes;
 use futures_util::future::{MaybeDone, maybe_done};
+use futures_util::{FutureExt, SinkExt};
 use proxy::client::Session;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -13,14 +14,28 @@ use tokio_postgres::types::ToSql;
 use crate::source::TableName;
 
 use super::applier::Applier;
+use super::catalog::Mapping;
+use super::commit::is_moved;
+use super::copy_text::CopyText;
 use super::error::{Error, at_trunk};
+use super::flight::Ending;
 use super::plan::{Pair, Step};
 use super::quarantine;
 use super::statement::{Kind, sent};
 
+/// So many rows of one INSERT are worth a COPY, which takes a round trip of its own to begin.
+const COPY_ROWS_MIN: usize = 50;
+
 /// Steps with their statements.
-pub(super) struct Round<'a> {
-    steps: Vec<(&'a Step, Statement)>,
+pub(super) struct Round {
+    steps: Vec<Prepared>,
+}
+
+struct Prepared {
+    step: Step,
+    statement: Statement,
+    /// For many rows.
+    copy: Option<Statement>,
 }
 
 pub(super) enum Failure {
@@ -30,88 +45,89 @@ pub(super) enum Failure {
     Rows(String),
 }
 
-/// One statement with its parameters: per parameter one value per row.
-struct Call<'a> {
-    statement: &'a Statement,
-    columns: Vec<Vec<Option<&'a str>>>,
-    rows: usize,
+/// One statement with what it takes.
+enum Call<'a> {
+    /// Per parameter one value per row.
+    Rows {
+        statement: &'a Statement,
+        columns: Vec<Vec<Option<&'a str>>>,
+        rows: usize,
+    },
+    Copy {
+        statement: &'a Statement,
+        mapping: &'a Mapping,
+        rows: &'a [Pair],
+    },
 }
 
 type Pending<'a> =
     Pin<Box<dyn Future<Output = Result<Option<u64>, tokio_postgres::Error>> + Send + 'a>>;
 
-impl<'a> Round<'a> {
+impl Round {
     /// Prepares what is not prepared yet. A step that cannot even be prepared (a type or operator
     /// is missing) quarantines its table.
-    pub(super) async fn prepare(
-        applier: &mut Applier,
-        steps: &'a [Step],
-    ) -> Result<Round<'a>, Error> {
+    pub(super) async fn prepare(applier: &mut Applier, steps: Vec<Step>) -> Result<Self, Error> {
         let mut prepared = Vec::with_capacity(steps.len());
         for step in steps {
-            let Some(table) = table_of(step) else { continue };
-            if applier.is_open {
-                applier.session.batch_execute("SAVEPOINT prepare").await.map_err(at_trunk)?;
-            }
-            let failure = match applier.cache.statement(&applier.session, step).await {
-                Ok(statement) => {
-                    prepared.push((step, statement));
-                    None
-                }
-                Err(error) => Some(rows_failure(error)?),
+            let Some(statement) = prepare(applier, step.kind, &step).await? else { continue };
+            let is_copied = step.kind == Kind::Insert
+                && step.rows.len() >= COPY_ROWS_MIN
+                && step.new.as_ref().is_some_and(|mapping| sent(mapping).next().is_some());
+            let copy = match is_copied {
+                true => prepare(applier, Kind::Copy, &step).await?,
+                false => None,
             };
-            if applier.is_open {
-                let end = if failure.is_some() { "ROLLBACK TO prepare" } else { "RELEASE prepare" };
-                applier.session.batch_execute(end).await.map_err(at_trunk)?;
-            }
-            if let Some(said) = failure {
-                applier.discover(table, &said);
-            }
+            prepared.push(Prepared { step, statement, copy });
         }
-        Ok(Round { steps: prepared })
+        Ok(Self { steps: prepared })
     }
 
-    /// Sends everything before waiting for anything, under the savepoint `round`.
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Sends everything before waiting for anything, under the savepoint `round`. With an ending,
+    /// commits if all went well.
     pub(super) async fn run_pipelined(
         &self,
         session: &Session,
         is_open: bool,
+        ending: Option<&Ending>,
     ) -> Result<(), Failure> {
         let begin = if is_open {
             "SAVEPOINT round"
         } else {
             "BEGIN; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT round"
         };
-        let calls: Vec<Call<'_>> = self
-            .steps
-            .iter()
-            .flat_map(|(step, statement)| calls(step, statement, &step.rows))
-            .collect();
+        let calls: Vec<Call<'_>> = self.steps.iter().flat_map(Prepared::calls).collect();
         let mut pending: Vec<Pending<'_>> = Vec::with_capacity(calls.len() + 2);
         pending.push(Box::pin(session.batch_execute(begin).map(|outcome| outcome.map(|()| None))));
         for call in &calls {
             pending.push(Box::pin(call.execute(session).map(|outcome| outcome.map(Some))));
         }
-        let outcomes = in_order(pending).await;
-        let expected = std::iter::once(None).chain(calls.iter().map(|call| Some(call.rows)));
+        if let Some(ending) = ending {
+            pending.push(Box::pin(ending.move_progress(session).map(|moved| moved.map(Some))));
+        }
+        let mut outcomes = in_order(pending).await;
+        let moved = if ending.is_some() { outcomes.pop() } else { None };
+        let expected = std::iter::once(None).chain(calls.iter().map(|call| Some(call.rows())));
         for (outcome, expected) in outcomes.into_iter().zip(expected) {
-            match (outcome, expected) {
-                (Err(error), _) => {
-                    return Err(match rows_failure(error) {
-                        Ok(said) => Failure::Rows(said),
-                        Err(error) => Failure::Fatal(error),
-                    });
-                }
-                (Ok(Some(hit)), Some(rows)) if !is_count(hit, rows) => {
+            match (outcome.map_err(failure)?, expected) {
+                (Some(hit), Some(rows)) if !is_count(hit, rows) => {
                     return Err(Failure::Rows(missed(hit, rows)));
                 }
                 _ => {}
             }
         }
-        session
-            .batch_execute("RELEASE SAVEPOINT round")
-            .await
-            .map_err(|error| Failure::Fatal(at_trunk(error)))
+        let end = match moved {
+            None => "RELEASE SAVEPOINT round",
+            Some(moved) => {
+                let moved = moved.map_err(|error| Failure::Fatal(at_trunk(error)))?;
+                is_moved(moved.unwrap_or(0)).map_err(Failure::Fatal)?;
+                "COMMIT"
+            }
+        };
+        session.batch_execute(end).await.map_err(|error| Failure::Fatal(at_trunk(error)))
     }
 
     /// Step by step, and a failed step row by row. Returns the tables given up, with the reason.
@@ -120,16 +136,17 @@ impl<'a> Round<'a> {
         session: &Session,
     ) -> Result<Vec<(TableName, String)>, Error> {
         let mut failed: Vec<(TableName, String)> = Vec::new();
-        for (step, statement) in &self.steps {
-            let Some(table) = table_of(step) else { continue };
+        for prepared in &self.steps {
+            let Some(table) = prepared.step.table() else { continue };
             if failed.iter().any(|(other, _)| other == table) {
                 continue;
             }
-            if try_rows(session, step, statement, &step.rows).await?.is_ok() {
+            let rows = &prepared.step.rows;
+            if try_rows(session, prepared, rows).await?.is_ok() {
                 continue;
             }
-            for row in step.rows.chunks(1) {
-                if let Err(said) = try_rows(session, step, statement, row).await? {
+            for row in rows.chunks(1) {
+                if let Err(said) = try_rows(session, prepared, row).await? {
                     failed.push((table.clone(), said));
                     break;
                 }
@@ -139,27 +156,97 @@ impl<'a> Round<'a> {
     }
 }
 
+/// The statement of a step; none if its table was quarantined because there is none.
+async fn prepare(
+    applier: &mut Applier,
+    kind: Kind,
+    step: &Step,
+) -> Result<Option<Statement>, Error> {
+    let Some(table) = step.table() else { return Ok(None) };
+    if let Some(statement) = applier.cache.prepared(kind, step) {
+        return Ok(Some(statement));
+    }
+    if applier.is_open {
+        applier.session.batch_execute("SAVEPOINT prepare").await.map_err(at_trunk)?;
+    }
+    let outcome = match applier.cache.prepare(&applier.session, kind, step).await {
+        Ok(statement) => Ok(statement),
+        Err(error) => Err(rows_failure(error)?),
+    };
+    if applier.is_open {
+        let end = if outcome.is_err() { "ROLLBACK TO prepare" } else { "RELEASE prepare" };
+        applier.session.batch_execute(end).await.map_err(at_trunk)?;
+    }
+    Ok(outcome.map_err(|said| applier.discover(table, &said)).ok())
+}
+
+impl Prepared {
+    /// The calls of a round: one for all rows, or one per row where rows are found one at a time.
+    fn calls(&self) -> Vec<Call<'_>> {
+        match (&self.copy, &self.step.new) {
+            (Some(statement), Some(mapping)) => {
+                vec![Call::Copy { statement, mapping, rows: &self.step.rows }]
+            }
+            _ => self.calls_of(&self.step.rows),
+        }
+    }
+
+    /// The same for some of the rows, without a COPY.
+    fn calls_of<'a>(&'a self, rows: &'a [Pair]) -> Vec<Call<'a>> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let size = if self.step.kind.is_single() { 1 } else { rows.len() };
+        let call = |rows: &'a [Pair]| {
+            let columns = parameters(&self.step, rows);
+            Call::Rows { statement: &self.statement, columns, rows: rows.len() }
+        };
+        rows.chunks(size).map(call).collect()
+    }
+}
+
 impl Call<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Rows { rows, .. } => *rows,
+            Self::Copy { rows, .. } => rows.len(),
+        }
+    }
+
     async fn execute(&self, session: &Session) -> Result<u64, tokio_postgres::Error> {
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            self.columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-        session.execute(self.statement, &parameters).await
+        match self {
+            Self::Rows { statement, columns, .. } => {
+                let parameters: Vec<&(dyn ToSql + Sync)> =
+                    columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+                session.execute(*statement, &parameters).await
+            }
+            Self::Copy { statement, mapping, rows } => {
+                let mut sink = pin!(session.copy_in::<_, Bytes>(*statement).await?);
+                let mut text = CopyText::new(mapping);
+                for row in rows.iter().filter_map(|pair| pair.new.as_ref()) {
+                    if let Some(piece) = text.push(row) {
+                        sink.send(piece).await?;
+                    }
+                }
+                sink.send(text.finish()).await?;
+                sink.finish().await
+            }
+        }
     }
 }
 
 /// Runs some rows of a step under a savepoint of their own; what went wrong, if anything.
 async fn try_rows(
     session: &Session,
-    step: &Step,
-    statement: &Statement,
+    prepared: &Prepared,
     rows: &[Pair],
 ) -> Result<Result<(), String>, Error> {
     session.batch_execute("SAVEPOINT step").await.map_err(at_trunk)?;
     let mut said = None;
-    for call in calls(step, statement, rows) {
+    for call in prepared.calls_of(rows) {
         match call.execute(session).await {
-            Ok(hit) if is_count(hit, call.rows) => {}
-            Ok(hit) => said = Some(missed(hit, call.rows)),
+            Ok(hit) if is_count(hit, call.rows()) => {}
+            Ok(hit) => said = Some(missed(hit, call.rows())),
             Err(error) => said = Some(rows_failure(error)?),
         }
         if said.is_some() {
@@ -169,21 +256,6 @@ async fn try_rows(
     let end = if said.is_some() { "ROLLBACK TO SAVEPOINT step" } else { "RELEASE SAVEPOINT step" };
     session.batch_execute(end).await.map_err(at_trunk)?;
     Ok(said.map_or(Ok(()), Err))
-}
-
-fn table_of(step: &Step) -> Option<&TableName> {
-    step.new.as_ref().or(step.old.as_ref()).map(|mapping| &mapping.table.name)
-}
-
-/// The statement's calls: one for all rows, or one per row where rows are found one at a time.
-fn calls<'a>(step: &'a Step, statement: &'a Statement, rows: &'a [Pair]) -> Vec<Call<'a>> {
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let size = if step.kind.is_single() { 1 } else { rows.len() };
-    rows.chunks(size)
-        .map(|rows| Call { statement, columns: parameters(step, rows), rows: rows.len() })
-        .collect()
 }
 
 /// The parameters in the order [`super::statement::sql`] numbers them.
@@ -222,6 +294,13 @@ fn rows_failure(error: tokio_postgres::Error) -> Result<String, Error> {
         // 25P02: an earlier statement of the pipeline failed, and that one is reported.
         Some(db) if quarantine::is_about_the_row(db.code()) => Ok(db.message().to_owned()),
         _ => Err(at_trunk(error)),
+    }
+}
+
+fn failure(error: tokio_postgres::Error) -> Failure {
+    match rows_failure(error) {
+        Ok(said) => Failure::Rows(said),
+        Err(error) => Failure::Fatal(error),
     }
 }
 

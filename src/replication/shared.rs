@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
@@ -16,13 +16,15 @@ use super::status::{Phase, Position, Quarantined, Status};
 /// A status lists this many warnings; the oldest go first.
 const WARNINGS_MAX: usize = 100;
 
+type Polled = watch::Receiver<Option<Arc<Poll>>>;
+
 #[derive(Default)]
 pub(super) struct Shared {
     /// Held for the copy of a few fields only, never across an await.
     status: Mutex<Status>,
     source_end: Mutex<Lsn>,
     /// By token; one a message, each gone once applied.
-    polls: Mutex<HashMap<String, Arc<Poll>>>,
+    polls: Mutex<HashMap<String, Polled>>,
     is_poll_wanted: AtomicBool,
     /// Number of the last message of ours whose effects are durable in the trunk.
     heard: AtomicU64,
@@ -82,13 +84,20 @@ impl Shared {
         lock(&self.status).quarantined.retain(|entry| entry.table != *table);
     }
 
-    /// Keeps what was polled until the trunk has it.
-    pub(super) fn keep_poll(&self, token: String, poll: Poll) {
-        lock(&self.polls).insert(token, Arc::new(poll));
+    /// What a message stands for, to be said once it is known; never, if the sender is dropped.
+    pub(super) fn announce_poll(&self, token: String) -> watch::Sender<Option<Arc<Poll>>> {
+        let (sender, receiver) = watch::channel(None);
+        let mut polls = lock(&self.polls);
+        polls.retain(|_, polled| polled.has_changed().is_ok() || polled.borrow().is_some());
+        polls.insert(token, receiver);
+        sender
     }
 
-    pub(super) fn poll(&self, token: &str) -> Option<Arc<Poll>> {
-        lock(&self.polls).get(token).cloned()
+    /// Waits for what a message stands for; nothing, if that is what it stands for.
+    pub(super) async fn poll(&self, token: &str) -> Option<Arc<Poll>> {
+        let mut polled = lock(&self.polls).get(token).cloned()?;
+        let poll = polled.wait_for(Option::is_some).await.ok()?;
+        poll.clone()
     }
 
     pub(super) fn forget_poll(&self, token: &str) {
@@ -100,9 +109,11 @@ impl Shared {
         self.is_poll_wanted.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn takes_poll(&self) -> bool {
+    /// Takes the wish to look at the source's schema, if there is one or it is always so.
+    pub(super) fn take_poll(&self) -> Option<Wanted<'_>> {
         let is_wanted = self.is_poll_wanted.swap(false, Ordering::Relaxed);
-        is_wanted || lock(&self.status).ddl_mode == MODE_POLLING
+        let is_due = is_wanted || lock(&self.status).ddl_mode == MODE_POLLING;
+        is_due.then(|| Wanted { shared: self, is_done: false })
     }
 
     pub(super) fn heard(&self) -> u64 {
@@ -132,6 +143,26 @@ impl Shared {
     /// Wakes every waiting barrier with an error: the stream will not come to them.
     pub(super) fn give_up_barriers(&self) {
         lock(&self.barriers).clear();
+    }
+}
+
+/// A look that is due. It stays due if this is dropped before it is done.
+pub(super) struct Wanted<'a> {
+    shared: &'a Shared,
+    is_done: bool,
+}
+
+impl Wanted<'_> {
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.shared.want_poll();
+        }
     }
 }
 

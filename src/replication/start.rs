@@ -10,26 +10,29 @@ use super::decoder::Decoder;
 use super::error::{Error, at_source};
 use super::link::Link;
 use super::progress::Progress;
-use super::wal2json;
+use super::{timeline, wal2json};
 
 /// The walsender decodes with these; a large transaction is kept in memory rather than spilled,
 /// and a slow applier is no reason to end the connection.
 const STREAM_OPTIONS: &str = "-c wal_sender_timeout=5min -c logical_decoding_work_mem=256MB";
 
+/// A stream that has begun, and the timeline it is of.
+pub(super) struct Started {
+    pub(super) connection: ReplicationConnection,
+    pub(super) timeline: u32,
+}
+
 /// Connects, checks and starts streaming.
-pub(super) async fn start(
-    link: &Link,
-    progress: &Progress,
-) -> Result<ReplicationConnection, Error> {
+pub(super) async fn start(link: &Link, progress: &Progress) -> Result<Started, Error> {
     let mut connection = ReplicationConnection::open(&link.source_target(STREAM_OPTIONS))
         .await
         .map_err(at_source)?;
-    check(&mut connection, link, progress).await?;
+    let timeline = check(&mut connection, link, progress).await?;
     let mut options = Decoder::options(link);
     let position = progress.start().to_string();
     loop {
         let Err(error) = connection.start(&link.slot(), &position, &options).await else {
-            return Ok(connection);
+            return Ok(Started { connection, timeline });
         };
         let unknown = unknown_option(&error);
         let before = options.len();
@@ -58,7 +61,7 @@ async fn check(
     connection: &mut ReplicationConnection,
     link: &Link,
     progress: &Progress,
-) -> Result<(), Error> {
+) -> Result<u32, Error> {
     let identity = source::identity(connection).await?;
     if !identity.is_same_database(&progress.identity) {
         return Err(unsafe_because("source is another database than the one that was copied"));
@@ -79,10 +82,8 @@ async fn check(
             "slot stands at {confirmed}, past the trunk's {start}: changes between were missed"
         )));
     }
-    if identity.timeline != progress.identity.timeline && slot.current < progress.lsn {
-        return Err(unsafe_because("source was failed over and has lost commits the trunk has"));
-    }
-    Ok(())
+    timeline::check(connection, identity.timeline, progress).await?;
+    Ok(identity.timeline)
 }
 
 fn unsafe_because(reason: &str) -> Error {
@@ -91,7 +92,6 @@ fn unsafe_because(reason: &str) -> Error {
 
 struct Slot {
     confirmed: Lsn,
-    current: Lsn,
     is_lost: bool,
 }
 
@@ -101,8 +101,7 @@ async fn read_slot(
 ) -> Result<Option<Slot>, Error> {
     // A slot's name holds lower-case letters, digits and underscores only.
     let sql = format!(
-        "SELECT confirmed_flush_lsn, pg_catalog.pg_current_wal_lsn() AS current,
-                coalesce(wal_status, 'lost') AS wal_status
+        "SELECT confirmed_flush_lsn, coalesce(wal_status, 'lost') AS wal_status
            FROM pg_catalog.pg_replication_slots WHERE slot_name = '{slot}'"
     );
     let rows = connection.command(&sql).await.map_err(at_source)?;
@@ -113,7 +112,6 @@ async fn read_slot(
     let lsn = |name: &str| value(name).and_then(|text| text.parse().ok()).unwrap_or_default();
     Ok(Some(Slot {
         confirmed: lsn("confirmed_flush_lsn"),
-        current: lsn("current"),
         is_lost: value("wal_status") == Some("lost"),
     }))
 }

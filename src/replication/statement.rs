@@ -12,6 +12,8 @@ use super::catalog::{Column, Mapping};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Insert,
+    /// Many rows inserted by COPY, which has no parameters.
+    Copy,
     /// Found by the key, which stays as it is.
     Update,
     /// Found by the old key, which changes.
@@ -37,6 +39,7 @@ pub(super) fn sql(kind: Kind, new: Option<&Mapping>, old: Option<&Mapping>) -> S
     };
     match (kind, new, old) {
         (Kind::Insert, Some(new), _) => insert(&table, new),
+        (Kind::Copy, Some(new), _) => copy(&table, new),
         (Kind::Update, Some(new), _) => update(&table, new),
         (Kind::Rekey, Some(new), Some(old)) if changes_always_identity(new) => {
             replace(&table, new, old)
@@ -108,6 +111,12 @@ fn insert(table: &str, new: &Mapping) -> String {
         "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {}",
         unnest(columns.len())
     )
+}
+
+/// The rows come in text format, made by [`super::copy_text`].
+fn copy(table: &str, new: &Mapping) -> String {
+    let names = join(sent(new).map(|(_, column)| quote_identifier(&column.name)), ", ");
+    format!("COPY {table} ({names}) FROM STDIN")
 }
 
 /// `SELECT a0::int AS c0, ... FROM unnest(...)`: the rows, typed, for a join.

@@ -31,7 +31,7 @@ use super::message::MessageKey;
 use super::reader::{Batch, QUEUE_BATCHES, Reader};
 use super::setup::Snapshot;
 use super::shared::Shared;
-use super::start;
+use super::start::{self, Started};
 use super::status::{Phase, Position, Status};
 use super::triggers;
 use super::verify::Reference;
@@ -272,10 +272,11 @@ impl Stream {
         if let Capture::Unavailable(reason) = &self.capture {
             self.shared.warn(format!("schema changes are not captured: {reason}"));
         }
-        let applier = self.open_applier().await.map_err(|error| (error, false))?;
+        let mut applier = self.open_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
-        let connection =
+        let Started { connection, timeline } =
             start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
+        applier.keep_timeline(timeline).await.map_err(|error| (error, false))?;
         let reader = Reader {
             connection,
             decoder: Decoder::new(&self.link, progress.lsn),
@@ -344,7 +345,10 @@ impl Stream {
                         events = batch.ok_or(Error::Ended)?.events.into_iter().peekable();
                         None
                     }
-                    control = self.controls.recv() => Some(control.unwrap_or(Control::Stop)),
+                    // Amid a transaction nothing may be committed for anybody.
+                    control = self.controls.recv(), if applier.is_at_boundary() => {
+                        Some(control.unwrap_or(Control::Stop))
+                    }
                 }
             };
             match control {

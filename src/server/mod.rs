@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::cause::Causes;
 use crate::compute::{ComputePlaces, ComputeTarget, Computes};
-use crate::config::{Config, LiveConfig};
+use crate::config::{Config, LiveConfig, ProxyConfig};
 use crate::data_dir::DataDir;
 use crate::postgres;
 use crate::secret::{SecretError, SecretKey};
@@ -61,20 +61,30 @@ pub struct ServeOptions {
 
 /// Runs the server until SIGTERM or SIGINT, or until another takes over.
 pub fn run(options: &ServeOptions) -> Result<(), ServerError> {
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(options))
-}
-
-/// Every session takes two descriptors, so the soft limit of 1024 is raised as far as it goes.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-async fn serve(options: &ServeOptions) -> Result<(), ServerError> {
     let config = Config::load(options.config.as_deref())?;
+    raise_file_limit(&config.proxy);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(options, config))
+}
+
+/// Every session takes two descriptors, and one before it has authenticated. The limit is raised to
+/// what the configured sessions need; without the right to that, as far as it goes.
+fn raise_file_limit(proxy: &ProxyConfig) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// Listeners, pipes to the store and to sources, three for each compute.
+    const OTHERS: usize = 4096;
+    let sessions = proxy.sessions_max.saturating_mul(2);
+    let needed = sessions.saturating_add(proxy.preauth_max).saturating_add(OTHERS);
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    for maximum in [maximum.map(|maximum| maximum.max(needed)), maximum] {
+        if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
+            return;
+        }
+    }
+}
+
+async fn serve(options: &ServeOptions, config: Config) -> Result<(), ServerError> {
     let mut signals = signal::Signals::listen()?;
     let installations = postgres::find(&config.compute.bin_dirs);
     if installations.is_empty() {

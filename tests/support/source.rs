@@ -111,6 +111,11 @@ impl Source {
         &self.bin
     }
 
+    /// Where all of it lives.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// The superuser's URL over TCP with its password, of database `postgres`.
     pub(crate) fn url(&self) -> String {
         self.url_as("postgres", PASSWORD_IN_URL)
@@ -167,7 +172,7 @@ impl Source {
     }
 
     pub(crate) fn socket_url(&self) -> String {
-        let directory = self.scratch.path().display();
+        let directory = self.directory().display();
         format!("postgresql:///postgres?host={directory}&port={}&user=postgres", self.port)
     }
 

@@ -21,8 +21,13 @@ pub(crate) struct Pgbench {
 
 impl Pgbench {
     pub(crate) fn start(source: &Source) -> Self {
+        Self::at_rate(source, 100)
+    }
+
+    /// So many transactions a second.
+    pub(crate) fn at_rate(source: &Source, rate: u32) -> Self {
         let mut command = Command::new(source.bin().join("pgbench"));
-        command.args(["--no-vacuum", "--client=2", "--rate=100", "--time=1200"]);
+        command.args(["--no-vacuum", "--client=2", "--time=1200", &format!("--rate={rate}")]);
         command.arg(source.socket_url());
         let before = transactions(source);
         let child = command

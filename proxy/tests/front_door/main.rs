@@ -12,6 +12,7 @@ mod raw;
 mod authentication;
 mod cancel;
 mod console;
+mod crowds;
 mod faults;
 mod limits;
 mod relay;

@@ -5,7 +5,7 @@ use tokio_postgres::Statement;
 
 use crate::source::TableName;
 
-use super::super::error::{Error, at_source, at_trunk};
+use super::super::error::{Error, at_look, at_trunk};
 use super::object::{Class, Object};
 
 /// The query both sides are read with.
@@ -48,14 +48,14 @@ impl Describer {
 
 /// Everything of the source that is not an extension's.
 pub(super) async fn everything(source: &Session, schemas: &[String]) -> Result<Vec<Object>, Error> {
-    let row = source.query_one(ALL_SQL, &[&schemas]).await.map_err(at_source)?;
-    let oids = |position| row.try_get::<_, Vec<u32>>(position).map_err(at_source);
+    let row = source.query_one(ALL_SQL, &[&schemas]).await.map_err(at_look)?;
+    let oids = |position| row.try_get::<_, Vec<u32>>(position).map_err(at_look);
     let (relations, types, functions, places) = (oids(0)?, oids(1)?, oids(2)?, oids(3)?);
     let rows = source
         .query(DESCRIBE_SQL, &[&relations, &types, &functions, &places, &true])
         .await
-        .map_err(at_source)?;
-    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_source)?.0)).collect()
+        .map_err(at_look)?;
+    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0)).collect()
 }
 
 /// A table of the source as it is now; nothing if there is none.
@@ -63,9 +63,9 @@ pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Obje
     let find = "SELECT c.oid FROM pg_catalog.pg_class c
                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'";
-    let found = source.query_opt(find, &[&name.schema, &name.name]).await.map_err(at_source)?;
+    let found = source.query_opt(find, &[&name.schema, &name.name]).await.map_err(at_look)?;
     let Some(row) = found else { return Ok(Vec::new()) };
-    let oids: [u32; 1] = [row.try_get(0).map_err(at_source)?];
+    let oids: [u32; 1] = [row.try_get(0).map_err(at_look)?];
     let none: [u32; 0] = [];
     let rows = source
         .query(
@@ -73,8 +73,8 @@ pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Obje
             &[&oids.as_slice(), &none.as_slice(), &none.as_slice(), &none.as_slice(), &false],
         )
         .await
-        .map_err(at_source)?;
-    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_source)?.0)).collect()
+        .map_err(at_look)?;
+    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0)).collect()
 }
 
 fn parse(json: &[u8]) -> Result<Object, Error> {

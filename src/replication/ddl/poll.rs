@@ -1,9 +1,15 @@
 //! Schema changes without event triggers: the source's schema is read now and then, and with every
 //! barrier, and a signed message marks the position in the stream that it was read at.
 //!
-//! What is read stays in this process; the message names it. A process that restarts reads again.
-//! Rows that came in a new shape before the schema was read do not fit; their table is copied
-//! again.
+//! ```text
+//!   look -> message -> same fingerprint? --yes--> the message says what was seen
+//!    ^                       |
+//!    +---------no------------+  the message says nothing; the applier waits for which it is
+//! ```
+//! So what a message stands for is the schema at its very position, unless the source changes
+//! faster than it is read. What is read stays in this process; the message names it. A process
+//! that restarts reads again. Rows that came in a new shape before the schema was read do not fit;
+//! their table is copied again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use proxy::client::{Session, quote_identifier};
 
 use super::super::applier::Applier;
-use super::super::error::{Error, at_source, at_trunk};
+use super::super::error::{Error, at_look, at_trunk};
 use super::captured::NewExtension;
 use super::object::{Class, Object};
 use super::replay::table_name;
@@ -22,7 +28,14 @@ const COMPARED_MAX: usize = 500;
 
 /// What a look at the source found.
 #[derive(Debug)]
-pub(in super::super) struct Poll {
+pub(in super::super) enum Poll {
+    /// What the trunk knows already.
+    Unchanged,
+    Changed(Changes),
+}
+
+#[derive(Debug)]
+pub(in super::super) struct Changes {
     /// Objects that changed since the last look.
     objects: Vec<Object>,
     extensions: Vec<NewExtension>,
@@ -30,36 +43,57 @@ pub(in super::super) struct Poll {
     alive: HashSet<(Class, i64)>,
 }
 
-/// Remembers what it saw last.
+/// Remembers what it saw.
 #[derive(Default)]
 pub(in super::super) struct Poller {
+    /// What the trunk knows, or will know.
+    told: Seen,
+    /// What is not told yet.
+    looked: Option<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
     fingerprint: Option<String>,
-    seen: HashMap<(Class, i64), u64>,
+    objects: HashMap<(Class, i64), u64>,
 }
 
 impl Poller {
-    /// Looks at the source; nothing if nothing changed. Cheap unless something did.
+    /// Looks at the source. Cheap unless something changed.
     pub(in super::super) async fn look(
         &mut self,
         source: &Session,
         schemas: &[String],
-    ) -> Result<Option<Poll>, Error> {
-        let row = source.query_one(FINGERPRINT_SQL, &[]).await.map_err(at_source)?;
-        let fingerprint: String = row.try_get(0).map_err(at_source)?;
-        if self.fingerprint.as_ref() == Some(&fingerprint) {
-            return Ok(None);
+    ) -> Result<Poll, Error> {
+        self.looked = None;
+        let fingerprint = Some(fingerprint(source).await?);
+        if self.told.fingerprint == fingerprint {
+            return Ok(Poll::Unchanged);
         }
         let mut objects = describe::everything(source, schemas).await?;
-        let mut alive = HashMap::with_capacity(objects.len());
+        let mut seen = HashMap::with_capacity(objects.len());
         objects.retain(|object| {
             let hash = hash(object);
-            alive.insert((object.class, object.oid), hash);
-            self.seen.get(&(object.class, object.oid)) != Some(&hash)
+            seen.insert((object.class, object.oid), hash);
+            self.told.objects.get(&(object.class, object.oid)) != Some(&hash)
         });
         let extensions = extensions(source).await?;
-        self.fingerprint = Some(fingerprint);
-        self.seen = alive;
-        Ok(Some(Poll { objects, extensions, alive: self.seen.keys().copied().collect() }))
+        let alive = seen.keys().copied().collect();
+        self.looked = Some(Seen { fingerprint, objects: seen });
+        Ok(Poll::Changed(Changes { objects, extensions, alive }))
+    }
+
+    /// True if the source is still as the last look saw it.
+    pub(in super::super) async fn is_current(&self, source: &Session) -> Result<bool, Error> {
+        let seen = self.looked.as_ref().unwrap_or(&self.told);
+        Ok(seen.fingerprint == Some(fingerprint(source).await?))
+    }
+
+    /// The trunk will know what the last look saw.
+    pub(in super::super) fn tell(&mut self) {
+        if let Some(seen) = self.looked.take() {
+            self.told = seen;
+        }
     }
 
     /// Forgets, so that the next look tells everything.
@@ -68,12 +102,17 @@ impl Poller {
     }
 }
 
+async fn fingerprint(source: &Session) -> Result<String, Error> {
+    let row = source.query_one(FINGERPRINT_SQL, &[]).await.map_err(at_look)?;
+    row.try_get(0).map_err(at_look)
+}
+
 async fn extensions(source: &Session) -> Result<Vec<NewExtension>, Error> {
-    let rows = source.query(EXTENSIONS_SQL, &[]).await.map_err(at_source)?;
+    let rows = source.query(EXTENSIONS_SQL, &[]).await.map_err(at_look)?;
     let read = |row: &tokio_postgres::Row| {
         Ok(NewExtension { name: row.try_get(0)?, schema: row.try_get(1)? })
     };
-    rows.iter().map(read).collect::<Result<_, tokio_postgres::Error>>().map_err(at_source)
+    rows.iter().map(read).collect::<Result<_, tokio_postgres::Error>>().map_err(at_look)
 }
 
 fn hash(object: &Object) -> u64 {
@@ -87,9 +126,19 @@ fn hash(object: &Object) -> u64 {
 }
 
 impl Applier {
-    /// Makes the trunk's schema the one that was read at this position of the stream.
-    pub(in super::super) async fn take_poll(&mut self, token: &str) -> Result<(), Error> {
-        let Some(poll) = self.shared.poll(token) else { return Ok(()) };
+    /// Makes the trunk's schema the one that was read at this position of the stream. False if none
+    /// was: it changed while it was read, and is read again.
+    pub(in super::super) async fn take_poll(&mut self, token: &str) -> Result<bool, Error> {
+        let Some(poll) = self.shared.poll(token).await else { return Ok(false) };
+        self.polls.push(token.to_owned());
+        if let Poll::Changed(changes) = &*poll {
+            self.take_changes(changes).await?;
+        }
+        Ok(true)
+    }
+
+    async fn take_changes(&mut self, poll: &Changes) -> Result<(), Error> {
+        self.resyncs.note_schema_change();
         self.run_round().await?;
         self.begin().await?;
         self.replay.has_replayed = true;
@@ -109,9 +158,7 @@ impl Applier {
                 self.equalize_polled(chunk).await?;
             }
         }
-        self.retry_unequal().await?;
-        self.polls.push(token.to_owned());
-        Ok(())
+        self.retry_unequal().await
     }
 
     async fn equalize_extensions(&mut self, wanted: &[NewExtension]) -> Result<(), Error> {
@@ -142,6 +189,7 @@ impl Applier {
                 continue;
             };
             let table = table_name(object);
+            self.resyncs.restart(&table);
             if step.phase < 0 || !self.replay.link.follows(&table) {
                 continue;
             }

@@ -2,11 +2,14 @@
 
 use proxy::client::Session;
 
+use crate::lsn::Lsn;
 use crate::source::TableName;
 
 use super::super::applier::Applier;
-use super::super::error::{Error, at_source, at_trunk};
+use super::super::error::{Error, at_look, at_source, at_trunk};
+use super::super::resync::NUDGE_SQL;
 use super::describe;
+use super::object::Object;
 
 const SOURCE_OPTIONS: &str = "-c statement_timeout=60s -c lock_timeout=10s";
 
@@ -14,22 +17,25 @@ const EXISTS_SQL: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
 
 impl Applier {
     /// Makes the table what it is on the source now, so that its rows fit. A change of it that is
-    /// still to come in the stream finds it done, or begins the copy anew. False if the source has
-    /// no such table.
-    pub(in super::super) async fn repair(&mut self, table: &TableName) -> Result<bool, Error> {
+    /// still to come in the stream finds it done, or begins the copy anew. Returns a position of
+    /// the source's log that whatever was seen lies before; none if the source has no such table.
+    pub(in super::super) async fn repair(
+        &mut self,
+        table: &TableName,
+    ) -> Result<Option<Lsn>, Error> {
         let target = self.replay.link.source_target(SOURCE_OPTIONS);
         let session = Session::open(&target).await.map_err(at_source)?;
-        let objects = describe::table(&session, table).await;
+        let seen = see(&session, table).await;
         session.close().await;
-        let objects = objects?;
+        let (objects, position) = seen?;
         if objects.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         self.begin().await?;
         self.equalize(&objects).await?;
         self.forget_shapes();
         self.commit_aside().await?;
-        Ok(true)
+        Ok(Some(position))
     }
 
     pub(in super::super) async fn is_on_source(&self, table: &TableName) -> Result<bool, Error> {
@@ -37,7 +43,7 @@ impl Applier {
         let session = Session::open(&target).await.map_err(at_source)?;
         let row = session.query_one(EXISTS_SQL, &[&table.quoted()]).await;
         session.close().await;
-        row.and_then(|row| row.try_get(0)).map_err(at_source)
+        row.and_then(|row| row.try_get(0)).map_err(at_look)
     }
 
     pub(in super::super) async fn has_table(&self, table: &TableName) -> Result<bool, Error> {
@@ -55,4 +61,13 @@ impl Applier {
         self.forget_shapes();
         Ok(())
     }
+}
+
+/// The table, and a message of ours after it.
+async fn see(session: &Session, table: &TableName) -> Result<(Vec<Object>, Lsn), Error> {
+    let objects = describe::table(session, table).await?;
+    let row = session.query_one(NUDGE_SQL, &[]).await.map_err(at_look)?;
+    let position: String = row.try_get(0).map_err(at_look)?;
+    let damaged = |_| Error::Decode("a position of the log");
+    Ok((objects, position.parse().map_err(damaged)?))
 }

@@ -144,6 +144,7 @@ impl Applier {
 
     async fn replay(&mut self, mut captured: Captured) -> Result<(), Error> {
         let tag = captured.tag;
+        self.resyncs.note_schema_change();
         if let Some(said) = captured.failed {
             self.warn(format!("a schema change ({tag}) could not be captured: {said}"));
             self.shared.want_poll();

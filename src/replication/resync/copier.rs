@@ -2,14 +2,16 @@
 //!
 //! A part is a range of the source's blocks and one trunk transaction, which also counts it in
 //! `ardent.quarantine`. A trunk that goes away, as it does whenever a branch is cut, costs the part
-//! at work; the snapshot and the parts before it stay.
+//! at work; the snapshot and the parts before it stay. The source's table is locked for one part at
+//! a time, and whoever waits for it comes in between; if that was a rewrite or a truncation, the
+//! snapshot shows no rows any more, and another one is taken.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use proxy::client::{Session, quote_identifier};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_postgres::CopyInSink;
 
@@ -20,63 +22,125 @@ use super::super::error::{Error, at_source, at_trunk};
 use super::super::link::{Link, TrunkAccess};
 use super::super::publication;
 use super::super::quarantine;
-use super::super::setup::Snapshot;
+use super::super::setup::{FILE_SQL, Snapshot};
 
 /// A message that says nothing: it takes the stream past the position of the copy at once.
-const NUDGE_SQL: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')";
+pub(in super::super) const NUDGE_SQL: &str =
+    "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')::text";
 /// Blocks of one part: 64 MiB, about a second.
 const PART_BLOCKS: u64 = 8192;
 const BLOCK_BYTES: u64 = 8192;
 /// A trunk that fails without being stopped for a cut gets this long; the stream fails then too.
 const TRUNK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A table that is rewritten under its copy this often has to wait for a while.
+const SNAPSHOTS_MAX: usize = 5;
 
 /// Where the trunk is; none while it is stopped.
 pub(super) type Whereabouts = watch::Receiver<Option<TrunkAccess>>;
 
-/// Replaces the trunk's rows. Returns the position they are of.
-pub(super) async fn copy(link: Link, trunk: Whereabouts, table: TableName) -> Result<Lsn, Error> {
-    if link.plugin == Plugin::Pgoutput {
-        publication::place_by_name(&link, &table).await?;
+/// A copy that came to its end.
+#[derive(Debug)]
+pub(super) struct Copied {
+    /// Of the snapshot.
+    pub(super) position: Lsn,
+    /// Why its rows did not fit, if they did not.
+    pub(super) refused: Option<String>,
+}
+
+/// How the copy at one snapshot ended.
+enum Outcome {
+    Whole,
+    Refused(String),
+    /// The snapshot shows the table no more.
+    Rewritten,
+}
+
+/// Replaces the trunk's rows and tells what came of it. Only then the stream is taken past the
+/// position, so that whoever sees it there knows already.
+pub(super) async fn copy(
+    link: Link,
+    trunk: Whereabouts,
+    table: TableName,
+    told: oneshot::Sender<Result<Copied, Error>>,
+) {
+    let outcome = copy_whole(&link, trunk, &table).await;
+    // Whoever began this copy may have given it up.
+    if told.send(outcome).is_ok()
+        && let Err(error) = nudge(&link).await
+    {
+        tracing::debug!(reason = error.chain(), "the next heartbeat has to do");
     }
-    let snapshot = Snapshot::take_temporary(&link).await?;
-    let position = snapshot.lsn;
-    let outcome = copy_at(&snapshot, trunk, &table).await;
-    snapshot.release().await;
-    outcome?;
+}
+
+async fn nudge(link: &Link) -> Result<(), Error> {
     let session = Session::open(&link.source_target("")).await.map_err(at_source)?;
     session.batch_execute(NUDGE_SQL).await.map_err(at_source)?;
     session.close().await;
-    Ok(position)
+    Ok(())
+}
+
+async fn copy_whole(
+    link: &Link,
+    mut trunk: Whereabouts,
+    table: &TableName,
+) -> Result<Copied, Error> {
+    if link.plugin == Plugin::Pgoutput {
+        publication::place_by_name(link, table).await?;
+    }
+    for _ in 0..SNAPSHOTS_MAX {
+        let snapshot = Snapshot::take_temporary(link).await?;
+        let position = snapshot.lsn;
+        let outcome = copy_at(&snapshot, &mut trunk, table).await;
+        snapshot.release().await;
+        match outcome? {
+            Outcome::Rewritten => {}
+            Outcome::Whole => return Ok(Copied { position, refused: None }),
+            Outcome::Refused(reason) => return Ok(Copied { position, refused: Some(reason) }),
+        }
+    }
+    Err(Error::Moving)
 }
 
 async fn copy_at(
     snapshot: &Snapshot,
-    mut trunk: Whereabouts,
+    trunk: &mut Whereabouts,
     name: &TableName,
-) -> Result<(), Error> {
+) -> Result<Outcome, Error> {
     let schemas = [name.schema.clone()];
     let mut tables = source::tables(&snapshot.session, &schemas).await?;
     tables.retain(|table| table.name == *name);
     // Gone by now, which the stream will say.
-    let Some(table) = tables.pop() else { return Ok(()) };
-    snapshot.lock(std::slice::from_ref(&table)).await?;
+    let Some(table) = tables.pop() else { return Ok(Outcome::Whole) };
+    snapshot.session.batch_execute("SAVEPOINT part").await.map_err(at_source)?;
     for part in parts(&table) {
-        loop {
-            let access = whereabouts(&mut trunk).await?;
-            match copy_part(&snapshot.session, &access, &table, &part).await {
-                Ok(()) => break,
-                Err(error @ Error::Trunk(_)) => {
-                    tracing::info!(table = %name, reason = error.chain(), "part is copied again");
-                    let moved = timeout(TRUNK_TIMEOUT, trunk.changed()).await;
-                    if !matches!(moved, Ok(Ok(()))) {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+        match copy_part_at_last(snapshot, trunk, &table, &part).await? {
+            Outcome::Whole => {}
+            other => return Ok(other),
         }
     }
-    Ok(())
+    Ok(Outcome::Whole)
+}
+
+/// One part, as often as the trunk goes away under it.
+async fn copy_part_at_last(
+    snapshot: &Snapshot,
+    trunk: &mut Whereabouts,
+    table: &Table,
+    part: &Part,
+) -> Result<Outcome, Error> {
+    loop {
+        let access = whereabouts(trunk).await?;
+        let outcome = copy_part(&snapshot.session, &access, table, part).await;
+        // Lets go of the lock on the table, and only of that.
+        let unlock = "ROLLBACK TO SAVEPOINT part";
+        snapshot.session.batch_execute(unlock).await.map_err(at_source)?;
+        let Err(error @ Error::Trunk(_)) = outcome else { return outcome };
+        tracing::info!(table = %table.name, reason = error.chain(), "part is copied again");
+        let moved = timeout(TRUNK_TIMEOUT, trunk.changed()).await;
+        if !matches!(moved, Ok(Ok(()))) {
+            return Err(error);
+        }
+    }
 }
 
 async fn whereabouts(trunk: &mut Whereabouts) -> Result<TrunkAccess, Error> {
@@ -113,11 +177,14 @@ async fn copy_part(
     trunk: &TrunkAccess,
     table: &Table,
     part: &Part,
-) -> Result<(), Error> {
+) -> Result<Outcome, Error> {
     let session = Session::open(&trunk.as_apply("")).await.map_err(at_trunk)?;
     let outcome = copy_part_with(source, &session, table, part).await;
     session.close().await;
-    outcome
+    match outcome {
+        Err(Error::Refused(reason)) => Ok(Outcome::Refused(reason)),
+        outcome => outcome,
+    }
 }
 
 async fn copy_part_with(
@@ -125,17 +192,31 @@ async fn copy_part_with(
     trunk: &Session,
     table: &Table,
     part: &Part,
-) -> Result<(), Error> {
+) -> Result<Outcome, Error> {
     trunk.batch_execute("BEGIN").await.map_err(at_trunk)?;
     let done = quarantine::parts_done(trunk, &table.name).await.map_err(at_trunk)?;
     match &part.filter {
         None => empty(trunk, &table.name).await?,
         // Its commit was not heard of.
-        Some(_) if done > part.number => return Ok(()),
-        Some(filter) => copy_rows(source, trunk, table, filter).await?,
+        Some(_) if done > part.number => return Ok(Outcome::Whole),
+        Some(filter) => {
+            if !lock(source, &table.name).await? {
+                return Ok(Outcome::Rewritten);
+            }
+            copy_rows(source, trunk, table, filter).await?;
+        }
     }
     quarantine::count_part(trunk, &table.name, part.number + 1).await.map_err(at_trunk)?;
-    trunk.batch_execute("COMMIT").await.map_err(at_trunk)
+    trunk.batch_execute("COMMIT").await.map_err(at_trunk)?;
+    Ok(Outcome::Whole)
+}
+
+/// Keeps the table as it is; false if it is not what the snapshot sees.
+async fn lock(source: &Session, table: &TableName) -> Result<bool, Error> {
+    let sql = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted());
+    source.batch_execute(&sql).await.map_err(stale)?;
+    let row = source.query_opt(FILE_SQL, &[&table.schema, &table.name]).await.map_err(at_source)?;
+    row.map_or(Ok(false), |row| row.try_get(0)).map_err(at_source)
 }
 
 async fn empty(trunk: &Session, table: &TableName) -> Result<(), Error> {
@@ -162,7 +243,7 @@ async fn copy_rows(
     let columns: Vec<String> = table.columns.iter().map(|name| quote_identifier(name)).collect();
     let columns = columns.join(", ");
     let select = format!("COPY (SELECT {columns} FROM ONLY {name}{filter}) TO STDOUT");
-    let rows = source.copy_out(&select).await.map_err(at_source)?;
+    let rows = source.copy_out(&select).await.map_err(stale)?;
     let sink: CopyInSink<Bytes> =
         trunk.copy_in(&format!("COPY {name} ({columns}) FROM STDIN")).await.map_err(refused)?;
     let mut rows = std::pin::pin!(rows);
@@ -172,6 +253,16 @@ async fn copy_rows(
     }
     sink.finish().await.map_err(refused)?;
     Ok(())
+}
+
+/// A name that the snapshot has and the source has no more.
+fn stale(error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(db) if quarantine::is_about_the_row(db.code()) => {
+            Error::Refused(format!("on the source, {}", db.message()))
+        }
+        _ => at_source(error),
+    }
 }
 
 fn refused(error: tokio_postgres::Error) -> Error {

@@ -2,14 +2,21 @@
 //!
 //! ```text
 //!   due --start--> copying --copied at Y, stream past Y--> followed
-//!    ^                |
-//!    +----------------+   schema change of the table, failure
+//!    ^                |                    |
+//!    +----------------+                    +--refused twice, no schema change between--> given up
+//!       schema change of the table, failure, refused
 //! ```
 //! * start: the applier stands between two transactions. From here on it keeps the table's changes
 //!   in a [`spool::Spool`] instead of dropping them, and a task copies the table at a snapshot of
 //!   its own, whose position is Y.
 //! * end: changes of transactions up to Y are in the copy and are forgotten; the later ones are
 //!   applied, and the table leaves quarantine, in one trunk transaction between two others.
+//!
+//! The source's table is of the present, and the stream may be behind: what it still brings can
+//! make the trunk's table one of the past again, and what came after the trunk's table was made
+//! equal can make the rows not fit. So a copy that a schema change broke waits until the stream is
+//! past all that it had seen of the source, which also bounds how often one is broken, and rows
+//! that did not fit say nothing before the stream is past Y.
 //!
 //! Until the end the table is in quarantine, in every branch too, where it may hold some of its
 //! rows. A pause of the trunk only interrupts: the copy goes on with the part that was at work. All
@@ -22,7 +29,7 @@ mod spool;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -34,6 +41,8 @@ use super::change::{Change, Commit};
 use super::error::{Action, Error, at_trunk};
 use super::link::TrunkAccess;
 use super::quarantine;
+use copier::Copied;
+pub(super) use copier::NUDGE_SQL;
 use spool::Spool;
 
 /// Pause after a copy that failed for reasons that may pass.
@@ -42,19 +51,32 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Tables to copy again, one at a time.
 #[derive(Default)]
 pub(super) struct Resyncs {
-    due: VecDeque<TableName>,
+    due: VecDeque<Due>,
     current: Option<Resync>,
     not_before: Option<Instant>,
 }
 
-struct Resync {
+/// A table that waits to be copied.
+struct Due {
     table: TableName,
+    /// Not before the stream is past this.
+    after: Lsn,
+    /// The trunk refused its rows, and no schema change has come since.
+    was_refused: bool,
+}
+
+struct Resync {
+    due: Due,
+    /// All that was seen of the source's table lies before this.
+    seen: Lsn,
+    /// Some schema change has come since.
+    has_changed: bool,
     spool: Spool,
     /// Tells the copy where the trunk is; none while it is stopped.
     trunk: watch::Sender<Option<TrunkAccess>>,
-    /// Ends with the position of its snapshot.
-    copying: JoinHandle<Result<Lsn, Error>>,
-    copied_at: Option<Lsn>,
+    copying: JoinHandle<()>,
+    outcome: oneshot::Receiver<Result<Copied, Error>>,
+    copied: Option<Copied>,
 }
 
 impl Drop for Resync {
@@ -63,31 +85,50 @@ impl Drop for Resync {
     }
 }
 
+impl Resync {
+    fn is_of(&self, table: &TableName) -> bool {
+        self.due.table == *table
+    }
+}
+
 impl Resyncs {
     pub(super) fn add(&mut self, table: &TableName) {
-        let is_known = self.due.contains(table);
+        let is_known = self.due.iter().any(|due| due.table == *table)
+            || self.current.as_ref().is_some_and(|current| current.is_of(table));
         if !is_known {
-            self.due.push_back(table.clone());
+            let table = table.clone();
+            self.due.push_back(Due { table, after: Lsn::default(), was_refused: false });
         }
     }
 
     /// Gives up a table that is gone.
     pub(super) fn forget(&mut self, table: &TableName) {
-        self.due.retain(|other| other != table);
-        drop(self.current.take_if(|current| current.table == *table));
+        self.due.retain(|due| due.table != *table);
+        drop(self.current.take_if(|current| current.is_of(table)));
     }
 
     /// Begins again with a table that changed under its copy.
     pub(super) fn restart(&mut self, table: &TableName) {
-        if self.current.take_if(|current| current.table == *table).is_some() {
-            self.add(table);
+        if let Some(broken) = self.current.take_if(|current| current.is_of(table)) {
+            let (table, after) = (table.clone(), broken.seen);
+            self.due.push_back(Due { table, after, was_refused: false });
+        }
+    }
+
+    /// To be called for every schema change: rows that were refused may fit now.
+    pub(super) fn note_schema_change(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.has_changed = true;
+        }
+        for due in &mut self.due {
+            due.was_refused = false;
         }
     }
 
     /// Takes a change of the table at work; gives any other back.
     pub(super) fn spool(&mut self, change: Change) -> Option<Change> {
         let Some(current) = &mut self.current else { return Some(change) };
-        current.spool.take(&current.table, change)
+        current.spool.take(&current.due.table, change)
     }
 
     pub(super) fn commit(&mut self, commit: Commit) {
@@ -104,12 +145,23 @@ impl Resyncs {
         self
     }
 
-    /// Goes on with the copy that a pause interrupted.
-    fn adopt(&mut self, mut kept: Self, trunk: &TrunkAccess) {
-        let Some(current) = kept.current.take() else { return };
-        self.due.retain(|table| *table != current.table);
-        current.trunk.send_replace(Some(trunk.clone()));
-        self.current = Some(current);
+    /// Goes on with what a pause interrupted.
+    fn adopt(&mut self, kept: Self, trunk: &TrunkAccess) {
+        let loaded = std::mem::replace(self, kept);
+        if let Some(current) = &self.current {
+            current.trunk.send_replace(Some(trunk.clone()));
+        }
+        loaded.due.iter().for_each(|due| self.add(&due.table));
+    }
+
+    /// The next table, of those that need not wait for the stream.
+    fn next(&mut self, passed: Lsn) -> Option<Due> {
+        let is_held_back = self.not_before.is_some_and(|at| Instant::now() < at);
+        if self.current.is_some() || is_held_back {
+            return None;
+        }
+        let next = self.due.iter().position(|due| due.after <= passed)?;
+        self.due.remove(next)
     }
 
     /// There is something to do between two transactions.
@@ -126,66 +178,69 @@ impl Applier {
 
     /// To be called between two source transactions. `passed` is how far the stream is.
     pub(super) async fn tend_resyncs(&mut self, passed: Lsn) -> Result<(), Error> {
-        if let Some(copied_at) = self.copied().await?
-            && passed >= copied_at
+        if let Some(position) = self.copied().await?
+            && passed >= position
         {
-            self.finish_resync(copied_at).await?;
+            self.finish_resync(position).await?;
         }
-        let may_start = self.resyncs.not_before.is_none_or(|at| Instant::now() >= at);
-        if self.resyncs.current.is_none()
-            && may_start
-            && let Some(table) = self.resyncs.due.pop_front()
-        {
-            self.start_resync(table).await?;
+        if let Some(due) = self.resyncs.next(passed) {
+            self.start_resync(due).await?;
         }
         Ok(())
     }
 
-    /// Where the copy at work was made, once it is whole. A spool that is full waits for it here:
+    /// Where the copy at work was made, once it has ended. A spool that is full waits for it here:
     /// memory is bounded, and the source's log keeps what is not read yet.
     async fn copied(&mut self) -> Result<Option<Lsn>, Error> {
         let Some(current) = &mut self.resyncs.current else { return Ok(None) };
-        if current.copied_at.is_some() {
-            return Ok(current.copied_at);
+        if let Some(copied) = &current.copied {
+            return Ok(Some(copied.position));
         }
-        if !current.copying.is_finished() && !current.spool.is_full() {
+        if current.outcome.is_empty() && !current.copying.is_finished() && !current.spool.is_full()
+        {
             return Ok(None);
         }
-        let outcome = (&mut current.copying).await.unwrap_or(Err(Error::Ended));
-        match outcome {
-            Ok(position) => current.copied_at = Some(position),
+        match (&mut current.outcome).await.unwrap_or(Err(Error::Ended)) {
+            Ok(copied) => {
+                let position = copied.position;
+                current.copied = Some(copied);
+                Ok(Some(position))
+            }
             Err(error) => {
-                let table = current.table.clone();
+                let table = current.due.table.clone();
                 self.resyncs.current = None;
                 self.resync_failed(&table, &error).await?;
-                return Ok(None);
+                Ok(None)
             }
         }
-        Ok(current.copied_at)
     }
 
-    async fn start_resync(&mut self, table: TableName) -> Result<(), Error> {
+    async fn start_resync(&mut self, due: Due) -> Result<(), Error> {
         self.commit_all().await?;
-        if !self.replay.is_capturing() && !self.has_table(&table).await? {
-            return self.await_poll(table).await;
+        if !self.replay.is_capturing() && !self.has_table(&due.table).await? {
+            return self.await_poll(due.table).await;
         }
-        if !self.repair(&table).await? {
+        let Some(seen) = self.repair(&due.table).await? else {
             // Gone or renamed. Where changes are captured, the stream will say which.
             if !self.replay.is_capturing() {
-                self.pardon(&table).await?;
+                self.pardon(&due.table).await?;
                 self.commit_aside().await?;
             }
             return Ok(());
-        }
-        tracing::info!(%table, "copying table again");
+        };
+        tracing::info!(table = %due.table, "copying table again");
         let (trunk, whereabouts) = watch::channel(Some(self.replay.trunk.clone()));
-        let work = copier::copy(self.replay.link.clone(), whereabouts, table.clone());
+        let (told, outcome) = oneshot::channel();
+        let work = copier::copy(self.replay.link.clone(), whereabouts, due.table.clone(), told);
         self.resyncs.current = Some(Resync {
-            table,
+            due,
+            seen,
+            has_changed: false,
             spool: Spool::default(),
             trunk,
             copying: tokio::spawn(work),
-            copied_at: None,
+            outcome,
+            copied: None,
         });
         Ok(())
     }
@@ -201,16 +256,38 @@ impl Applier {
         self.commit_aside().await
     }
 
-    async fn finish_resync(&mut self, copied_at: Lsn) -> Result<(), Error> {
+    async fn finish_resync(&mut self, position: Lsn) -> Result<(), Error> {
         let Some(mut current) = self.resyncs.current.take() else { return Ok(()) };
+        let refused = current.copied.as_mut().and_then(|copied| copied.refused.take());
+        if let Some(reason) = refused {
+            return self.resync_refused(&current, position, &reason).await;
+        }
         self.commit_all().await?;
-        self.pardon(&current.table).await?;
-        for change in current.spool.after(copied_at) {
+        self.pardon(&current.due.table).await?;
+        for change in current.spool.after(position) {
             self.take_change(change).await?;
         }
         self.retry_unequal().await?;
         self.commit_aside().await?;
-        tracing::info!(table = %current.table, "table is followed again");
+        tracing::info!(table = %current.due.table, "table is followed again");
+        Ok(())
+    }
+
+    /// A schema change between the look at the source and the snapshot makes rows not fit. So what
+    /// is refused is tried again, and given up only when it is refused with no change in between.
+    async fn resync_refused(
+        &mut self,
+        resync: &Resync,
+        position: Lsn,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let (table, has_changed) = (resync.due.table.clone(), resync.has_changed);
+        tracing::warn!(%table, reason, has_changed, "table was refused");
+        if resync.due.was_refused && !has_changed {
+            let reason = format!("its rows were refused: {reason}");
+            return self.give_up_resync(&table, &reason).await;
+        }
+        self.resyncs.due.push_back(Due { table, after: position, was_refused: !has_changed });
         Ok(())
     }
 
@@ -222,9 +299,14 @@ impl Applier {
             self.resyncs.add(table);
             return Ok(());
         }
+        self.give_up_resync(table, &reason).await
+    }
+
+    /// Leaves the table in quarantine, until it is released.
+    async fn give_up_resync(&mut self, table: &TableName, reason: &str) -> Result<(), Error> {
         self.commit_all().await?;
         self.pardon(table).await?;
-        self.discover(table, &reason);
+        self.discover(table, reason);
         self.commit_aside().await
     }
 
@@ -238,6 +320,7 @@ impl Applier {
         self.shared.schedule_resync(table);
         self.resyncs.not_before = None;
         self.resyncs.add(table);
+        self.tend_resyncs(self.progress.start()).await?;
         Ok(true)
     }
 }

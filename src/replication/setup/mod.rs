@@ -17,7 +17,7 @@ mod snapshot;
 pub(super) use database::maintenance_database;
 pub(super) use extensions::is_extension_allowed;
 pub(super) use roles::mirror_again as mirror_roles;
-pub(super) use snapshot::Snapshot;
+pub(super) use snapshot::{FILE_SQL, Snapshot};
 
 use std::path::Path;
 

@@ -172,3 +172,11 @@ async fn create_slot(
 const NO_TIMEOUTS_SQL: &str = "\
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
+
+/// Whether a table still has the file that the snapshot sees: another one has no rows that the
+/// snapshot could see, and says so by no error. To be asked under a lock. The left side is read at
+/// the snapshot, the right side as it is now.
+pub(in crate::replication) const FILE_SQL: &str = "\
+SELECT coalesce(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), false)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2";

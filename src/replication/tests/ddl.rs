@@ -248,89 +248,6 @@ async fn run_cases(chain: &Chain, mode: &str) {
     assert_eq!(chain.stream().status().ddl_mode, mode);
 }
 
-/// Rewrites, and changes that cannot be told from the text: the table is copied again.
-#[tokio::test(flavor = "multi_thread")]
-async fn rewritten_tables_are_copied_again_while_the_rest_goes_on() {
-    let chain = Chain::start(
-        "CREATE TABLE big (id int PRIMARY KEY, v text); CREATE TABLE o (id int PRIMARY KEY);
-         CREATE TABLE ref (id int PRIMARY KEY, b int REFERENCES big);
-         INSERT INTO big SELECT g, g::text FROM generate_series(1, 20000) g;
-         INSERT INTO ref SELECT g, g FROM generate_series(1, 100) g;
-         CREATE UNLOGGED TABLE un (id int PRIMARY KEY); INSERT INTO un VALUES (1)",
-    )
-    .await;
-    for change in [
-        "ALTER TABLE big ADD COLUMN r float8 DEFAULT random() NOT NULL",
-        "ALTER TABLE big ADD COLUMN s serial, ADD COLUMN u uuid DEFAULT gen_random_uuid()",
-        "ALTER TABLE big ALTER COLUMN v TYPE int USING v::int * 2",
-        "BEGIN; ALTER TABLE big ADD COLUMN w float8 DEFAULT random(); INSERT INTO big DEFAULT VALUES; \
-         ROLLBACK",
-        "ALTER TABLE un SET LOGGED; ALTER TABLE big ADD i int GENERATED ALWAYS AS IDENTITY",
-        "ALTER TABLE big ALTER id TYPE bigint; ALTER TABLE big ADD g2 int GENERATED ALWAYS AS (s + 1) STORED",
-    ] {
-        let session = chain.source.session("app").await;
-        session.batch_execute("SET search_path = public").await.unwrap();
-        // The statement that fails on purpose ends its transaction.
-        drop(session.batch_execute(change).await);
-        session.close().await;
-        for round in 0..20 {
-            chain
-                .on_source(&format!(
-                    "INSERT INTO o SELECT coalesce(max(id), 0) + 1 FROM o;
-                     UPDATE big SET v = v WHERE id % 50 = {round};
-                     DELETE FROM big WHERE id = (SELECT max(id) FROM big);
-                     INSERT INTO big (id) SELECT max(id) + 1 FROM big"
-                ))
-                .await;
-        }
-        chain.catch_up().await;
-        chain.settle().await;
-        chain.assert_equal().await;
-    }
-    assert_eq!(chain.schema_difference(), None);
-}
-
-/// As when branches are cut all the time.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_goes_on_after_a_pause_of_the_trunk() {
-    let mut chain = Chain::start(
-        "CREATE TABLE big (id int PRIMARY KEY, v text);
-         INSERT INTO big SELECT g, repeat('x', 900) FROM generate_series(1, 250000) g",
-    )
-    .await;
-    chain.on_source("ALTER TABLE big ADD COLUMN r float8 DEFAULT random()").await;
-    let slots = "SELECT count(*)::text FROM pg_replication_slots";
-    let parts = "SELECT coalesce(max(copied_parts), 0)::text FROM ardent.quarantine";
-    let mut pauses = 0;
-    loop {
-        chain
-            .on_source("UPDATE big SET v = 'y' WHERE id % 50000 = 0; DELETE FROM big WHERE id < 3")
-            .await;
-        chain.catch_up().await;
-        if chain.stream().status().quarantined.is_empty() {
-            break;
-        }
-        let before: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
-        chain.stream().pause().await.unwrap();
-        chain.trunk.crash().await;
-        let after: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
-        assert!(after >= before, "{after} after {before}: begun again");
-        chain.stream().resume(chain.trunk.access()).await.unwrap();
-        pauses += 1;
-        // One part at least is copied between two pauses.
-        let is_further = async || {
-            let now: i64 = chain.trunk.value("app", parts).await.parse().unwrap();
-            now > after || chain.stream().status().quarantined.is_empty()
-        };
-        while !is_further().await {
-            chain.catch_up().await;
-        }
-    }
-    assert!(pauses > 1, "{pauses}");
-    assert_eq!(chain.source.value("app", slots).await, "1");
-    chain.assert_equal().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_message_does_nothing_but_raise_an_alarm() {
     let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
@@ -519,4 +436,30 @@ async fn replayed_code_gains_nothing() {
     ] {
         assert_eq!(chain.trunk.value("app", sql).await, expected, "{sql}");
     }
+}
+
+/// Whatever the schema was when a barrier was asked for is in the trunk when it is reached.
+#[tokio::test(flavor = "multi_thread")]
+async fn barriers_come_while_a_polled_schema_never_stands_still() {
+    let chain = Chain::start("CREATE SCHEMA ardent; CREATE TABLE t (id int PRIMARY KEY)").await;
+    let columns = "SELECT count(*)::text FROM pg_attribute WHERE attrelid = 'public.t'::regclass
+                      AND attnum > 0";
+    let changing = async {
+        for number in 0..40 {
+            chain.on_source(&format!("ALTER TABLE t ADD COLUMN c{number} int")).await;
+        }
+    };
+    let looking = async {
+        for _ in 0..8 {
+            let before: u32 = chain.source.value("app", columns).await.parse().unwrap();
+            chain.catch_up().await;
+            let there: u32 = chain.trunk.value("app", columns).await.parse().unwrap();
+            assert!(there >= before, "{there} columns of {before}");
+        }
+    };
+    tokio::join!(changing, looking);
+    chain.catch_up().await;
+    assert_eq!(chain.schema_difference(), None);
+    chain.settle().await;
+    chain.assert_equal().await;
 }

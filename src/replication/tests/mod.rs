@@ -2,6 +2,7 @@
 
 mod support;
 
+mod catalogue;
 mod chain;
 mod copy;
 mod ddl;
@@ -9,5 +10,6 @@ mod faults;
 mod fuzz;
 mod kinds;
 mod preflight;
+mod resync;
 mod schema;
 mod verify;

@@ -11,6 +11,7 @@ use tokio_postgres::{CopyInSink, Error as SqlError};
 use crate::source::Table;
 
 use super::super::super::error::{Error, at_source, at_trunk};
+use super::super::snapshot::FILE_SQL;
 use super::lock_watch::Watched;
 use super::part::Part;
 use super::tally::Passed;
@@ -99,8 +100,7 @@ impl Pipe<'_> {
         self.trunk.batch_execute("COMMIT").await.map_err(Failure::Trunk)
     }
 
-    /// The file of the table as the snapshot sees it must be the file it has now: another one has
-    /// no rows that the snapshot could see.
+    /// Keeps the table as it is, if it is what the snapshot sees.
     async fn lock(&self, name: &str) -> Result<(), Failure> {
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE");
         self.source.batch_execute(&sql).await.map_err(Failure::Source)?;
@@ -153,9 +153,3 @@ impl Pipe<'_> {
 fn is_cancelled(error: &SqlError) -> bool {
     matches!(error.code(), Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE))
 }
-
-// The left side is read at the snapshot, the right side as it is now.
-const FILE_SQL: &str = "\
-SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid)
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = $1 AND c.relname = $2";

@@ -1,6 +1,7 @@
 //! A source, a trunk and the stream between them; and the comparison that every test ends with.
 
 pub(super) mod server;
+pub(super) mod wire;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::source::Plugin;
 
 use crate::replication::{Link, Phase, Position, Replication, Status, setup};
 
-use server::{Server, bin_dir};
+use server::{PASSWORD, Server, bin_dir};
+use wire::Wire;
 
 pub(super) struct Chain {
     pub(super) source: Server,
@@ -20,6 +22,8 @@ pub(super) struct Chain {
     pub(super) replication: Option<Replication>,
     pub(super) warnings: Vec<String>,
     pub(super) plugin: Plugin,
+    /// Between the connector and the source, where there is one.
+    pub(super) wire: Option<Wire>,
 }
 
 /// Makes a test for each plugin of functions that take one.
@@ -67,7 +71,11 @@ impl Chain {
 
     /// The source, to be followed with the plugin.
     pub(super) fn link(&self) -> Link {
-        Link { plugin: self.plugin, ..self.source.link() }
+        let mut link = Link { plugin: self.plugin, ..self.source.link() };
+        if let Some(wire) = &self.wire {
+            link.source = Server::url_at(wire.port(), "postgres", PASSWORD, "app");
+        }
+        link
     }
 
     pub(super) async fn prepare(schema: &str) -> Self {
@@ -75,7 +83,8 @@ impl Chain {
         source.run("CREATE DATABASE app").await;
         source.run_in("app", schema).await;
         let warnings = Vec::new();
-        Self { source, trunk, replication: None, warnings, plugin: Plugin::default() }
+        let plugin = Plugin::default();
+        Self { source, trunk, replication: None, warnings, plugin, wire: None }
     }
 
     pub(super) async fn copy(&mut self) {
@@ -114,6 +123,11 @@ impl Chain {
     }
 
     pub(super) async fn assert_same_rows(&self) {
+        assert_eq!(self.row_difference().await, None);
+    }
+
+    /// How the rows of the first table that differs do.
+    pub(super) async fn row_difference(&self) -> Option<String> {
         let source = self.source.session("app").await;
         let trunk = self.trunk.session("app").await;
         let tables = source.query(TABLES_SQL, &[]).await.unwrap();
@@ -125,12 +139,13 @@ impl Chain {
                 let (here, there) = (rows(&trunk, &table).await, rows(&source, &table).await);
                 let extra: Vec<_> = here.difference(&there).take(5).collect();
                 let lacking: Vec<_> = there.difference(&here).take(5).collect();
-                panic!(
+                return Some(format!(
                     "trunk and source differ in {table}: only here {extra:?}, \
                      only there {lacking:?}"
-                );
+                ));
             }
         }
+        None
     }
 
     /// How what `pg_dump` prints of both schemas differs.

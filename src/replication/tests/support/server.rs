@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proxy::client::{Session, Target};
+use rustix::process::Signal;
 
 use crate::replication::{Link, SlotWal, TrunkAccess};
 use crate::source::{Plugin, SourceUrl};
@@ -102,6 +103,7 @@ impl Server {
             "wal_level=logical".to_owned(),
             "output_plugin_libraries=pgoutput,test_decoding,wal2json".to_owned(),
             "listen_addresses=127.0.0.1".to_owned(),
+            "max_prepared_transactions=5".to_owned(),
             format!("port={port}"),
         ];
         all.extend(settings.iter().map(|setting| (*setting).to_owned()));
@@ -126,13 +128,7 @@ impl Server {
 
     async fn start(name: &str, superuser: &'static str, port: u16, settings: Vec<String>) -> Self {
         let directory = scratch(name);
-        let status = Command::new("cp")
-            .arg("-a")
-            .arg(template(superuser).join("data"))
-            .arg(&directory)
-            .status()
-            .unwrap();
-        assert!(status.success());
+        copy_data(&template(superuser), &directory);
         let child = spawn(&directory, &settings);
         let server = Self { directory, port, superuser, child, settings };
         server.wait().await;
@@ -155,6 +151,41 @@ impl Server {
     /// kill -9 of the postmaster, then a start that waits until its children are gone.
     pub(in super::super) async fn crash(&mut self) {
         self.child.kill().unwrap();
+        self.start_again().await;
+    }
+
+    /// A fast shutdown and a start.
+    pub(in super::super) async fn restart(&mut self) {
+        self.signal(Signal::INT);
+        self.start_again().await;
+    }
+
+    /// Another server that stands where this one does now, as a standby would. Shut down meanwhile,
+    /// so that nothing is between them.
+    pub(in super::super) async fn copy(&mut self) -> Self {
+        self.signal(Signal::INT);
+        self.child.wait().unwrap();
+        let directory = scratch("standby");
+        copy_data(&self.directory, &directory);
+        let port = free_port();
+        let mut settings = self.settings.clone();
+        settings.push(format!("port={port}"));
+        let child = spawn(&directory, &settings);
+        let copy = Self { directory, port, superuser: self.superuser, child, settings };
+        self.start_again().await;
+        copy.wait().await;
+        copy
+    }
+
+    /// Goes on on a timeline of its own.
+    pub(in super::super) async fn promote(&mut self) {
+        self.signal(Signal::INT);
+        fs::write(self.directory.join("data/standby.signal"), "").unwrap();
+        self.start_again().await;
+        self.run("SELECT pg_promote()").await;
+    }
+
+    async fn start_again(&mut self) {
         self.child.wait().unwrap();
         let began = Instant::now();
         loop {
@@ -168,15 +199,29 @@ impl Server {
         self.wait().await;
     }
 
+    fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _gone = rustix::process::kill_process(pid, signal);
+    }
+
     fn target(&self, database: &str) -> Target {
         Target::unix(&self.directory, self.port, self.superuser, database)
     }
 
     pub(in super::super) fn url(&self, user: &str, password: &str, database: &str) -> SourceUrl {
+        Self::url_at(self.port, user, password, database)
+    }
+
+    /// The same through another port.
+    pub(in super::super) fn url_at(
+        port: u16,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> SourceUrl {
         format!(
-            "postgresql://{user}:{}@127.0.0.1:{}/{database}?connect_timeout=10",
+            "postgresql://{user}:{}@127.0.0.1:{port}/{database}?connect_timeout=10",
             password.replace('/', "%2F").replace('@', "%40").replace('?', "%3F"),
-            self.port
         )
         .parse()
         .unwrap()
@@ -277,6 +322,11 @@ impl Server {
     }
 }
 
+fn copy_data(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from.join("data")).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
 fn spawn(directory: &Path, settings: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let mut command = command("postgres");
@@ -293,8 +343,7 @@ fn spawn(directory: &Path, settings: &[String]) -> Child {
 impl Drop for Server {
     fn drop(&mut self) {
         // SIGQUIT ends the children as well, which SIGKILL would leave to notice by themselves.
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        self.signal(Signal::QUIT);
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.directory));
     }
