@@ -18,8 +18,9 @@ use rustix::io::Errno;
 
 use super::call::{self, Call, HEADER};
 
-/// Bytes of a payload: the largest write, and the largest read.
-pub(super) const PAYLOAD: usize = 1 << 20;
+/// Bytes of a payload: the largest write, and the largest read. With less than INIT allowed the
+/// kernel refuses the entry.
+const PAYLOAD: usize = 256 << 10;
 
 /// `FUSE_IO_URING_CMD_REGISTER` and `FUSE_IO_URING_CMD_COMMIT_AND_FETCH`.
 const REGISTER: u32 = 1;

@@ -36,8 +36,8 @@ use super::requests::Requests;
 use entry::Entry;
 
 /// Most threads that a queue comes to have, and so requests that wait for the disk at a time. Each
-/// keeps up to 1 MiB, once it had a request as large as that.
-const THREADS_MAX: usize = 256;
+/// keeps up to 256 KiB, once it had a request as large as that.
+const THREADS_MAX: usize = 128;
 
 /// Whether file systems may use rings.
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
