@@ -38,7 +38,7 @@ impl Store {
         std::fs::create_dir_all(scratch.path().join("run")).expect("make the run directory");
         std::fs::create_dir_all(scratch.path().join("log")).expect("make the log directory");
         let mut child = Command::new(ARDENT)
-            .args(["store", "--data-dir"])
+            .args(["store", "--io-uring", "--data-dir"])
             .arg(scratch.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -19,8 +19,9 @@ use super::requests::{Replied, Requests, Wanted};
 use crate::branch::{Attributes, Branch};
 use crate::journal::Making;
 
-/// Largest write in one request; the kernel's own limit is the same (`fs.fuse.max_pages_limit`).
-const WRITE_MAX: u32 = 1 << 20;
+/// Largest write, and read, in one request. A longer one saves little, and every thread of a ring
+/// has a buffer as large as this.
+const WRITE_MAX: u32 = 256 << 10;
 /// Requests for readahead and the like that may wait at a time.
 const BACKGROUND_MAX: u16 = 64;
 /// Node numbers are never reused, so one generation is enough.

@@ -22,7 +22,7 @@ use crate::store::Store;
 /// them than processors and than may run syncs; see `syncs.rs`.
 const THREADS: usize = 16;
 
-/// Far enough for four of the largest reads to be on their way at a time. The kernel's own 128 KiB
+/// Far enough for many of the largest reads to be on their way at a time. The kernel's own 128 KiB
 /// are one round trip and one disk access each, where disks of their own get megabytes.
 const READ_AHEAD_KIB: &str = "4096";
 

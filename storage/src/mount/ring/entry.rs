@@ -18,8 +18,9 @@ use rustix::io::Errno;
 
 use super::call::{self, Call, HEADER};
 
-/// Bytes of a payload: the largest write, and the largest read.
-pub(super) const PAYLOAD: usize = 1 << 20;
+/// Bytes of a payload: the largest write, and the largest read. With less than INIT allowed the
+/// kernel refuses the entry.
+const PAYLOAD: usize = 256 << 10;
 
 /// `FUSE_IO_URING_CMD_REGISTER` and `FUSE_IO_URING_CMD_COMMIT_AND_FETCH`.
 const REGISTER: u32 = 1;
@@ -27,6 +28,9 @@ const COMMIT_AND_FETCH: u32 = 2;
 /// Where a submission holds how many buffers there are.
 const LEN_OFFSET: usize = 24;
 const BUFFERS: u32 = 2;
+
+/// One entry has one command at a time.
+const SUBMISSIONS: u32 = 1;
 
 type Ring = IoUring<squeue::Entry128>;
 
@@ -44,12 +48,12 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether this process may have a ring.
     pub(super) fn probe() -> io::Result<()> {
-        Ring::builder().build(1).map(drop)
+        ring().map(drop)
     }
 
-    /// Offers an entry to `queue`, whose requests it gets from then on.
+    /// Offers an entry to `queue`, whose requests this thread gets from then on.
     pub(super) fn register(device: &OwnedFd, queue: usize) -> io::Result<Self> {
-        let ring = Ring::builder().build(2)?;
+        let ring = ring()?;
         let queue = u16::try_from(queue).map_err(io::Error::other)?;
         let (header, payload) = (Box::new([0; HEADER]), vec![0; PAYLOAD]);
         let buffers = Box::default();
@@ -114,6 +118,12 @@ impl Entry {
         // touched before the command has completed.
         unsafe { self.ring.submission().push(&submission) }.map_err(io::Error::other)
     }
+}
+
+/// A ring for the one thread that makes it. What the kernel has to do for an entry it does while
+/// that thread waits, and interrupts nothing else.
+fn ring() -> io::Result<Ring> {
+    Ring::builder().setup_single_issuer().setup_defer_taskrun().build(SUBMISSIONS)
 }
 
 /// Whether the kernel was disturbed, or out of memory for the moment. Giving up would leave a

@@ -36,8 +36,8 @@ use super::requests::Requests;
 use entry::Entry;
 
 /// Most threads that a queue comes to have, and so requests that wait for the disk at a time. Each
-/// keeps up to 1 MiB, once it had a request as large as that.
-const THREADS_MAX: usize = 256;
+/// keeps up to 256 KiB, once it had a request as large as that.
+const THREADS_MAX: usize = 128;
 
 /// Whether file systems may use rings.
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -66,7 +66,7 @@ struct Queue {
 /// itself: the offer is made to every file system of this kind, so the administrator decides.
 pub(super) fn are_there() -> bool {
     let native = cfg!(all(target_endian = "little", target_pointer_width = "64"));
-    native && offer().is_ok() && Entry::probe().is_ok()
+    native && Entry::probe().is_ok() && offer().is_ok()
 }
 
 fn offer() -> io::Result<()> {
