@@ -93,7 +93,8 @@ async fn unreachable_wrong_password_and_wrong_database_say_what_to_do() {
     assert_eq!(
         line(&shown, "auth"),
         "x auth (password authentication failed for user \"postgres\") -> \
-         Check the password of role postgres in the URL."
+         Check the password of role postgres in the URL. If it is right it has run out: \
+         ALTER ROLE \"postgres\" VALID UNTIL 'infinity';"
     );
     assert_eq!(line(&shown, "wal level"), "- wal level (auth failed)");
     assert!(!shown.concat().contains("sekret"));
