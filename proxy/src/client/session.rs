@@ -1,10 +1,12 @@
 //! SQL sessions through tokio-postgres over our own stream.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 
@@ -13,11 +15,24 @@ use super::error::Error;
 use super::message::ServerMessage;
 use super::target::Target;
 
-/// A SQL session: a tokio-postgres client and the task that drives its socket. Dropping it ends
-/// the session; [`Session::close`] also waits until it has ended.
+/// A server that does not take a farewell in time has lost its session: the socket is closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A SQL session: a tokio-postgres client and the task that drives its socket. Dropping it closes
+/// the socket at once; [`Session::close`] says farewell and waits until the session has ended.
 pub struct Session {
     client: Client,
-    driver: JoinHandle<()>,
+    driver: Driver,
+}
+
+/// Aborted when dropped. Left to itself it would wait for whatever answers are still due, and a
+/// session in the middle of something would keep its locks for as long.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Session {
@@ -48,15 +63,16 @@ impl Session {
         let Some((client, connection)) = found else {
             return Err(refused.unwrap_or(Error::TlsRefused));
         };
-        let driver = tokio::spawn(drive(connection, on_notice));
+        let driver = Driver(tokio::spawn(drive(connection, on_notice)));
         Ok(Self { client, driver })
     }
 
     /// Ends the session and waits for its socket to be closed.
     pub async fn close(self) {
-        drop(self.client);
+        let Self { client, mut driver } = self;
+        drop(client);
         // The driver ends when the client is gone; how the socket ended no longer matters.
-        drop(self.driver.await);
+        drop(timeout(CLOSE_LIMIT, &mut driver.0).await);
     }
 }
 
