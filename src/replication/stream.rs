@@ -224,7 +224,8 @@ impl Stream {
     }
 
     /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
-    /// as no trunk connection is open, and lasts until resumed.
+    /// as no trunk connection is open, and lasts until resumed; it is refused while somebody else
+    /// has the trunk.
     async fn stand_by(
         &mut self,
         limit: Option<Duration>,
@@ -245,10 +246,13 @@ impl Stream {
             match control {
                 Some(Control::Pause(halt)) => {
                     let Some(answer) = halt.into_answer(reason) else { continue };
-                    let position =
-                        self.position.ok_or_else(|| Error::NotRunning(reason.to_owned()));
+                    let Some(position) = self.position_at_rest().await else {
+                        // Refused: nobody is going to resume.
+                        let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
+                        continue;
+                    };
                     // A caller that went away will not resume either.
-                    if answer.send(position).is_ok() {
+                    if answer.send(Ok(position)).is_ok() {
                         limit = None;
                     }
                 }
@@ -296,6 +300,17 @@ impl Stream {
         };
         reading.abort();
         outcome.map_err(|error| (error, true))
+    }
+
+    /// Where the trunk stands while no applier of ours is at work; it knows itself, if the source
+    /// has not been reached since the server started.
+    async fn position_at_rest(&mut self) -> Option<Position> {
+        if self.position.is_none()
+            && let Ok(applier) = self.open_applier().await
+        {
+            applier.close().await;
+        }
+        self.position
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {

@@ -59,6 +59,36 @@ async fn a_restarted_source_is_followed_again(plugin: Plugin) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_never_had_the_trunk_refuses_to_pause_and_goes_on() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    let second = Replication::start(chain.link(), chain.trunk.access());
+    let first = chain.replication.replace(second);
+    chain.until("busy", |status| matches!(status.phase, Phase::Retrying { .. })).await;
+    assert!(chain.stream().pause().await.is_err());
+    drop(first);
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    chain.assert_equal().await;
+}
+
+/// As after a start of the server that finds the source gone: branches can be cut all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_its_source_knows_where_the_trunk_stands() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    let before = chain.catch_up().await;
+    chain.replication.take().unwrap().stop().await;
+    chain.source.stop();
+    chain.follow();
+    chain.until("without", |status| matches!(status.phase, Phase::Retrying { .. })).await;
+    assert!(chain.stream().pause().await.unwrap().lsn >= before.lsn);
+    chain.source.start_again().await;
+    chain.stream().resume(chain.trunk.access()).await.unwrap();
+    chain.on_source("INSERT INTO t VALUES (2)").await;
+    chain.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recreated_or_missing_slot_stops_the_stream() {
     let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.catch_up().await;

@@ -160,11 +160,16 @@ impl Server {
         self.start_again().await;
     }
 
+    /// A fast shutdown, until it is started again.
+    pub(in super::super) fn stop(&mut self) {
+        self.signal(Signal::INT);
+        self.child.wait().unwrap();
+    }
+
     /// Another server that stands where this one does now, as a standby would. Shut down meanwhile,
     /// so that nothing is between them.
     pub(in super::super) async fn copy(&mut self) -> Self {
-        self.signal(Signal::INT);
-        self.child.wait().unwrap();
+        self.stop();
         let directory = scratch("standby");
         copy_data(&self.directory, &directory);
         let port = free_port();
@@ -185,7 +190,7 @@ impl Server {
         self.run("SELECT pg_promote()").await;
     }
 
-    async fn start_again(&mut self) {
+    pub(in super::super) async fn start_again(&mut self) {
         self.child.wait().unwrap();
         let began = Instant::now();
         self.child = spawn(&self.directory, &self.settings);
