@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{SetOnce, oneshot, watch};
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
@@ -26,6 +26,7 @@ pub(super) struct Shared {
     /// By token; one a message, each gone once applied.
     polls: Mutex<HashMap<String, Polled>>,
     is_poll_wanted: AtomicBool,
+    mode_known: SetOnce<()>,
     /// Number of the last message of ours whose effects are durable in the trunk.
     heard: AtomicU64,
     /// By token of the message that was emitted on the source.
@@ -35,6 +36,23 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut lock(&self.status));
+    }
+
+    /// Notes how schema changes are learnt of.
+    pub(super) fn learn_by(&self, mode: &'static str) {
+        lock(&self.status).ddl_mode = mode;
+        // Known already in a later life of the stream.
+        let _known = self.mode_known.set(());
+    }
+
+    pub(super) fn is_mode_known(&self) -> bool {
+        self.mode_known.initialized()
+    }
+
+    /// Returns once it is known how schema changes are learnt of, and so whether a message of ours
+    /// has to look for them. Takes as long as the source cannot be reached.
+    pub(super) async fn mode_known(&self) {
+        self.mode_known.wait().await;
     }
 
     pub(super) fn status(&self) -> Status {

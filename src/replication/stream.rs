@@ -131,6 +131,11 @@ impl Replication {
         if let Phase::Stopped { reason } = self.shared.status().phase {
             return Err(Error::NotRunning(reason));
         }
+        if !self.shared.is_mode_known() {
+            // Fails at once where the stream cannot get to either.
+            self.emitter.sequences().await?;
+            self.shared.mode_known().await;
+        }
         let token = format!("{:032x}", rand::random::<u128>());
         let reached = self.shared.expect_barrier(token.clone());
         self.emitter.barrier(token).await?;
@@ -272,7 +277,7 @@ impl Stream {
     /// One life of the two connections. The flag of a failure says whether it came to streaming.
     async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
         self.capture = ddl::install(&self.link).await.map_err(|error| (error, false))?;
-        self.shared.update(|status| status.ddl_mode = self.capture.mode());
+        self.shared.learn_by(self.capture.mode());
         if let Capture::Unavailable(reason) = &self.capture {
             self.shared.warn(format!("schema changes are not captured: {reason}"));
         }
