@@ -9,12 +9,14 @@
 //! After any failure both connections are dropped and the trunk's progress row is read anew: it
 //! alone says what has been applied.
 
+mod stand_by;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
@@ -228,52 +230,6 @@ impl Stream {
         self.shared.give_up_barriers();
     }
 
-    /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
-    /// as no trunk connection is open, and lasts until resumed; it is refused while somebody else
-    /// has the trunk.
-    async fn stand_by(
-        &mut self,
-        limit: Option<Duration>,
-        reason: &str,
-    ) -> Result<(), StopRequested> {
-        let mut limit = limit;
-        loop {
-            let wait = async {
-                match limit {
-                    Some(limit) => sleep(limit).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let control = tokio::select! {
-                control = self.controls.recv() => control,
-                () = wait => return Ok(()),
-            };
-            match control {
-                Some(Control::Pause(halt)) => {
-                    let Some(answer) = halt.into_answer(reason) else { continue };
-                    let Some(position) = self.position_at_rest().await else {
-                        // Refused: nobody is going to resume.
-                        let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
-                        continue;
-                    };
-                    // A caller that went away will not resume either.
-                    if answer.send(Ok(position)).is_ok() {
-                        limit = None;
-                    }
-                }
-                Some(Control::Resume(trunk, answer)) => {
-                    self.trunk = trunk;
-                    let _told = answer.send(());
-                    return Ok(());
-                }
-                Some(Control::Release(_, answer)) => {
-                    let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
-                }
-                Some(Control::Stop) | None => return Err(StopRequested),
-            }
-        }
-    }
-
     /// One life of the two connections. The flag of a failure says whether it came to streaming.
     async fn session(&mut self) -> Result<StopRequested, (Error, bool)> {
         self.capture = ddl::install(&self.link).await.map_err(|error| (error, false))?;
@@ -305,17 +261,6 @@ impl Stream {
         };
         reading.abort();
         outcome.map_err(|error| (error, true))
-    }
-
-    /// Where the trunk stands while no applier of ours is at work; it knows itself, if the source
-    /// has not been reached since the server started.
-    async fn position_at_rest(&mut self) -> Option<Position> {
-        if self.position.is_none()
-            && let Ok(applier) = self.open_applier().await
-        {
-            applier.close().await;
-        }
-        self.position
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {

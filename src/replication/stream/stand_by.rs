@@ -1,0 +1,69 @@
+//! Between two lives of a stream: after a failure, or paused. No trunk connection is open.
+//!
+//! Must never: take a pause for granted that was refused, since nobody ends it then.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::super::error::Error;
+use super::{Control, Position, StopRequested, Stream};
+
+impl Stream {
+    /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
+    /// as no trunk connection is open, and lasts until resumed; it is refused while somebody else
+    /// has the trunk.
+    pub(super) async fn stand_by(
+        &mut self,
+        limit: Option<Duration>,
+        reason: &str,
+    ) -> Result<(), StopRequested> {
+        let mut limit = limit;
+        loop {
+            let wait = async {
+                match limit {
+                    Some(limit) => sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let control = tokio::select! {
+                control = self.controls.recv() => control,
+                () = wait => return Ok(()),
+            };
+            match control {
+                Some(Control::Pause(halt)) => {
+                    let Some(answer) = halt.into_answer(reason) else { continue };
+                    let Some(position) = self.position_at_rest().await else {
+                        // Refused: nobody is going to resume.
+                        let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
+                        continue;
+                    };
+                    // A caller that went away will not resume either.
+                    if answer.send(Ok(position)).is_ok() {
+                        limit = None;
+                    }
+                }
+                Some(Control::Resume(trunk, answer)) => {
+                    self.trunk = trunk;
+                    let _told = answer.send(());
+                    return Ok(());
+                }
+                Some(Control::Release(_, answer)) => {
+                    let _told = answer.send(Err(Error::NotRunning(reason.to_owned())));
+                }
+                Some(Control::Stop) | None => return Err(StopRequested),
+            }
+        }
+    }
+
+    /// Where the trunk stands while no applier of ours is at work; it knows itself, if the source
+    /// has not been reached since the server started.
+    async fn position_at_rest(&mut self) -> Option<Position> {
+        if self.position.is_none()
+            && let Ok(applier) = self.open_applier().await
+        {
+            applier.close().await;
+        }
+        self.position
+    }
+}
