@@ -32,6 +32,8 @@ mod cancel;
 mod settings;
 mod preauth;
 mod console;
+mod home;
+mod lanes;
 mod backend;
 mod process;
 mod handoff;

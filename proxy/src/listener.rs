@@ -10,9 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::console::Console;
 use crate::door::{self, Accepted, Door, Entrance};
+use crate::home::Home;
+use crate::lanes::Lanes;
 use crate::route::Route;
 use crate::settings::{Settings, Stop};
-use crate::socket::Socket;
+use crate::socket::{Socket, UnwatchedSocket};
 use crate::stream::Stream;
 use crate::throttle::Throttle;
 
@@ -52,38 +54,48 @@ impl Listener {
         self
     }
 
-    async fn accept(&self) -> io::Result<Socket> {
-        match &self.socket {
-            ListenerSocket::Tcp(listener) => Socket::tcp(listener.accept().await?.0),
-            ListenerSocket::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
-        }
+    async fn accept(&self) -> io::Result<UnwatchedSocket> {
+        let socket = match &self.socket {
+            ListenerSocket::Tcp(listener) => Socket::tcp(listener.accept().await?.0)?,
+            ListenerSocket::Unix(listener) => Socket::Unix(listener.accept().await?.0),
+        };
+        socket.unwatch()
     }
 }
 
 /// Serves until `stop`, and returns when all sessions are gone. After `stop.accepting` they end
 /// by themselves. After `stop.sessions` idle ones are told 57P01 and closed, and busy ones get
-/// `limits.stop_grace`.
-pub async fn serve<R: Route, C: Console>(
+/// `limits.stop_grace`. Called on a runtime, which routes and admin statements then run on; fails if
+/// the threads for connections cannot be had.
+pub fn serve<R: Route, C: Console>(
     listeners: Vec<Listener>,
     route: Arc<R>,
     console: Arc<C>,
     settings: Settings,
     stop: Stop,
-) {
+) -> io::Result<impl Future<Output = ()> + Send> {
+    let lanes = Arc::new(Lanes::start()?);
+    let (route, console) = (Arc::new(Home::here(route)), Arc::new(Home::here(console)));
     let (throttle, waiting) = (Throttle::default(), AtomicUsize::new(0));
     let door = Arc::new(Door { route, console, settings, throttle, waiting, stop });
-    let mut loops = JoinSet::new();
-    for listener in listeners {
-        loops.spawn(accept_loop(listener, Arc::clone(&door)));
-    }
-    while let Some(ended) = loops.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(%error, "accept loop");
+    Ok(async move {
+        let mut loops = JoinSet::new();
+        for listener in listeners {
+            loops.spawn(accept_loop(listener, Arc::clone(&door), Arc::clone(&lanes)));
         }
-    }
+        while let Some(ended) = loops.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "accept loop");
+            }
+        }
+    })
 }
 
-async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R, C>>) {
+async fn accept_loop<R: Route, C: Console>(
+    listener: Listener,
+    door: Arc<Door<R, C>>,
+    lanes: Arc<Lanes>,
+) {
     let entrance = Arc::new(listener.entrance.clone());
     let mut connections = JoinSet::new();
     loop {
@@ -98,7 +110,12 @@ async fn accept_loop<R: Route, C: Console>(listener: Listener, door: Arc<Door<R,
         match accepted {
             Ok(socket) => {
                 let (door, entrance) = (Arc::clone(&door), Arc::clone(&entrance));
-                connections.spawn(async move { connection(&door, socket, &entrance).await });
+                let (lane, place) = lanes.place();
+                let served = async move {
+                    connection(&door, socket, &entrance).await;
+                    drop(place);
+                };
+                connections.spawn_on(served, &lane);
             }
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(%error, "accept");
@@ -128,7 +145,12 @@ async fn all_ended(connections: &mut JoinSet<()>) {
     }
 }
 
-async fn connection<R: Route, C: Console>(door: &Door<R, C>, socket: Socket, entrance: &Entrance) {
+async fn connection<R: Route, C: Console>(
+    door: &Door<R, C>,
+    socket: UnwatchedSocket,
+    entrance: &Entrance,
+) {
+    let Ok(socket) = socket.watch() else { return };
     let Ok(peer) = socket.peer() else { return };
     let mut stream = Stream::Plain(socket);
     let policy = door.settings.policy.current();

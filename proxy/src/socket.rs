@@ -49,6 +49,14 @@ impl Socket {
         }
     }
 
+    /// Takes it from the runtime that it was accepted on.
+    pub(crate) fn unwatch(self) -> io::Result<UnwatchedSocket> {
+        Ok(match self {
+            Self::Tcp(stream) => UnwatchedSocket::Tcp(stream.into_std()?),
+            Self::Unix(stream) => UnwatchedSocket::Unix(stream.into_std()?),
+        })
+    }
+
     /// The next byte, left where it is; `None` at the end.
     pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
         loop {
@@ -75,6 +83,23 @@ impl Socket {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
         }
+    }
+}
+
+/// A connection that no runtime watches.
+#[derive(Debug)]
+pub(crate) enum UnwatchedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl UnwatchedSocket {
+    /// Gives it to the runtime of the caller.
+    pub(crate) fn watch(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 

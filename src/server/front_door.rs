@@ -164,7 +164,7 @@ impl Parts {
             Arc::new(AdminConsole::new(control)),
             settings.clone(),
             stop.clone(),
-        ));
+        )?);
         Ok(FrontDoor { settings, stop, task, connectors, jobs })
     }
 

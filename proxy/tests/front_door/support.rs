@@ -355,13 +355,14 @@ impl Door {
         let policy = Policy { handoff: policy.handoff || crate::HANDOFF, ..policy };
         let settings = Settings::new(LivePolicy::new(policy), [9; 32]);
         let sessions = Arc::clone(&settings.sessions);
-        let server = tokio::spawn(proxy::serve(
+        let serving = proxy::serve(
             vec![Listener::tcp(tcp), Listener::unix(unix)],
             Arc::clone(&route),
             Arc::clone(&console),
             settings.clone(),
             stop.clone(),
-        ));
+        );
+        let server = tokio::spawn(serving.unwrap());
         Self { postgres, route, console, settings, sessions, address, unix_socket, stop, server }
     }
 
