@@ -13,13 +13,14 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 missing=()
-for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer e2fsprogs mount; do
+for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer e2fsprogs mount libpostgresql-jdbc-java; do
   installed "$package" || missing+=("$package")
 done
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
 
 if [ "${#missing[@]}" -gt 0 ]; then
   echo "setup: installing ${missing[*]}"
