@@ -14,7 +14,7 @@ type Script = fn() -> Command;
 /// The drivers that each script knows.
 const SCRIPTS: [(Script, &[&str]); 3] = [
     (|| python("matrix.py"), &["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "django"]),
-    (|| node("matrix.js"), &["pg", "postgres"]),
+    (|| node("matrix.js"), &["pg", "postgres", "prisma"]),
     (|| java("matrix.java"), &["jdbc"]),
 ];
 const HANDED_OFF: &str = "[proxy]\nhandoff = true";

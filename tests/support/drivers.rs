@@ -86,7 +86,7 @@ pub(crate) fn python_packages() -> PathBuf {
 
 /// A driver script under node.
 pub(crate) fn node(script: &str) -> Command {
-    let drivers = tests_dir().join("node_modules/pg");
+    let drivers = tests_dir().join("node_modules/.prisma/client");
     assert!(drivers.exists(), "the node drivers are missing: run make setup");
     let mut command = bounded("node");
     command.arg(tests_dir().join("drivers").join(script));
