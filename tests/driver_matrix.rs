@@ -14,7 +14,10 @@ type Script = fn() -> Command;
 
 /// The drivers that each script knows.
 const SCRIPTS: [(Script, &[&str]); 3] = [
-    (|| python("matrix.py"), &["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "django"]),
+    (
+        || python("matrix.py"),
+        &["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "alembic", "django"],
+    ),
     (|| node("matrix.js"), &["pg", "postgres", "prisma"]),
     (|| java("matrix.java"), &["jdbc"]),
 ];
