@@ -6,20 +6,23 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly REQUIREMENTS=tests/drivers/requirements.txt
-readonly NPM_DRIVERS=(pg@8.16.3 postgres@3.4.7)
+readonly NPM_DRIVERS=(pg@8.16.3 postgres@3.4.7 prisma@6.19.0 @prisma/client@6.19.0 @prisma/adapter-pg@6.19.0)
+readonly PRISMA_SCHEMA=tests/drivers/schema.prisma
+readonly PRISMA_CLIENT=tests/node_modules/.prisma
 readonly VENV=tests/.venv
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 missing=()
-for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer e2fsprogs mount; do
+for package in postgresql-15 postgresql-15-wal2json fuse3 openssh-server microsocks iproute2 openssl pgbouncer e2fsprogs mount libpostgresql-jdbc-java; do
   installed "$package" || missing+=("$package")
 done
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
 
 if [ "${#missing[@]}" -gt 0 ]; then
   echo "setup: installing ${missing[*]}"
@@ -43,7 +46,18 @@ npm_installed() {
 for driver in "${NPM_DRIVERS[@]}"; do
   if [ "$(npm_installed "$driver")" != "$driver" ]; then
     echo "setup: installing ${NPM_DRIVERS[*]}"
-    npm install --prefix tests --no-save --no-package-lock --no-audit --no-fund --loglevel=error "${NPM_DRIVERS[@]}"
+    # Prisma's install scripts would fetch engines: its client needs none with a driver of JavaScript.
+    npm install --prefix tests --no-save --no-package-lock --no-audit --no-fund --loglevel=error --ignore-scripts \
+      "${NPM_DRIVERS[@]}"
+    rm -rf "$PRISMA_CLIENT"
     break
   fi
 done
+
+if ! cmp -s "$PRISMA_SCHEMA" "$PRISMA_CLIENT/generated.prisma"; then
+  echo "setup: generating Prisma's client"
+  # Runs no engine, but looks for them, and would fetch what it does not find.
+  CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true \
+    node tests/node_modules/prisma/build/index.js generate --schema "$PRISMA_SCHEMA" --no-hints >/dev/null
+  cp "$PRISMA_SCHEMA" "$PRISMA_CLIENT/generated.prisma"
+fi

@@ -3,15 +3,25 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::sqlx;
 use crate::support::cli::{bounded, run};
-use crate::support::drivers::{node, psql, python};
+use crate::support::drivers::{java, node, psql, python};
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
 
-const PYTHON: [&str; 6] = ["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "django"];
+type Script = fn() -> Command;
+
+/// The drivers that each script knows.
+const SCRIPTS: [(Script, &[&str]); 3] = [
+    (
+        || python("matrix.py"),
+        &["psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy", "alembic", "django"],
+    ),
+    (|| node("matrix.js"), &["pg", "postgres", "prisma"]),
+    (|| java("matrix.java"), &["jdbc"]),
+];
 const HANDED_OFF: &str = "[proxy]\nhandoff = true";
-const NODE: [&str; 2] = ["pg", "postgres"];
 
 fn scene(more: &str) -> (Source, Server, String) {
     let source = Source::start();
@@ -61,17 +71,18 @@ fn every_driver_does_it_when_its_session_is_handed_off() {
     let counted = shown.lines().find_map(|line| {
         line.strip_prefix("ardent_proxy_handed_off_total||")?.split('|').next()?.parse().ok()
     });
-    let drivers = PYTHON.len() + NODE.len();
-    assert!(counted.is_some_and(|count: usize| count >= drivers), "{shown}");
+    let scripted: usize = SCRIPTS.iter().map(|(_, drivers)| drivers.len()).sum();
+    assert!(counted.is_some_and(|count: usize| count > scripted), "{shown}");
 }
 
 fn every_driver(server: &Server, url: &str) {
-    for driver in PYTHON {
-        answers(server, python("matrix.py"), driver, url);
+    for (script, drivers) in SCRIPTS {
+        for driver in drivers {
+            answers(server, script(), driver, url);
+        }
     }
-    for driver in NODE {
-        answers(server, node("matrix.js"), driver, url);
-    }
+    asleep(server);
+    sqlx::does_it(url);
 }
 
 #[test]

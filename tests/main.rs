@@ -46,4 +46,6 @@ mod settings;
 #[cfg(test)]
 mod setup_stages;
 #[cfg(test)]
+mod sqlx;
+#[cfg(test)]
 mod start;

@@ -47,6 +47,35 @@ const drivers = {
     await assert.rejects(sleep, { code: "57014" });
     await sql.end();
   },
+
+  async prisma(connectionString, ssl) {
+    const { PrismaClient } = require("@prisma/client");
+    const { PrismaPg } = require("@prisma/adapter-pg");
+    const client = new PrismaClient({ adapter: new PrismaPg({ connectionString, ssl, max: 3 }) });
+    const run = (sql) => client.$executeRawUnsafe(sql);
+    await run("create table matrix_thing (id int primary key, name text not null)");
+    await run("create table matrix_note (id serial primary key, text text not null, thing_id int references matrix_thing)");
+    const things = [...Array(100).keys()].map((id) => ({ id, name: `thing ${id}` }));
+    assert.equal((await client.thing.createMany({ data: things })).count, 100);
+    const notes = { create: [{ text: "one" }, { text: "two" }] };
+    await client.thing.create({ data: { id: 100, name: "thing x", notes } });
+    const query = { where: { name: { startsWith: "thing" } }, orderBy: { id: "desc" }, take: 2, include: { notes: true } };
+    const found = await client.thing.findMany(query);
+    assert.deepEqual(found.map((thing) => [thing.id, thing.notes.length]), [[100, 2], [99, 0]]);
+    await assert.rejects(client.thing.create({ data: { id: 1, name: "taken" } }), { code: "P2002" });
+    const undone = client.$transaction(
+      async (transaction) => {
+        assert.equal((await transaction.note.deleteMany()).count, 2);
+        throw new Error("undo");
+      },
+      { isolationLevel: "Serializable" },
+    );
+    await assert.rejects(undone, /undo/);
+    const counts = await Promise.all([...Array(20)].map(() => client.note.count()));
+    assert.deepEqual(counts, Array(20).fill(2));
+    await run("drop table matrix_note, matrix_thing");
+    await client.$disconnect();
+  },
 };
 
 const [driver, url] = process.argv.slice(2);

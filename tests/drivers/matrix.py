@@ -172,6 +172,28 @@ def driver_sqlalchemy(url):
         engine.dispose()
 
 
+def driver_alembic(url):
+    import sqlalchemy as sa
+    from alembic.autogenerate import compare_metadata, produce_migrations
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    wanted = sa.MetaData()
+    columns = [sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("name", sa.String(40))]
+    sa.Table("matrix_step", wanted, *columns, sa.UniqueConstraint("name"))
+    ours = {"include_name": lambda name, kind, _: kind != "table" or name.startswith("matrix_")}
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts=ours)
+        assert context.get_current_revision() is None
+        for target in (wanted, sa.MetaData()):
+            steps = produce_migrations(context, target).upgrade_ops.ops
+            assert len(steps) == 1
+            Operations(context).invoke(steps[0])
+            assert compare_metadata(context, target) == []
+    engine.dispose()
+
+
 def driver_django(url):
     import django
     from django.conf import settings

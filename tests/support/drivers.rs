@@ -1,6 +1,6 @@
 //! The clients that customers use: psql, psycopg and node-postgres. A missing one fails the test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -86,9 +86,20 @@ pub(crate) fn python_packages() -> PathBuf {
 
 /// A driver script under node.
 pub(crate) fn node(script: &str) -> Command {
-    let drivers = tests_dir().join("node_modules/pg");
+    let drivers = tests_dir().join("node_modules/.prisma/client");
     assert!(drivers.exists(), "the node drivers are missing: run make setup");
     let mut command = bounded("node");
+    command.arg(tests_dir().join("drivers").join(script));
+    command
+}
+
+/// A driver script under Java, which compiles it as it starts.
+pub(crate) fn java(script: &str) -> Command {
+    let driver = Path::new("/usr/share/java/postgresql.jar");
+    assert!(driver.exists(), "JDBC is missing: run make setup");
+    let mut command = bounded("java");
+    // The quick compiler suffices for a program that runs for a second.
+    command.arg("-XX:TieredStopAtLevel=1").arg("-cp").arg(driver);
     command.arg(tests_dir().join("drivers").join(script));
     command
 }

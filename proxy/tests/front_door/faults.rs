@@ -7,8 +7,11 @@ use rustix::net::sockopt;
 use crate::raw::{APP, Raw, message, query, sasl_initial, startup};
 use crate::support::{Door, until};
 
-const RUNNING: &str =
-    "select count(*) from pg_stat_activity where usename = 'app' and query like '%/* faults */%'";
+/// Counts the backends with this comment in their query: the tests share one Postgres.
+fn running(comment: &str) -> String {
+    let of_app = "select count(*) from pg_stat_activity where usename = 'app'";
+    format!("{of_app} and query like '%/* {comment} */%'")
+}
 
 /// Ends a connection with a reset instead of a proper close.
 fn reset(raw: Raw) {
@@ -74,11 +77,11 @@ async fn a_reset_in_any_phase_leaves_nothing() {
 
     let mut raw = connect().await;
     raw.log_in(&startup(0, &APP), "secret").await;
-    raw.send(&query("select pg_sleep(600) /* faults */")).await;
-    door.postgres.eventually(RUNNING, "1").await;
+    raw.send(&query("select pg_sleep(600) /* reset */")).await;
+    door.postgres.eventually(&running("reset"), "1").await;
     reset(raw);
     all_gone(&door).await;
-    door.postgres.eventually(RUNNING, "0").await;
+    door.postgres.eventually(&running("reset"), "0").await;
     door.client().await.batch_execute("select 1").await.unwrap();
 }
 
@@ -87,14 +90,19 @@ async fn a_client_that_dies_with_an_unread_backlog_leaves_no_backend() {
     let door = Door::open().await;
     let mut raw = Raw::connect(door.address).await;
     raw.log_in(&startup(0, &APP), "secret").await;
-    let endless = "select repeat('x', 100000) from generate_series(1, 1000000) /* faults */";
+    let endless = "select repeat('x', 100000) from generate_series(1, 1000000) /* backlog */";
     raw.send(&query(endless)).await;
-    door.postgres.eventually(RUNNING, "1").await;
+    door.postgres.eventually(&running("backlog"), "1").await;
     let unread = || rustix::io::ioctl_fionread(&raw.0).unwrap();
     until("the backlog fills", || unread() > 100_000).await;
+    let blocked = format!("{} and wait_event = 'ClientWrite'", running("backlog"));
+    // What the client does not read is not gathered on the way: the backend waits, and goes on
+    // waiting, for a moment of it would be seen of any writer.
+    let waits = || (0..10).all(|_| door.postgres.value(&blocked) == "1");
+    until("the backend waits for its client", waits).await;
     reset(raw);
     all_gone(&door).await;
-    door.postgres.eventually(RUNNING, "0").await;
+    door.postgres.eventually(&running("backlog"), "0").await;
 }
 
 #[tokio::test]

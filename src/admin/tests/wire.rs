@@ -50,7 +50,8 @@ impl Door {
         let console = Arc::new(AdminConsole::new(Arc::new(Fake::default())));
         let stop = Stop::new();
         let listeners = vec![Listener::unix(listener)];
-        let serve = proxy::serve(listeners, Arc::new(Nowhere), console, settings, stop.clone());
+        let serve =
+            proxy::serve(listeners, Arc::new(Nowhere), console, settings, stop.clone()).unwrap();
         Self { data_dir, stop, served: tokio::spawn(serve) }
     }
 
