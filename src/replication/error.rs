@@ -41,6 +41,17 @@ pub enum Error {
     /// The trunk holds no finished copy of the source.
     #[error("trunk has no finished copy of the source")]
     NotSetUp,
+    /// The trunk's own tables are of a build after this one.
+    #[error(
+        "trunk has format {found} and this build knows formats up to {known}: run a build as new \
+         as the one that wrote it, then ARDENT CONNECTOR RETRY SETUP"
+    )]
+    NewerTrunk {
+        /// The trunk's.
+        found: usize,
+        /// This build's.
+        known: usize,
+    },
     /// The plugin sent what we do not understand.
     #[error("decode change: {0}")]
     Decode(&'static str),

@@ -27,6 +27,7 @@ mod decoder;
 mod emitter;
 mod error;
 mod flight;
+mod format;
 mod halt;
 mod heartbeat;
 mod link;
