@@ -4,7 +4,7 @@ use std::io;
 
 use proxy::client::{self, Verdict};
 
-use crate::source;
+use crate::source::{self, TableName};
 
 /// Replication failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,14 @@ pub enum Error {
     /// The trunk refuses a table's rows. The text says why.
     #[error("trunk refuses the rows: {0}")]
     Refused(String),
+    /// The trunk refuses to COPY into a table, whatever the rows. The session is of no use then.
+    #[error("trunk refuses COPY into {table}, which gets its rows by INSERT from now on: {said}")]
+    CopyRefused {
+        /// The table.
+        table: TableName,
+        /// What the trunk says.
+        said: String,
+    },
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,
@@ -99,7 +107,7 @@ impl Error {
             }
             // The trunk is ours: whatever it says, it may be starting, stopping or recovering.
             Self::Trunk(_) | Self::Ended | Self::Busy => Action::Retry,
-            Self::Look(_) | Self::Moving => Action::Retry,
+            Self::Look(_) | Self::Moving | Self::CopyRefused { .. } => Action::Retry,
             _ => Action::Stop,
         }
     }
