@@ -187,3 +187,42 @@ fn verify_finds_a_loaded_trunk_equal_and_leaves_no_branch() {
     let left: Vec<_> = std::fs::read_dir(server.data_dir().join("mnt")).unwrap().collect();
     assert_eq!(left.len(), 3, "the trunk and two branches: {left:?}");
 }
+
+#[test]
+fn what_verify_saw_is_remembered_until_it_sees_better() {
+    let source = Source::start();
+    source.sql("create table entry (id bigint primary key); insert into entry values (1)");
+    let mut server = Server::start();
+    server.follow(&source);
+    let trunk = format!(
+        "host={} user=ardent_system dbname=postgres",
+        server.data_dir().join("run/1").display()
+    );
+    let verify = |server: &Server, more: &[&str]| {
+        server.ardent(&[&["connector", "verify", "prod"], more].concat());
+        server.ardent(&["connector", "status", "prod"]).ok()
+    };
+    assert!(verify(&server, &[]).contains(", 0 different"));
+    eventually(Duration::from_secs(60), "the trunk runs again", || {
+        (psql(&trunk, "insert into entry values (2)").code == 0).then_some(())
+    });
+    let said = verify(&server, &["--tables", "public.entry"]);
+    assert!(said.contains("1 object differed from the source at "), "{said}");
+    assert!(said.contains("degraded"), "{said}");
+    let branch = server.branch("beside");
+    assert!(server.ardent(&["branch", "info", "beside"]).ok().contains("1 object differed"));
+    assert_eq!(psql(&branch, "select count(*) from entry").ok(), "2");
+
+    server.kill();
+    server.start_again();
+    let status = || server.ardent(&["connector", "status", "prod"]).ok();
+    assert!(status().contains("1 object differed from the source at "), "{}", status());
+    eventually(Duration::from_secs(60), "the trunk is mended", || {
+        (psql(&trunk, "delete from entry where id = 2").code == 0).then_some(())
+    });
+    // A sample cannot know that all is well.
+    assert!(verify(&server, &["--sample", "1"]).contains("1 object differed"));
+    let said = verify(&server, &[]);
+    assert!(said.contains(", 0 different"), "{said}");
+    assert!(said.contains("Ready"), "{said}");
+}

@@ -67,6 +67,7 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
     let lsn = |lsn: Option<Lsn>| optional(lsn, text);
     let copy = row.copy;
     let (holder, age) = row.oldest_transaction.unzip();
+    let seen = row.verification;
     let of_copy = |value: &dyn Fn(&CopyRow) -> Value| copy.as_ref().map_or(Value::Null, value);
     vec![
         text(row.name),
@@ -93,6 +94,9 @@ pub(super) fn connector_status(row: ConnectorStatusRow) -> Vec<Value> {
         of_copy(&|copy| lines(&copy.tables)),
         optional(holder, Value::Text),
         optional(age, seconds),
+        lsn(seen.map(|seen| seen.lsn)),
+        optional(seen, |seen| Value::Timestamptz(seen.at)),
+        optional(seen, |seen| Value::Int8(seen.differences)),
     ]
 }
 

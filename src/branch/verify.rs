@@ -13,7 +13,7 @@ use crate::catalog::{BranchKind, BranchRecord, NewBranch};
 use crate::compute::ComputeTarget;
 use crate::connector::{Connector, CutRequest};
 use crate::postgres::OWNER_ROLE;
-use crate::replication::{Finding, Scope, TrunkAccess, compare};
+use crate::replication::{Comparison, Scope, TrunkAccess, compare};
 
 /// Stands where a branch's name does. The blank keeps it apart from every name of a user.
 const NAME: &str = "verify -";
@@ -24,7 +24,7 @@ impl Branches {
         self: &Arc<Self>,
         connector: Arc<Connector>,
         scope: Scope,
-    ) -> Result<Vec<Finding>, BranchError> {
+    ) -> Result<Comparison, BranchError> {
         let left = CancellationToken::new();
         let _guard = left.clone().drop_guard();
         let branches = self.clone();
@@ -63,7 +63,7 @@ impl Branches {
         record: &BranchRecord,
         connector: &Connector,
         scope: &Scope,
-    ) -> Result<Vec<Finding>, BranchError> {
+    ) -> Result<Comparison, BranchError> {
         let services = &self.services;
         let request = CutRequest {
             branch: record.number,

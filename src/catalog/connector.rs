@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Catalog, CatalogError, from_micros, taken, to_micros};
+use crate::lsn::Lsn;
 
 /// Number of a connector, never reused; names its slot on the source (`ardent_c7`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,11 +106,25 @@ pub struct ConnectorRecord {
     pub warnings: Vec<String>,
     /// When the row was made.
     pub created_at: SystemTime,
+    /// What the last comparison with the source came to.
+    pub verification: Option<Verification>,
+}
+
+/// What a comparison of trunk and source came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// The source position it was made at.
+    pub lsn: Lsn,
+    /// When.
+    pub at: SystemTime,
+    /// Objects that differ.
+    pub differences: u64,
 }
 
 const COLUMNS: &str = "id, name, state, url, schemas, decisions, plugin, system_identifier, \
                        database_oid, database, message, locked, created_at, environment, \
-                       private_link, drop_extensions, warnings";
+                       private_link, drop_extensions, warnings, verified_lsn, verified_at, \
+                       differences";
 
 impl Catalog {
     /// Stores a new connector in state `Validating`.
@@ -226,6 +241,19 @@ impl Catalog {
         Ok(())
     }
 
+    /// Replaces what the last comparison with the source came to.
+    pub fn set_verification(
+        &self,
+        id: ConnectorId,
+        verification: &Verification,
+    ) -> Result<(), CatalogError> {
+        let Verification { lsn, at, differences } = *verification;
+        let sql = "UPDATE connector SET verified_lsn = ?2, verified_at = ?3, differences = ?4 \
+                   WHERE id = ?1";
+        self.lock().execute(sql, params![id.0, lsn.to_string(), to_micros(at), differences])?;
+        Ok(())
+    }
+
     /// Forgets a connector; its branches must be gone.
     pub fn delete_connector(&self, id: ConnectorId) -> Result<(), CatalogError> {
         self.lock().execute("DELETE FROM connector WHERE id = ?1", params![id.0])?;
@@ -254,7 +282,17 @@ fn read_connector(row: &Row<'_>) -> Result<ConnectorRecord, CatalogError> {
         locked: row.get(11)?,
         created_at: from_micros(row.get(12)?),
         warnings: read_list(&row.get::<_, String>(16)?, "list of warnings")?,
+        verification: read_verification(row)?,
     })
+}
+
+fn read_verification(row: &Row<'_>) -> Result<Option<Verification>, CatalogError> {
+    let Some(lsn) = row.get::<_, Option<String>>(17)? else { return Ok(None) };
+    Ok(Some(Verification {
+        lsn: lsn.parse().map_err(|_| CatalogError::Damaged("position of a verification"))?,
+        at: from_micros(row.get(18)?),
+        differences: row.get(19)?,
+    }))
 }
 
 /// Lists of texts are kept as JSON.

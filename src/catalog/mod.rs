@@ -22,7 +22,7 @@ use rusqlite::Connection;
 use storage::BranchId;
 
 pub use branch::{BranchKind, BranchRecord, BranchState, NewBranch, RoleVerifier};
-pub use connector::{ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
+pub use connector::{ConnectorId, ConnectorRecord, ConnectorState, NewConnector, Verification};
 pub use environment::{EnvironmentRecord, PrivateLinkRecord};
 pub use operator::{AdminRole, Selection};
 pub use setting::{Hook, SettingKey};

@@ -6,7 +6,7 @@ use super::CatalogError;
 
 /// What each format adds to the one before. `user_version` is the number of steps a file has had;
 /// a step that was released is never changed.
-const STEPS: [&str; 3] = [TABLES, LIMITS, WAYS_AND_SETTINGS];
+const STEPS: [&str; 4] = [TABLES, LIMITS, WAYS_AND_SETTINGS, VERIFICATION];
 
 const TABLES: &str = "
 CREATE TABLE connector (
@@ -102,6 +102,12 @@ CREATE TABLE hook (
     run_as            TEXT,
     PRIMARY KEY (connector, name)
 ) STRICT, WITHOUT ROWID;
+";
+
+const VERIFICATION: &str = "
+ALTER TABLE connector ADD COLUMN verified_lsn TEXT;
+ALTER TABLE connector ADD COLUMN verified_at INTEGER;
+ALTER TABLE connector ADD COLUMN differences INTEGER;
 ";
 
 /// Sets durability, brings the tables of an older file up to date, refuses a newer one.

@@ -205,6 +205,10 @@ pub(super) fn connector_status(rows: &[Row], style: Style) -> String {
         if let Some(retained) = row.integer("retained_wal_bytes") {
             push_line!(out, "WAL held:  {}", bytes(retained));
         }
+        if let Some(lsn) = row.optional_text("verified_lsn") {
+            let differences = row.integer("differences").unwrap_or_default();
+            push_line!(out, "Verified:  at {lsn}, {differences} different");
+        }
         if let Some(error) = row.optional_text("error") {
             push_line!(out, "Error:     {error}");
         }

@@ -28,7 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalog::{Catalog, ConnectorId, ConnectorRecord, ConnectorState, NewConnector};
+use crate::catalog::{
+    Catalog, ConnectorId, ConnectorRecord, ConnectorState, NewConnector, Verification,
+};
 use crate::compute::Computes;
 use crate::config::Config;
 use crate::replication::{self, SetupProgress};
@@ -77,6 +79,7 @@ pub struct Connector {
     /// Replica identity decisions in force; RETRY SETUP replaces those the row was made with.
     decisions: std::sync::RwLock<String>,
     drop_extensions: std::sync::RwLock<Vec<String>>,
+    verification: std::sync::RwLock<Option<Verification>>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<ConnectorView>,
 }
@@ -158,6 +161,7 @@ impl Connectors {
             locked: std::sync::RwLock::new(record.locked.clone()),
             decisions: std::sync::RwLock::new(record.made.decisions.clone()),
             drop_extensions: std::sync::RwLock::new(record.made.drop_extensions.clone()),
+            verification: std::sync::RwLock::new(record.verification),
             commands,
             view,
         });
@@ -224,6 +228,18 @@ impl Connectors {
         Ok(())
     }
 
+    /// Remembers what a comparison with the source came to.
+    pub fn set_verification(
+        &self,
+        connector: &Connector,
+        verification: Verification,
+    ) -> Result<(), ConnectorError> {
+        self.services.catalog.set_verification(connector.id(), &verification)?;
+        *connector.verification.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(verification);
+        Ok(())
+    }
+
     /// Seals a source URL for the catalog.
     pub fn seal(&self, url: &Secret) -> Vec<u8> {
         self.services.key.seal(url)
@@ -264,6 +280,11 @@ impl Connector {
     /// Extensions that branches are made without.
     pub fn drop_extensions(&self) -> Vec<String> {
         self.drop_extensions.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// What the last comparison with the source came to.
+    pub fn verification(&self) -> Option<Verification> {
+        *self.verification.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Why its deletion is refused, if it is; may be empty.

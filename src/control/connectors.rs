@@ -1,7 +1,7 @@
 //! Connector operations.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -13,10 +13,10 @@ use crate::admin::row::{
     SwitchRow, VerifyRow,
 };
 use crate::admin::{Caller, OperationError, Outcome, Progress, sqlstate};
-use crate::catalog::{ConnectorState, NewConnector, Selection};
+use crate::catalog::{ConnectorState, NewConnector, Selection, Verification};
 use crate::connector::{Connector, ConnectorView};
 use crate::name::Name;
-use crate::replication::Scope;
+use crate::replication::{Comparison, Scope, Verdict};
 use crate::source::{Identity, Plugin, PluginChoice, PreflightOptions, SourceUrl};
 
 /// How often progress is told.
@@ -192,8 +192,33 @@ impl ControlPlane {
             sample: request.sample,
             limit: Duration::from_secs(self.0.config.current().replication.verify_timeout_s),
         };
-        let findings = self.0.branches.verify(connector, scope).await.map_err(refuse::branch)?;
-        Ok(findings.into_iter().map(rows::finding).collect())
+        let is_narrow = !scope.tables.is_empty() || scope.sample.is_some();
+        let comparison = self.0.branches.verify(connector.clone(), scope).await;
+        let comparison = comparison.map_err(refuse::branch)?;
+        self.remember(&connector, &comparison, is_narrow)?;
+        Ok(comparison.findings.into_iter().map(rows::finding).collect())
+    }
+
+    /// A look at less than everything adds what it found where nothing was known, and acquits
+    /// nothing.
+    fn remember(
+        &self,
+        connector: &Connector,
+        comparison: &Comparison,
+        is_narrow: bool,
+    ) -> Outcome<()> {
+        let is_whole = !is_narrow && comparison.count(Verdict::NotCompared) == 0;
+        let different = comparison.count(Verdict::Different);
+        let differed = connector.verification().is_some_and(|before| before.differences > 0);
+        if !is_whole && (different == 0 || differed) {
+            return Ok(());
+        }
+        let verification = Verification {
+            lsn: comparison.lsn,
+            at: SystemTime::now(),
+            differences: u64::try_from(different).unwrap_or(u64::MAX),
+        };
+        self.0.connectors.set_verification(connector, verification).map_err(refuse::connector)
     }
 
     pub(super) async fn do_retry_setup(

@@ -8,7 +8,8 @@ use crate::admin::Outcome;
 use crate::admin::request::Decision;
 use crate::admin::row::{
     ConfigRow, ConnectorRow, ConnectorState as Shown, ConnectorStatusRow, CopyRow, JobRow,
-    PreflightKind, PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow, VerifyRow,
+    PreflightKind, PreflightRow, PreflightStatus, QuarantineRow, RoleRecord, SessionRow,
+    VerificationRow, VerifyRow,
 };
 use crate::catalog::{AdminRole, ConnectorState};
 use crate::config::Config;
@@ -98,6 +99,11 @@ pub(super) fn connector_status(connector: &Connector) -> Outcome<ConnectorStatus
             .as_ref()
             .map(|open| (open.holder.clone(), open.age)),
         copy: setup.map(copy),
+        verification: connector.verification().map(|seen| VerificationRow {
+            lsn: seen.lsn,
+            at: seen.at,
+            differences: count(seen.differences).unwrap_or(i64::MAX),
+        }),
     })
 }
 
@@ -133,11 +139,13 @@ fn phase(view: &ConnectorView) -> String {
     }
 }
 
-/// A ready connector is shown as degraded while objects of the source are left out of branches.
+/// A ready connector is shown as degraded while objects of the source are left out of branches, or
+/// are known to differ there.
 fn shown(connector: &Connector, view: &ConnectorView) -> Shown {
     let is_left_out = !view.status.quarantined.is_empty()
         || !excluded(connector).is_empty()
-        || !left_behind(connector, view).is_empty();
+        || !left_behind(connector, view).is_empty()
+        || differences(connector).is_some();
     match view.state {
         ConnectorState::SetupPending => Shown::SetupPending,
         ConnectorState::Validating => Shown::Validating,
@@ -160,8 +168,21 @@ pub(super) fn warnings(connector: &Connector) -> Vec<String> {
         warnings.push(format!("{table} is quarantined: {reason}"));
     }
     warnings.extend(left_behind(connector, &view));
+    warnings.extend(differences(connector));
     warnings.extend(view.status.warnings.iter().cloned());
     warnings
+}
+
+/// What the last comparison saw, if it was not equality.
+fn differences(connector: &Connector) -> Option<String> {
+    let seen = connector.verification().filter(|seen| seen.differences > 0)?;
+    let objects = if seen.differences == 1 { "object" } else { "objects" };
+    Some(format!(
+        "{} {objects} differed from the source at {}: ARDENT CONNECTOR VERIFY {} names them",
+        seen.differences,
+        seen.lsn,
+        connector.name()
+    ))
 }
 
 /// What setup could not carry, but for extensions that are not wanted anyway.

@@ -51,7 +51,7 @@ const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_h
 /// Why rows of an unknown table are not followed.
 pub(super) const MISSING: &str = "the trunk lacks the table";
 /// Any number will do as long as nothing else in a trunk uses it: "ardent" in ASCII.
-const APPLIER_LOCK: i64 = 0x6172_6465_6e74;
+pub(super) const APPLIER_LOCK: i64 = 0x6172_6465_6e74;
 
 pub(super) struct Applier {
     /// Shared with the round under way, which has it to itself.

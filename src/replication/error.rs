@@ -4,7 +4,7 @@ use std::io;
 
 use proxy::client::{self, Verdict};
 
-use crate::source;
+use crate::source::{self, TableName};
 
 /// Replication failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,17 @@ pub enum Error {
     /// The trunk holds no finished copy of the source.
     #[error("trunk has no finished copy of the source")]
     NotSetUp,
+    /// The trunk's own tables are of a build after this one.
+    #[error(
+        "trunk has format {found} and this build knows formats up to {known}: run a build as new \
+         as the one that wrote it, then ARDENT CONNECTOR RETRY SETUP"
+    )]
+    NewerTrunk {
+        /// The trunk's.
+        found: usize,
+        /// This build's.
+        known: usize,
+    },
     /// The plugin sent what we do not understand.
     #[error("decode change: {0}")]
     Decode(&'static str),
@@ -56,6 +67,14 @@ pub enum Error {
     /// The trunk refuses a table's rows. The text says why.
     #[error("trunk refuses the rows: {0}")]
     Refused(String),
+    /// The trunk refuses to COPY into a table, whatever the rows. The session is of no use then.
+    #[error("trunk refuses COPY into {table}, which gets its rows by INSERT from now on: {said}")]
+    CopyRefused {
+        /// The table.
+        table: TableName,
+        /// What the trunk says.
+        said: String,
+    },
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,
@@ -88,7 +107,7 @@ impl Error {
             }
             // The trunk is ours: whatever it says, it may be starting, stopping or recovering.
             Self::Trunk(_) | Self::Ended | Self::Busy => Action::Retry,
-            Self::Look(_) | Self::Moving => Action::Retry,
+            Self::Look(_) | Self::Moving | Self::CopyRefused { .. } => Action::Retry,
             _ => Action::Stop,
         }
     }

@@ -73,7 +73,12 @@ impl Applier {
         let Landed { round, ending, outcome } = landed.map_err(|_| Error::Ended)?;
         match outcome {
             Ok(()) => {}
-            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Fatal(error)) => {
+                if let Error::CopyRefused { table, .. } = &error {
+                    self.shared.avoid_copy(table);
+                }
+                return Err(error);
+            }
             Err(Failure::Rows(said)) => {
                 tracing::debug!(said, "round is repeated step by step");
                 self.is_open = true;

@@ -27,6 +27,7 @@ mod decoder;
 mod emitter;
 mod error;
 mod flight;
+mod format;
 mod halt;
 mod heartbeat;
 mod link;
@@ -59,7 +60,7 @@ pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
 pub use triggers::enable_triggers;
-pub use verify::{Finding, Reference, Scope, Verdict, compare};
+pub use verify::{Comparison, Finding, Reference, Scope, Verdict, compare};
 
 #[cfg(test)]
 mod tests;

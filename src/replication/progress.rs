@@ -10,6 +10,7 @@ use crate::lsn::Lsn;
 use crate::source::Identity;
 
 use super::error::{Error, at_trunk};
+use super::format;
 use super::link::{Link, TrunkAccess};
 use super::setup::maintenance_database;
 
@@ -33,12 +34,6 @@ impl Progress {
     }
 }
 
-/// Makes the schema `ardent` of a trunk. The superuser owns it; the applying role may move the
-/// row and note quarantined tables.
-pub(super) async fn create_tables(system: &Session) -> Result<(), Error> {
-    system.batch_execute(SCHEMA_SQL).await.map_err(at_trunk)
-}
-
 /// Where the copy of a finished setup stands; none if there is no finished one for this link.
 pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<Lsn>, Error> {
     let maintenance = maintenance_database(&trunk.database);
@@ -53,7 +48,10 @@ pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<
         return Ok(None);
     }
     let system = Session::open(&trunk.as_system(&trunk.database)).await.map_err(at_trunk)?;
-    let found = load(&system).await;
+    let found = match format::bring_up_in(&system).await {
+        Ok(()) => load(&system).await,
+        Err(error) => Err(error),
+    };
     system.close().await;
     match found {
         Ok(progress) if progress.slot == link.slot() => Ok(Some(progress.lsn)),
@@ -89,17 +87,9 @@ pub(super) async fn begin(
     Ok(())
 }
 
-/// Reads the row.
+/// Reads the row, of a trunk that has been brought to this build's format.
 pub(super) async fn load(session: &Session) -> Result<Progress, Error> {
-    let row = match session.query_opt(LOAD_SQL, &[]).await {
-        Ok(Some(row)) => row,
-        Ok(None) => return Err(Error::NotSetUp),
-        // No such table: setup died before it.
-        Err(error) if error.code().is_some_and(|code| code.code() == "42P01") => {
-            return Err(Error::NotSetUp);
-        }
-        Err(error) => return Err(at_trunk(error)),
-    };
+    let row = session.query_opt(LOAD_SQL, &[]).await.map_err(at_trunk)?.ok_or(Error::NotSetUp)?;
     let text = |column: &str| row.try_get::<_, String>(column).map_err(at_trunk);
     let damaged = || Error::Unsafe("trunk's progress row is damaged".to_owned());
     Ok(Progress {
@@ -140,46 +130,6 @@ const LOAD_SQL: &str = "\
 SELECT slot, system_identifier, database_oid::text, timeline::text, lsn::text, idle_lsn::text,
        (extract(epoch FROM commit_time) * 1000000)::bigint AS commit_time_us
   FROM ardent.progress";
-
-// A fill factor of 10 keeps updates of the one row on its page (replication notes, section 3.2).
-const SCHEMA_SQL: &str = "CREATE SCHEMA ardent;
-     CREATE TABLE ardent.progress (
-       connector text PRIMARY KEY,
-       slot text NOT NULL,
-       system_identifier text NOT NULL,
-       database_oid bigint NOT NULL,
-       timeline bigint NOT NULL,
-       lsn pg_lsn NOT NULL,
-       idle_lsn pg_lsn NOT NULL,
-       commit_time timestamptz
-     ) WITH (fillfactor = 10);
-     CREATE TABLE ardent.quarantine (
-       schema_name text, table_name text,
-       reason text NOT NULL,
-       lsn pg_lsn NOT NULL,
-       since timestamptz NOT NULL DEFAULT now(),
-       is_resync_due boolean NOT NULL DEFAULT false,
-       copied_parts bigint NOT NULL DEFAULT 0,
-       PRIMARY KEY (schema_name, table_name)
-     );
-     CREATE TABLE ardent.disabled_trigger (
-       schema_name text, table_name text, trigger_name text,
-       mode \"char\" NOT NULL,
-       PRIMARY KEY (schema_name, table_name, trigger_name)
-     );
-     CREATE TABLE ardent.known (
-       class text, oid bigint,
-       namespace bigint NOT NULL,
-       name text NOT NULL,
-       target text NOT NULL,
-       columns jsonb NOT NULL,
-       PRIMARY KEY (class, oid)
-     );
-     GRANT USAGE ON SCHEMA ardent TO ardent_apply;
-     GRANT SELECT, INSERT, UPDATE, DELETE ON ardent.known TO ardent_apply;
-     GRANT SELECT, UPDATE ON ardent.progress TO ardent_apply;
-     GRANT SELECT, INSERT, UPDATE, DELETE ON ardent.quarantine TO ardent_apply;
-     GRANT SELECT, INSERT, DELETE ON ardent.disabled_trigger TO ardent_apply;";
 
 const REPLICA_TRIGGERS_SQL: &str = "\
 SELECT pg_catalog.format(

@@ -45,6 +45,29 @@ pub(super) enum Failure {
     Rows(String),
 }
 
+/// Why a call failed.
+enum CallError {
+    Statement(tokio_postgres::Error),
+    /// A COPY did not begin. The driver ends it all the same, and takes the answer to that for the
+    /// next statement's: the session is of no use any more.
+    CopyRefused(TableName, tokio_postgres::Error),
+}
+
+impl CallError {
+    /// Where no rows are to blame.
+    fn of_trunk(self) -> Error {
+        match self {
+            Self::Statement(error) | Self::CopyRefused(_, error) => at_trunk(error),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for CallError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Statement(error)
+    }
+}
+
 /// One statement with what it takes.
 enum Call<'a> {
     /// Per parameter one value per row.
@@ -60,8 +83,8 @@ enum Call<'a> {
     },
 }
 
-type Pending<'a> =
-    Pin<Box<dyn Future<Output = Result<Option<u64>, tokio_postgres::Error>> + Send + 'a>>;
+type Outcome = Result<Option<u64>, CallError>;
+type Pending<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 impl Round {
     /// Prepares what is not prepared yet. A step that cannot even be prepared (a type or operator
@@ -72,7 +95,8 @@ impl Round {
             let Some(statement) = prepare(applier, step.kind, &step).await? else { continue };
             let is_copied = step.kind == Kind::Insert
                 && step.rows.len() >= COPY_ROWS_MIN
-                && step.new.as_ref().is_some_and(|mapping| sent(mapping).next().is_some());
+                && step.new.as_ref().is_some_and(|mapping| sent(mapping).next().is_some())
+                && !step.table().is_some_and(|table| applier.shared.avoids_copy(table));
             let copy = match is_copied {
                 true => prepare(applier, Kind::Copy, &step).await?,
                 false => None,
@@ -87,8 +111,8 @@ impl Round {
     }
 
     /// Sends everything before waiting for anything, under the savepoint `round`. With an ending,
-    /// commits if all went well. Only a COPY waits until what was sent before it has succeeded: one
-    /// that cannot begin, as in a transaction that has failed, leaves the driver out of step.
+    /// commits if all went well. Only a COPY waits until what was sent before it has succeeded: in
+    /// a transaction that has failed it could not begin, which would cost the session.
     pub(super) async fn run_pipelined(
         &self,
         session: &Session,
@@ -102,7 +126,8 @@ impl Round {
         };
         let calls: Vec<Call<'_>> = self.steps.iter().flat_map(Prepared::calls).collect();
         let mut pending: Vec<Pending<'_>> = Vec::with_capacity(calls.len() + 2);
-        pending.push(Box::pin(session.batch_execute(begin).map(|outcome| outcome.map(|()| None))));
+        let begun = session.batch_execute(begin);
+        pending.push(Box::pin(begun.map(|outcome| Ok(outcome.map(|()| None)?))));
         let mut expected = vec![None];
         for call in &calls {
             if matches!(call, Call::Copy { .. }) {
@@ -113,7 +138,8 @@ impl Round {
             expected.push(Some(call.rows()));
         }
         if let Some(ending) = ending {
-            pending.push(Box::pin(ending.move_progress(session).map(|moved| moved.map(Some))));
+            let moving = ending.move_progress(session);
+            pending.push(Box::pin(moving.map(|moved| Ok(moved.map(Some)?))));
         }
         let mut outcomes = in_order(pending).await;
         let moved = if ending.is_some() { outcomes.pop() } else { None };
@@ -121,7 +147,7 @@ impl Round {
         let end = match moved {
             None => "RELEASE SAVEPOINT round",
             Some(moved) => {
-                let moved = moved.map_err(|error| Failure::Fatal(at_trunk(error)))?;
+                let moved = moved.map_err(|error| Failure::Fatal(error.of_trunk()))?;
                 is_moved(moved.unwrap_or(0)).map_err(Failure::Fatal)?;
                 "COMMIT"
             }
@@ -212,15 +238,17 @@ impl Call<'_> {
         }
     }
 
-    async fn execute(&self, session: &Session) -> Result<u64, tokio_postgres::Error> {
+    async fn execute(&self, session: &Session) -> Result<u64, CallError> {
         match self {
             Self::Rows { statement, columns, .. } => {
                 let parameters: Vec<&(dyn ToSql + Sync)> =
                     columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-                session.execute(*statement, &parameters).await
+                Ok(session.execute(*statement, &parameters).await?)
             }
             Self::Copy { statement, mapping, rows } => {
-                let mut sink = pin!(session.copy_in::<_, Bytes>(*statement).await?);
+                let refused = |error| CallError::CopyRefused(mapping.table.name.clone(), error);
+                let sink = session.copy_in::<_, Bytes>(*statement).await.map_err(refused)?;
+                let mut sink = pin!(sink);
                 let mut text = CopyText::new(mapping);
                 for row in rows.iter().filter_map(|pair| pair.new.as_ref()) {
                     if let Some(piece) = text.push(row) {
@@ -228,7 +256,7 @@ impl Call<'_> {
                     }
                 }
                 sink.send(text.finish()).await?;
-                sink.finish().await
+                Ok(sink.finish().await?)
             }
         }
     }
@@ -246,7 +274,10 @@ async fn try_rows(
         match call.execute(session).await {
             Ok(hit) if is_count(hit, call.rows()) => {}
             Ok(hit) => said = Some(missed(hit, call.rows())),
-            Err(error) => said = Some(rows_failure(error)?),
+            Err(error) => match failure(error) {
+                Failure::Rows(reason) => said = Some(reason),
+                Failure::Fatal(error) => return Err(error),
+            },
         }
         if said.is_some() {
             break;
@@ -297,10 +328,7 @@ fn rows_failure(error: tokio_postgres::Error) -> Result<String, Error> {
 }
 
 /// Fails with the first failure, or the first statement that did not hit its rows.
-fn check(
-    outcomes: Vec<Result<Option<u64>, tokio_postgres::Error>>,
-    expected: Vec<Option<usize>>,
-) -> Result<(), Failure> {
+fn check(outcomes: Vec<Outcome>, expected: Vec<Option<usize>>) -> Result<(), Failure> {
     for (outcome, expected) in outcomes.into_iter().zip(expected) {
         if let (Some(hit), Some(rows)) = (outcome.map_err(failure)?, expected)
             && !is_count(hit, rows)
@@ -311,15 +339,21 @@ fn check(
     Ok(())
 }
 
-fn failure(error: tokio_postgres::Error) -> Failure {
-    match rows_failure(error) {
-        Ok(said) => Failure::Rows(said),
-        Err(error) => Failure::Fatal(error),
+fn failure(error: CallError) -> Failure {
+    match error {
+        CallError::Statement(error) => match rows_failure(error) {
+            Ok(said) => Failure::Rows(said),
+            Err(error) => Failure::Fatal(error),
+        },
+        CallError::CopyRefused(table, error) => Failure::Fatal(match rows_failure(error) {
+            Ok(said) => Error::CopyRefused { table, said },
+            Err(error) => error,
+        }),
     }
 }
 
 /// Starts all in order, so that their messages are sent in order, then waits for all.
-async fn in_order(pending: Vec<Pending<'_>>) -> Vec<Result<Option<u64>, tokio_postgres::Error>> {
+async fn in_order(pending: Vec<Pending<'_>>) -> Vec<Outcome> {
     let mut all: Vec<Pin<Box<MaybeDone<Pending<'_>>>>> =
         pending.into_iter().map(|future| Box::pin(maybe_done(future))).collect();
     poll_fn(|context| {

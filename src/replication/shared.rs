@@ -1,6 +1,6 @@
 //! What the tasks of one stream share: its status, and the barriers that wait for the applier.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,6 +29,8 @@ pub(super) struct Shared {
     mode_known: SetOnce<()>,
     /// Number of the last message of ours whose effects are durable in the trunk.
     heard: AtomicU64,
+    /// Tables whose rows the trunk takes by INSERT only.
+    inserted: Mutex<HashSet<TableName>>,
     /// By token of the message that was emitted on the source.
     barriers: Mutex<HashMap<String, oneshot::Sender<Position>>>,
 }
@@ -82,6 +84,15 @@ impl Shared {
             status.warnings.remove(0);
         }
         status.warnings.push(text);
+    }
+
+    /// Notes that the trunk refuses to COPY into a table.
+    pub(super) fn avoid_copy(&self, table: &TableName) {
+        lock(&self.inserted).insert(table.clone());
+    }
+
+    pub(super) fn avoids_copy(&self, table: &TableName) -> bool {
+        lock(&self.inserted).contains(table)
     }
 
     pub(super) fn quarantine(&self, table: Quarantined) {

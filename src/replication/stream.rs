@@ -26,6 +26,7 @@ use super::ddl::{self, Capture};
 use super::decoder::Decoder;
 use super::emitter::Emitter;
 use super::error::{Action, Error};
+use super::format;
 use super::halt::{Answer, Arrival, Halt};
 use super::heartbeat::heartbeat;
 use super::link::{Link, TrunkAccess};
@@ -237,7 +238,7 @@ impl Stream {
         if let Capture::Unavailable(reason) = &self.capture {
             self.shared.warn(format!("schema changes are not captured: {reason}"));
         }
-        let mut applier = self.open_applier().await.map_err(|error| (error, false))?;
+        let mut applier = self.begin_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
         let Started { connection, timeline } =
             start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
@@ -261,6 +262,12 @@ impl Stream {
         };
         reading.abort();
         outcome.map_err(|error| (error, true))
+    }
+
+    /// For a trunk that another build may have had last.
+    async fn begin_applier(&mut self) -> Result<Applier, Error> {
+        format::bring_up(&self.trunk).await?;
+        self.open_applier().await
     }
 
     async fn open_applier(&mut self) -> Result<Applier, Error> {

@@ -151,6 +151,19 @@ pub struct ConnectorStatusRow {
     pub oldest_transaction: Option<(String, Duration)>,
     /// How the first copy goes, while it is made.
     pub copy: Option<CopyRow>,
+    /// What the last comparison with the source came to.
+    pub verification: Option<VerificationRow>,
+}
+
+/// The columns of `ARDENT CONNECTOR STATUS` about the last comparison with the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerificationRow {
+    /// The source position it was made at.
+    pub lsn: Lsn,
+    /// When.
+    pub at: SystemTime,
+    /// Objects that differ.
+    pub differences: i64,
 }
 
 /// The columns of `ARDENT CONNECTOR STATUS` about the first copy.

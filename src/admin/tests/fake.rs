@@ -156,6 +156,7 @@ impl Operations for Fake {
             error: None,
             oldest_transaction: None,
             copy: None,
+            verification: None,
         }])
     }
 

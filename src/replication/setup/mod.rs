@@ -28,6 +28,7 @@ use crate::source::{self, Plugin, Table, TableName};
 
 use super::ddl;
 use super::error::{Error, at_source, at_trunk};
+use super::format;
 use super::link::{Link, TrunkAccess};
 use super::progress;
 use super::publication;
@@ -191,7 +192,7 @@ impl Setup<'_> {
         let system = self.open_system().await?;
         warnings.extend(roles::mirror(&system, &facts).await?);
         warnings.extend(extensions::create(&system, &facts).await?);
-        progress::create_tables(&system).await?;
+        format::create(&system).await?;
         self.enter(state, Stage::Schema);
         let dump = schema::Dump::take(self).await?;
         self.snapshot.unlock().await?;

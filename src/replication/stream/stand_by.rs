@@ -60,7 +60,7 @@ impl Stream {
     /// has not been reached since the server started.
     async fn position_at_rest(&mut self) -> Option<Position> {
         if self.position.is_none()
-            && let Ok(applier) = self.open_applier().await
+            && let Ok(applier) = self.begin_applier().await
         {
             applier.close().await;
         }

@@ -55,3 +55,25 @@ async fn a_row_that_is_refused_costs_its_own_table_only(plugin: Plugin) {
     let sum = "SELECT count(*) || ' ' || sum(hashtextextended(b::text, 0)) FROM public.b b";
     assert_eq!(chain.trunk.value("app", sum).await, chain.source.value("app", sum).await);
 }
+
+/// A COPY that cannot begin says nothing about the rows: a policy, which no INSERT minds.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_copy_refuses_are_inserted() {
+    let chain = Chain::start(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+         ALTER TABLE a ENABLE ROW LEVEL SECURITY; ALTER TABLE a FORCE ROW LEVEL SECURITY;
+         CREATE POLICY all_of_them ON a USING (true)",
+    )
+    .await;
+    chain.catch_up().await;
+    chain.trunk.run("ALTER ROLE ardent_apply NOBYPASSRLS").await;
+    for round in 0..5 {
+        let from = round * 300;
+        let rows = format!("SELECT g FROM generate_series({from}, {from} + 299) g");
+        chain
+            .on_source(&format!("BEGIN; INSERT INTO a {rows}; INSERT INTO b {rows}; COMMIT"))
+            .await;
+        chain.catch_up().await;
+    }
+    chain.assert_equal().await;
+}

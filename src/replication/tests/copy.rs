@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 use crate::replication::{SetupProgress, setup};
+use crate::source::TableName;
 
 use super::support::Chain;
 use super::support::server::bin_dir;
@@ -75,4 +76,41 @@ async fn a_copy_that_is_stuck_lets_go_of_a_table_that_others_want() {
     granted.await.unwrap();
     assert_eq!(chain.warnings, [] as [&str; 0]);
     chain.assert_same_rows().await;
+}
+
+/// A base type is of the superuser's making, which nothing in the trunk is.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_the_trunk_cannot_have_are_named_and_the_rest_is_copied() {
+    let mut chain = Chain::prepare(
+        "CREATE TYPE base; CREATE FUNCTION base_in(cstring) RETURNS base AS 'int4in'
+           LANGUAGE internal IMMUTABLE STRICT;
+         CREATE FUNCTION base_out(base) RETURNS cstring AS 'int4out'
+           LANGUAGE internal IMMUTABLE STRICT;
+         CREATE TYPE base (INPUT = base_in, OUTPUT = base_out, LIKE = int4);
+         CREATE TABLE large (id int PRIMARY KEY, b base, v text);
+         INSERT INTO large SELECT g, '1', repeat('x', 1000) FROM generate_series(1, 5000) g;
+         CREATE TABLE whole (id int PRIMARY KEY, b base); INSERT INTO whole VALUES (1, '1');
+         CREATE TABLE small (id int PRIMARY KEY);
+         INSERT INTO small SELECT generate_series(1, 1000)",
+    )
+    .await;
+    chain.copy().await;
+    // The first of them is large enough to be copied in parts.
+    for table in ["large", "whole"] {
+        let said = format!("public.{table} is not followed");
+        let said = chain.warnings.iter().filter(|warning| warning.starts_with(&said));
+        assert_eq!(said.count(), 1, "{:?}", chain.warnings);
+    }
+    chain.follow();
+    chain.on_source("INSERT INTO small VALUES (0); INSERT INTO whole VALUES (2, '2')").await;
+    chain.catch_up().await;
+    assert_eq!(chain.stream().status().quarantined.len(), 2);
+    // To ask for one again harms nobody either.
+    let whole = TableName { schema: "public".into(), name: "whole".into() };
+    assert!(chain.stream().release(whole).await.unwrap());
+    chain.on_source("INSERT INTO small VALUES (-1)").await;
+    chain.settle().await;
+    chain.catch_up().await;
+    assert_eq!(chain.stream().status().quarantined.len(), 2);
+    assert_eq!(chain.trunk.value("app", "SELECT count(*)::text FROM public.small").await, "1002");
 }

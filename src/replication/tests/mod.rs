@@ -8,6 +8,7 @@ mod chain;
 mod copy;
 mod ddl;
 mod faults;
+mod format;
 mod fuzz;
 mod kinds;
 mod preflight;

@@ -42,7 +42,7 @@ async fn verify(chain: &Chain, scope: &Scope) -> Vec<Finding> {
     let findings = compare(&link, &reference, &trunk, scope).await;
     reference.release().await;
     chain.stream().resume(trunk).await.unwrap();
-    findings.unwrap_or_else(|error| panic!("{}", error.chain()))
+    findings.unwrap_or_else(|error| panic!("{}", error.chain())).findings
 }
 
 fn everything() -> Scope {

@@ -82,6 +82,12 @@ WITH space AS (
     FROM relation c JOIN pg_catalog.pg_constraint k ON k.conrelid = c.oid
    WHERE k.contype NOT IN ('t', 'n')
   UNION ALL
+  -- Named from Postgres 18 on. One that is inherited has its parent's name.
+  SELECT 'not null constraint', pg_catalog.format('%s.%s', c.name, k.conname),
+         pg_catalog.pg_get_constraintdef(k.oid)
+    FROM relation c JOIN pg_catalog.pg_constraint k ON k.conrelid = c.oid
+   WHERE k.contype = 'n' AND k.conislocal
+  UNION ALL
   SELECT 'trigger', pg_catalog.format('%s.%s', c.name, t.tgname), x.line
     FROM relation c JOIN pg_catalog.pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
    CROSS JOIN LATERAL (VALUES (pg_catalog.pg_get_triggerdef(t.oid)),

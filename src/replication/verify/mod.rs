@@ -16,6 +16,7 @@ use std::time::Duration;
 use proxy::client::Session;
 use tokio::time::Instant;
 
+use crate::lsn::Lsn;
 use crate::source::{self, Sequence, Table};
 
 use super::error::{Error, at_source, at_trunk};
@@ -41,6 +42,15 @@ pub struct Scope {
     pub sample: Option<u64>,
     /// What is not compared after this long is reported as such.
     pub limit: Duration,
+}
+
+/// What a comparison came to.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The source position it was made at.
+    pub lsn: Lsn,
+    /// Object by object, the worst first; before them the database, which sums them up.
+    pub findings: Vec<Finding>,
 }
 
 /// What is known of one object.
@@ -91,31 +101,38 @@ impl Reference {
     }
 }
 
-/// Compares a copy with the reference it was cut at. The first finding sums up the others.
+impl Comparison {
+    /// Objects of a verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        count(self.findings.get(1..).unwrap_or_default(), verdict)
+    }
+}
+
+/// Compares a copy with the reference it was cut at.
 pub async fn compare(
     link: &Link,
     reference: &Reference,
     copy: &TrunkAccess,
     scope: &Scope,
-) -> Result<Vec<Finding>, Error> {
+) -> Result<Comparison, Error> {
     let copy_session = Session::open(&copy.as_apply("")).await.map_err(at_trunk)?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     copy_session.batch_execute(begin).await.map_err(at_trunk)?;
-    let comparison = Comparison {
+    let look = Look {
         link,
         reference,
         copy: &copy_session,
         scope,
         deadline: Instant::now() + scope.limit,
     };
-    let outcome = comparison.run().await;
+    let outcome = look.run().await;
     copy_session.close().await;
     let mut findings = outcome?;
     findings.insert(0, summary(reference, &copy.database, &findings));
-    Ok(findings)
+    Ok(Comparison { lsn: reference.snapshot.lsn, findings })
 }
 
-struct Comparison<'a> {
+struct Look<'a> {
     link: &'a Link,
     reference: &'a Reference,
     copy: &'a Session,
@@ -123,7 +140,7 @@ struct Comparison<'a> {
     deadline: Instant,
 }
 
-impl Comparison<'_> {
+impl Look<'_> {
     async fn run(&self) -> Result<Vec<Finding>, Error> {
         let source = &self.reference.snapshot.session;
         let tables = source::tables(source, &self.link.schemas).await?;
@@ -228,8 +245,11 @@ impl Finding {
     }
 }
 
+fn count(findings: &[Finding], verdict: Verdict) -> usize {
+    findings.iter().filter(|finding| finding.verdict == verdict).count()
+}
+
 fn summary(reference: &Reference, database: &str, findings: &[Finding]) -> Finding {
-    let count = |verdict| findings.iter().filter(|f| f.verdict == verdict).count();
     let counts: Vec<String> = [
         Verdict::Different,
         Verdict::NotCarried,
@@ -238,7 +258,7 @@ fn summary(reference: &Reference, database: &str, findings: &[Finding]) -> Findi
         Verdict::Carried,
     ]
     .into_iter()
-    .map(|verdict| format!("{} {}", count(verdict), verdict.as_str()))
+    .map(|verdict| format!("{} {}", count(findings, verdict), verdict.as_str()))
     .collect();
     let worst = findings.iter().map(|finding| finding.verdict).min().unwrap_or(Verdict::Carried);
     let detail = format!("at {}: {}", reference.snapshot.lsn, counts.join(", "));

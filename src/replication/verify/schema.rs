@@ -14,6 +14,8 @@ const SHOWN_MAX: usize = 3;
 const SHOWN_CHARS_MAX: usize = 120;
 /// Kinds that a copy makes anew from their definition.
 const REBUILT: [&str; 2] = ["index", "materialized view"];
+/// What says that a column is NOT NULL, where that has a name.
+const NOT_NULL: &str = "not null constraint";
 /// A role that only the copy has.
 const OURS: [&str; 2] = ["branch_owner", "ardent_"];
 
@@ -56,7 +58,10 @@ fn differences(theirs: &Objects, ours: &Objects, roles: &BTreeSet<String>) -> Ve
             Finding::of(kind, object, Verdict::Different, &detail)
         });
     }
-    let only_here = ours.keys().filter(|key| !theirs.contains_key(*key));
+    // A source before Postgres 18 knows of no such names.
+    let names_not_null = theirs.keys().any(|(kind, _)| kind == NOT_NULL);
+    let is_compared = |kind: &str| kind != NOT_NULL || names_not_null;
+    let only_here = ours.keys().filter(|key| !theirs.contains_key(*key) && is_compared(&key.0));
     findings.extend(only_here.map(|(kind, object)| {
         Finding::of(kind, object, Verdict::Different, "only the trunk has it")
     }));
@@ -138,6 +143,19 @@ mod tests {
                 (((*kind).to_owned(), (*name).to_owned()), lines)
             })
             .collect()
+    }
+
+    #[test]
+    fn names_of_not_null_count_where_the_source_has_them() {
+        let named = |name| objects(&[("not null constraint", name, &["NOT NULL a"])]);
+        let found = |theirs: &Objects, ours: &Objects| -> Vec<_> {
+            let findings = differences(theirs, ours, &BTreeSet::new());
+            findings.into_iter().map(|f| format!("{} {}", f.object, f.verdict.as_str())).collect()
+        };
+        assert_eq!(found(&objects(&[]), &named("s.t.x")), [""; 0]);
+        assert_eq!(found(&named("s.t.x"), &named("s.t.x")), ["s.t.x carried"]);
+        let differ = found(&named("s.t.x"), &named("s.t.y"));
+        assert_eq!(differ, ["s.t.x not carried", "s.t.y different"]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 use crate::source::Table;
 use futures_util::future::try_join_all;
 use proxy::client::Session;
+use tokio_postgres::error::SqlState;
 
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::quarantine;
@@ -79,7 +80,11 @@ async fn give_up(
         let Some(table) = tables.get(index) else { continue };
         let fate = if is_resync_due { "is copied again" } else { "is not followed" };
         let truncate = format!("TRUNCATE ONLY {}", table.name.quoted());
-        trunk.batch_execute(&truncate).await.map_err(at_trunk)?;
+        match trunk.batch_execute(&truncate).await {
+            // That it could not be made may be the very reason.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
+            emptied => emptied.map_err(at_trunk)?,
+        }
         warnings.push(format!("{} {fate}: {reason}", table.name));
         let entry = Quarantined {
             table: table.name.clone(),

@@ -90,10 +90,11 @@ impl Pipe<'_> {
         let name = self.table.name.quoted();
         self.lock(&name).await?;
         // Truncated in the same transaction, the rows are written frozen. Parts of one table
-        // cannot be: each would remove what the others brought.
+        // cannot be: each would remove what the others brought. Either way a table that the trunk
+        // lacks is found here: a COPY that does not begin leaves the driver out of step.
         let begin = match self.part.blocks {
             None => format!("BEGIN; TRUNCATE ONLY {name}"),
-            Some(_) => "BEGIN".to_owned(),
+            Some(_) => format!("BEGIN; LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE"),
         };
         self.trunk.batch_execute(&begin).await.map_err(Failure::Trunk)?;
         if !self.table.columns.is_empty() {
