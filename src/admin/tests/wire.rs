@@ -51,6 +51,7 @@ impl Door {
         let stop = Stop::new();
         let listeners = vec![Listener::unix(listener)];
         let serve = proxy::serve(listeners, Arc::new(Nowhere), console, settings, stop.clone());
+        let serve = serve.unwrap();
         Self { data_dir, stop, served: tokio::spawn(serve) }
     }
 
