@@ -65,8 +65,8 @@ impl Listener {
 
 /// Serves until `stop`, and returns when all sessions are gone. After `stop.accepting` they end
 /// by themselves. After `stop.sessions` idle ones are told 57P01 and closed, and busy ones get
-/// `limits.stop_grace`. Called on a runtime, which routes and admin statements then run on; fails if
-/// the threads for connections cannot be had.
+/// `limits.stop_grace`. Called on a runtime, on which routes and admin statements then run; fails
+/// if the threads for connections cannot be had.
 pub fn serve<R: Route, C: Console>(
     listeners: Vec<Listener>,
     route: Arc<R>,

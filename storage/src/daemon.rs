@@ -27,6 +27,8 @@ const RUN_MAX: usize = 8;
 
 /// Records of the branch tree, some 40 bytes each, that are not worth compacting.
 const RECORDS_MAX: u64 = 1024;
+/// The same of a top layer: what is read again in some hundredths of a second.
+const TOP_RECORDS_MAX: u64 = 16 << 10;
 
 /// Where the store lives and how it is reached.
 #[derive(Clone, Debug)]
@@ -61,7 +63,13 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
     let disk = RealDisk::new(&store_dir);
     disk.probe()?;
     let (open_files, run_max) = (raise_open_files(), Some(RUN_MAX));
-    let running = Running { open_files, run_max, records_max: RECORDS_MAX, reserve: reserve_bytes };
+    let running = Running {
+        open_files,
+        run_max,
+        records_max: RECORDS_MAX,
+        top_records_max: TOP_RECORDS_MAX,
+        reserve: reserve_bytes,
+    };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
     let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, io_uring)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;

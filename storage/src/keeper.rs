@@ -79,7 +79,7 @@ impl Keeper {
         let mut worker = Worker {
             holdings,
             run_max,
-            records_max: running.records_max,
+            running,
             backlog: backlog.clone(),
             stopping: stopping.clone(),
             tops: Vec::new(),
@@ -163,7 +163,7 @@ struct Worker {
     stopping: Arc<AtomicBool>,
     holdings: Arc<Holdings>,
     run_max: usize,
-    records_max: u64,
+    running: Running,
     tops: Vec<Weak<Layer>>,
     /// Layers whose manifest could not be written; tried again at the next tidying.
     postponed: Vec<Weak<Layer>>,
@@ -269,8 +269,14 @@ impl Worker {
     }
 
     fn compact(&self) {
-        if let Err(error) = compaction::compact(&self.holdings, self.records_max) {
+        if let Err(error) = compaction::compact_branches(&self.holdings, self.running.records_max) {
             tracing::warn!(%error, "branches.journal stays as long as it is");
+        }
+        for layer in self.tops.iter().filter_map(Weak::upgrade).filter(|layer| layer.is_top()) {
+            let least = self.running.top_records_max;
+            if let Err(error) = compaction::compact_top(&self.holdings, &layer, least) {
+                tracing::warn!(layer = %layer.id, %error, "a journal stays as long as it is");
+            }
         }
     }
 
@@ -307,7 +313,7 @@ impl Worker {
             {
                 tracing::warn!(layer = %layer.id, %error, "remove data files");
             }
-            !layer.is_sealed() && layer.frozen().is_none()
+            layer.is_top()
         });
     }
 

@@ -263,7 +263,7 @@ pub(crate) fn seal(
             None => unnamed.push(name),
         }
     }
-    let manifest = Manifest { layer: layer.id, last_record: layer.journal.appended(), files };
+    let manifest = Manifest { layer: layer.id, last_record: layer.journal.extent().0, files };
     let manifest_bytes = manifest.publish(&*layer.media().disk, layer.id)?;
     let mut pages = manifest.pages();
     for name in unnamed {

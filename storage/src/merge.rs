@@ -25,7 +25,7 @@ use crate::disk::{Open, read_all, read_padded, write_all};
 use crate::files::layer_dir;
 use crate::holdings::{Holdings, Shape};
 use crate::id::{DataName, FileId, LayerId};
-use crate::journal::{BranchEdit, Edit, Entry, Log, LogKind};
+use crate::journal::{BranchEdit, Edit, Entry, Log, LogKind, shorten};
 use crate::layer::{Layer, Media, Sealed};
 use crate::load::{data_names, sweep, written_pages};
 use crate::locks;
@@ -46,6 +46,8 @@ pub(crate) struct Pair {
     upper_face: LayerId,
     /// The identity filter lies between them.
     filtered: bool,
+    /// Nothing lies below them.
+    is_lowest: bool,
 }
 
 /// A data file of the merged layer.
@@ -95,6 +97,7 @@ fn pair(shape: &Shape, lower: LayerId, upper: LayerId) -> Option<Pair> {
         lower_face: shape.graph.face(lower)?,
         upper_face: shape.graph.face(upper)?,
         filtered: shape.graph.is_filtered(upper),
+        is_lowest: shape.graph.base(lower).is_none(),
     })
 }
 
@@ -216,9 +219,9 @@ fn write_journal(media: &Media, pair: &Pair) -> io::Result<(u64, u64)> {
         both.push(Entry { sequence: 0, kind, payload: &payload });
     }
     both.append(&mut entries(media, &upper, (pair.upper.id, pair.upper_face))?);
-    let records = without_steps(&both);
+    let records = shorten(&both, pair.is_lowest);
     let kind = LogKind::Layer(pair.lower.id.get());
-    let records = records.into_iter().map(|entry| (entry.kind, entry.payload));
+    let records = records.iter().map(|(kind, payload)| (*kind, &**payload));
     let (bytes, last) = Log::compose(kind, records)?;
     let path = face_path(pair.lower.id, pair.upper.id, JOURNAL);
     let medium = media.disk.open(&path, Open::OrCreate)?;
@@ -241,26 +244,6 @@ fn entries<'a>(
     }
     let text = format!("the journal of layer {layer} and its manifest do not fit");
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
-}
-
-/// The records less each growth of a file that a later one overtakes with no cut between.
-fn without_steps<'a>(entries: &[Entry<'a>]) -> Vec<Entry<'a>> {
-    let mut grows_later = HashSet::new();
-    let mut kept: Vec<_> = entries
-        .iter()
-        .rev()
-        .filter(|entry| match Edit::decode(entry) {
-            Ok(Edit::Grow { inode, .. }) => grows_later.insert(inode),
-            Ok(Edit::Cut { inode, .. } | Edit::Empty { inode, .. }) => {
-                grows_later.remove(&inode);
-                true
-            }
-            _ => true,
-        })
-        .copied()
-        .collect();
-    kept.reverse();
-    kept
 }
 
 /// Records the merge, if it still fits, and makes it so in memory. Returns the record.

@@ -20,7 +20,13 @@ const OPEN_FILES: usize = 256;
 pub fn check(store_dir: &Path) -> Result<Vec<Finding>, Error> {
     let claim = Claim::take(store_dir, false)?;
     let disk = Arc::new(Rehearsal::new(Arc::new(RealDisk::new(store_dir))));
-    let running = Running { open_files: OPEN_FILES, run_max: None, records_max: 0, reserve: 0 };
+    let running = Running {
+        open_files: OPEN_FILES,
+        run_max: None,
+        records_max: 0,
+        top_records_max: 0,
+        reserve: 0,
+    };
     let findings = match Store::open(disk, store_dir, running) {
         Err(Error::Damaged { path, detail }) => Ok(vec![Finding {
             place: path.display().to_string(),

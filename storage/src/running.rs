@@ -10,6 +10,8 @@ pub(crate) struct Running {
     pub(crate) run_max: Option<usize>,
     /// Records that `branches.journal` may hold before it is compacted.
     pub(crate) records_max: u64,
+    /// The same for the journal of the top layer of each branch.
+    pub(crate) top_records_max: u64,
     /// Bytes of the disk that are kept for branches that exist; see `room.rs`.
     pub(crate) reserve: u64,
 }

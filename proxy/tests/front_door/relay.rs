@@ -1,5 +1,6 @@
 //! Bytes both ways, and how sessions end.
 
+use std::io::{Read, Write};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -195,6 +196,27 @@ async fn large_copies_in_both_directions() {
     } else {
         assert!(session.bytes_in > 30_000_000 && session.bytes_out > 30_000_000);
     }
+}
+
+/// The runtime of this test is the one that routes; here it is blocked.
+#[tokio::test]
+async fn sessions_do_not_wait_for_what_routes() {
+    let door = Door::open().await;
+    let mut raw = Raw::connect(door.address).await;
+    raw.log_in(&startup(0, &APP), "secret").await;
+    let mut socket = raw.0.into_std().unwrap();
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket.write_all(&query("select 'moved'")).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"Z\0\0\0\x05I") {
+        let mut bytes = [0; 256];
+        let count = socket.read(&mut bytes).unwrap();
+        answer.extend_from_slice(&bytes[..count]);
+    }
+    assert!(String::from_utf8_lossy(&answer).contains("moved"));
+    drop(socket);
+    door.close().await;
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ impl Subject<'_> {
     /// The journal must hold as many good records as were written.
     fn journal(&self, sealed_at: Option<u64>) -> Option<Finding> {
         let name = face_name(self.layer.id, self.face, JOURNAL);
-        let written = self.layer.journal.appended();
+        let (written, _) = self.layer.journal.extent();
         let path = layer_dir(self.layer.id).join(&name);
         let read = |path: &Path| read_all(&*self.holdings.media.disk.open(path, Open::Reading)?);
         let bytes = match read(&path) {
@@ -191,12 +191,12 @@ impl Subject<'_> {
         inode.is_some_and(|inode| inode.file().is_some_and(|body| body.contents == name.contents))
     }
 
-    /// Whether `name` is of a seal or a merge that did not get to its end.
+    /// Whether `name` is of a seal, a merge or a compaction that did not get to its end.
     fn is_unfinished(&self, name: &str) -> bool {
         let merging = self.upper.as_ref().is_some_and(|(upper, _)| {
             [JOURNAL, MANIFEST].iter().any(|file| face_name(self.layer.id, *upper, file) == name)
         });
-        merging || name == "manifest.tmp"
+        merging || name == "manifest.tmp" || name == "journal.tmp"
     }
 
     fn unsealed(&self) -> Vec<Finding> {

@@ -53,6 +53,8 @@ pub(crate) struct Layer {
     pub(crate) id: LayerId,
     media: Arc<Media>,
     pub(crate) journal: Log,
+    /// How many records of the journal were needed when that was last found out.
+    pub(crate) records_needed: AtomicU64,
     /// The record of `branches.journal` that made this layer known.
     birth: u64,
     /// The record that froze it; 0 while it is a top, or if that is durable already.
@@ -97,6 +99,7 @@ impl Layer {
             id,
             media,
             journal,
+            records_needed: AtomicU64::new(0),
             birth,
             frozen_by: AtomicU64::new(0),
             base: Mutex::new(base),
@@ -224,6 +227,11 @@ impl Layer {
         self.manifest_bytes.store(sealed.manifest_bytes, Ordering::Relaxed);
         self.journal.close();
         self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Whether a branch writes to it.
+    pub(crate) fn is_top(&self) -> bool {
+        !self.is_sealed() && self.frozen().is_none() && !self.is_abandoned()
     }
 
     pub(crate) fn is_sealed(&self) -> bool {

@@ -152,11 +152,19 @@ fn tell(background: bool) -> (TempDir, Story) {
     story.store.delete(id(3)).unwrap();
     story.promise(Promise::Gone(3));
     story.append(1, 20);
+    for _ in 0..20 {
+        let branch = story.branch(1);
+        branch.create(FileId::ROOT, b"passing", 0o600).unwrap();
+        branch.remove(FileId::ROOT, b"passing", false).unwrap();
+    }
     story.store.settle();
     if background {
         assert_eq!(story.store.depth(id(1)), 2, "all frozen layers are one");
-        let compacted = |call: &Call| matches!(call, Call::Rename { to, .. } if to.ends_with("branches.journal"));
-        assert!(story.disk.calls().iter().any(compacted), "the branch tree was compacted");
+        for journal in ["branches.journal", "journal"] {
+            let compacted =
+                |call: &Call| matches!(call, Call::Rename { to, .. } if to.ends_with(journal));
+            assert!(story.disk.calls().iter().any(compacted), "{journal} was compacted");
+        }
     }
     story.append(1, 21);
     story.import(40);

@@ -1,6 +1,6 @@
 //! What merged layers must still hold, beside what the model and the crash images look at.
 
-use super::{OWNER, TempDir, contents, id, open, resolve};
+use super::{OWNER, TempDir, assert_sound, contents, id, open, resolve};
 use crate::branch::Branch;
 use crate::id::FileId;
 use crate::journal::Making;
@@ -141,6 +141,35 @@ fn layers_on_both_sides_of_the_filter_become_one() {
     assert_eq!((store.depth(id(6)), store.depth(id(7))), (2, 2));
     check(&store);
     drop((last, store));
-    super::assert_sound(dir.path(), "merged");
+    assert_sound(dir.path(), "merged");
     check(&open(dir.path()));
+}
+
+/// Its journal would tell of every one of them for as long as the branch lives.
+#[test]
+fn files_that_come_and_go_leave_nothing_in_the_journal_of_a_top() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    make(&branch, "kept", &[1; 5000]);
+    for _ in 0..500 {
+        let file = make(&branch, "temporary", &[2; 5000]);
+        branch.set_size(file, 9000).unwrap();
+        branch.remove(FileId::ROOT, b"temporary", false).unwrap();
+    }
+    store.settle();
+    let journal = dir.path().join("layers/1/journal");
+    let len = std::fs::metadata(&journal).unwrap().len();
+    assert!(len < 500, "{len} bytes");
+    make(&branch, "later", &[3; 100]);
+    freeze(&store, 1);
+    drop((branch, store));
+    let store = open(dir.path());
+    let branch = store.branch(id(1)).unwrap();
+    assert_eq!(contents(&branch, "kept").unwrap(), [1; 5000]);
+    assert_eq!(contents(&branch, "later").unwrap(), [3; 100]);
+    assert_eq!(contents(&branch, "temporary"), None);
+    drop((branch, store));
+    assert_sound(dir.path(), "compacted");
 }

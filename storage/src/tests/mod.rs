@@ -62,7 +62,13 @@ pub(crate) fn open(dir: &Path) -> Store {
 }
 
 pub(crate) fn try_open(disk: Arc<dyn Disk>) -> Result<Store, Error> {
-    let running = Running { open_files: 16, run_max: Some(1), records_max: 8, reserve: 0 };
+    let running = Running {
+        open_files: 16,
+        run_max: Some(1),
+        records_max: 8,
+        top_records_max: 8,
+        reserve: 0,
+    };
     Store::open(disk, Path::new("store"), running)
 }
 
@@ -71,7 +77,13 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, background: bool) -> Store {
     Store::open(
         disk,
         Path::new("store"),
-        Running { open_files: 16, run_max: background.then_some(1), records_max: 8, reserve: 0 },
+        Running {
+            open_files: 16,
+            run_max: background.then_some(1),
+            records_max: 8,
+            top_records_max: 8,
+            reserve: 0,
+        },
     )
     .unwrap()
 }
