@@ -50,12 +50,17 @@ fn ticks_of(pid: u32) -> Option<f64> {
     fields.split(' ').skip(11).take(4).map(|field| field.parse::<f64>().ok()).sum()
 }
 
-/// Both sides by turns; `round` says whose turn is first.
-pub(super) fn alternate(
-    what: &str,
-    mut ours: impl FnMut() -> Cost,
-    mut theirs: impl FnMut() -> Cost,
-) {
+/// The costs of both sides, by turns.
+pub(super) fn alternate(what: &str, ours: impl FnMut() -> Cost, theirs: impl FnMut() -> Cost) {
+    let (own, other) = by_turns(ours, theirs);
+    report(what, &own, &other);
+}
+
+/// Both sides by turns; who is first changes each round.
+pub(super) fn by_turns<T>(
+    mut ours: impl FnMut() -> T,
+    mut theirs: impl FnMut() -> T,
+) -> (Vec<T>, Vec<T>) {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         if round % 2 == 0 {
@@ -66,7 +71,7 @@ pub(super) fn alternate(
             own.push(ours());
         }
     }
-    report(what, &own, &other);
+    (own, other)
 }
 
 pub(super) fn head() {

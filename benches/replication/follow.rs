@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::NoTls;
+
 use super::support::cli::{bounded, run};
-use super::support::drivers::psql;
 use super::support::scratch::Scratch;
 use super::support::server::Server;
 use super::support::source::Source;
@@ -59,8 +60,17 @@ pub(super) fn mark(source: &Source) -> String {
     format!("select count(*) from public.marker where id = {}", source.sql(sql))
 }
 
+/// Looks over one connection: a program for each look would take more than either side.
 pub(super) fn until_marked(url: &str, look: &str) {
-    until(|| psql(url, look).stdout.trim() == "1");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (client, connection) =
+        runtime.block_on(tokio_postgres::connect(url, NoTls)).expect("connect");
+    let _connection = runtime.spawn(connection);
+    until(|| {
+        let row = runtime.block_on(client.query_one(look, &[])).expect("look");
+        row.get::<_, i64>(0) == 1
+    });
 }
 
 fn until(mut done: impl FnMut() -> bool) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::NoTls;
 
-use super::cost::{ROUNDS, median, quantile};
+use super::cost::{by_turns, median, quantile};
 use super::follow::{follow, load_schema, subscribe, trunk_url};
 use super::support::cli::{bounded, run as finish};
 use super::support::server::Server;
@@ -31,22 +31,17 @@ pub(super) fn run(size: &Size) {
     load_schema(&theirs, &subscriber);
     subscribe(&subscriber, &theirs);
     let seconds = size.live_seconds;
-    let own = ages(&ours, &trunk_url(&server), TRUNK_AGE, seconds);
-    let other = ages(&theirs, &subscriber.socket_url(), SUBSCRIBER_AGE, seconds);
+    let (own, other) = by_turns(
+        || ages(&ours, &trunk_url(&server), TRUNK_AGE, seconds),
+        || ages(&theirs, &subscriber.socket_url(), SUBSCRIBER_AGE, seconds),
+    );
     for percent in [50, 99] {
-        let (own, other) = (quantile(own.clone(), percent), quantile(other.clone(), percent));
+        let middle =
+            |of: &[Vec<f64>]| median(of.iter().map(|ages| quantile(ages.clone(), percent)));
+        let (own, other) = (middle(&own), middle(&other));
         println!("lag in ms at {RATE} TPS, p{percent:<22} {:8.1} {:8.1}", own * 1e3, other * 1e3);
     }
-    let (mut own, mut other) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        if round % 2 == 0 {
-            own.push(full_rate(&ours, seconds));
-            other.push(full_rate(&theirs, seconds));
-        } else {
-            other.push(full_rate(&theirs, seconds));
-            own.push(full_rate(&ours, seconds));
-        }
-    }
+    let (own, other) = by_turns(|| full_rate(&ours, seconds), || full_rate(&theirs, seconds));
     let (own, other) = (median(own.into_iter()), median(other.into_iter()));
     println!("{:42} {own:8.0} {other:8.0} {:7.2}", "TPS of the source while followed", own / other);
     subscriber.sql("drop subscription theirs");

@@ -299,10 +299,14 @@ impl Applier {
         if self.quarantined.contains(table) {
             return Ok(None);
         }
-        if !self.cache.knows(&tuple.shape) {
-            self.settle().await?;
-        }
-        match self.cache.mapping(&self.session, &tuple.shape).await? {
+        let known = match self.cache.known_mapping(&tuple.shape) {
+            Some(known) => known,
+            None => {
+                self.settle().await?;
+                self.cache.mapping(&self.session, &tuple.shape).await?
+            }
+        };
+        match known {
             Known::Yes(mapping) => Ok(Some(mapping)),
             Known::Derived => Ok(None),
             Known::Missing if self.replay.is_capturing() => {

@@ -60,9 +60,8 @@ impl Cache {
         session: &Session,
         shape: &Arc<Shape>,
     ) -> Result<Known<Mapping>, Error> {
-        let address = Arc::as_ptr(shape).addr();
-        if let Some(mapping) = self.mappings.get(&address) {
-            return Ok(mapping.clone());
+        if let Some(mapping) = self.known_mapping(shape) {
+            return Ok(mapping);
         }
         let mapping = match self.table(session, &shape.table).await? {
             Known::Yes(table) => match Mapping::new(&table, shape) {
@@ -74,13 +73,13 @@ impl Cache {
             Known::No(reason) => Known::No(reason),
         };
         self.shapes.push(Arc::clone(shape));
-        self.mappings.insert(address, mapping.clone());
+        self.mappings.insert(Arc::as_ptr(shape).addr(), mapping.clone());
         Ok(mapping)
     }
 
-    /// The trunk need not be asked about rows of this shape.
-    pub(super) fn knows(&self, shape: &Arc<Shape>) -> bool {
-        self.mappings.contains_key(&Arc::as_ptr(shape).addr())
+    /// The same for a shape that the trunk need not be asked about.
+    pub(super) fn known_mapping(&self, shape: &Arc<Shape>) -> Option<Known<Mapping>> {
+        self.mappings.get(&Arc::as_ptr(shape).addr()).cloned()
     }
 
     pub(super) async fn table(

@@ -74,10 +74,19 @@ pub(super) struct Tuple {
     cells: Vec<Cell>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cell {
-    Null,
-    Text { start: usize, end: usize },
+/// Where a value ends in the text of its row, doubled; one more if there is no value. It begins
+/// where the one before it ends.
+#[derive(Clone, Copy, Debug)]
+struct Cell(usize);
+
+impl Cell {
+    fn end(self) -> usize {
+        self.0 / 2
+    }
+
+    fn is_null(self) -> bool {
+        self.0 % 2 == 1
+    }
 }
 
 impl Tuple {
@@ -87,21 +96,20 @@ impl Tuple {
     }
 
     pub(super) fn push_null(&mut self) {
-        self.cells.push(Cell::Null);
+        self.cells.push(Cell(self.text.len() * 2 + 1));
     }
 
     pub(super) fn push_text(&mut self, text: &str) {
-        let start = self.text.len();
         self.text.push_str(text);
-        self.cells.push(Cell::Text { start, end: self.text.len() });
+        self.cells.push(Cell(self.text.len() * 2));
     }
 
     /// The value at a position of the shape.
     pub(super) fn value(&self, position: usize) -> Option<&str> {
-        match *self.cells.get(position)? {
-            Cell::Null => None,
-            Cell::Text { start, end } => self.text.get(start..end),
-        }
+        let cell = *self.cells.get(position)?;
+        let before = position.checked_sub(1).and_then(|before| self.cells.get(before));
+        let start = before.map_or(0, |before| before.end());
+        if cell.is_null() { None } else { self.text.get(start..cell.end()) }
     }
 
     /// What it takes in memory, roughly.

@@ -56,17 +56,16 @@ impl CopyText {
 }
 
 fn put_escaped(buffer: &mut BytesMut, value: &[u8]) {
-    let mut plain = value;
-    while let Some(at) = plain.iter().position(|byte| escape(*byte).is_some()) {
-        let (before, rest) = plain.split_at(at);
-        buffer.put_slice(before);
-        if let Some((byte, after)) = rest.split_first() {
-            buffer.put_u8(b'\\');
-            buffer.put_u8(escape(*byte).unwrap_or(*byte));
-            plain = after;
+    // All of it is looked at at once: no value of most has anything to escape.
+    if !value.iter().fold(false, |any, byte| any | escape(*byte).is_some()) {
+        return buffer.put_slice(value);
+    }
+    for byte in value {
+        match escape(*byte) {
+            None => buffer.put_u8(*byte),
+            Some(letter) => buffer.put_slice(&[b'\\', letter]),
         }
     }
-    buffer.put_slice(plain);
 }
 
 /// What stands after a backslash for this byte; none where it stands for itself.

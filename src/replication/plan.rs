@@ -7,6 +7,7 @@
 //! transaction, so nobody sees the difference.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::source::TableName;
@@ -58,12 +59,17 @@ pub(super) struct Plan {
 struct TablePlan {
     steps: Vec<Step>,
     net: Net,
+    /// Of keys, in all nets of the table.
+    hashing: RandomState,
 }
 
-/// Net changes by key, each once.
+/// Net changes by key, each once. The text of a key's values decides: two texts of one value (1.0
+/// and 1.00) never meet in one key, as the source sends a change of text as a change of key.
 #[derive(Default)]
 struct Net {
-    by_key: HashMap<String, usize>,
+    /// Places of slots by hash of their key. Keys that share a hash do not share a net: the later
+    /// comes after it.
+    by_key: HashMap<u64, usize>,
     slots: Vec<Option<Slot>>,
 }
 
@@ -135,17 +141,17 @@ impl TablePlan {
     }
 
     fn put(&mut self, kind: Kind, mapping: Arc<Mapping>, row: Tuple, is_compactable: bool) {
-        let key = if is_compactable { key_text(&mapping, &row) } else { None };
-        let Some(key) = key else {
+        let slot = Slot { kind, mapping, row };
+        let hash = if is_compactable { slot.hash(&self.hashing) } else { None };
+        let Some(hash) = hash else {
             // Without compaction every change is a step of its own or joins the last one.
-            let pair = pair(kind, row);
-            let (new, old) = sides(kind, mapping);
+            let pair = pair(kind, slot.row);
+            let (new, old) = sides(kind, slot.mapping);
             return self.append(kind, new, old, pair);
         };
-        let slot = Slot { kind, mapping, row };
-        if let Some(slot) = self.net.merge(&key, slot) {
+        if let Some(slot) = self.net.merge(hash, slot) {
             self.close_net();
-            self.net.insert(key, slot);
+            self.net.insert(hash, slot);
         }
     }
 
@@ -190,22 +196,42 @@ impl TablePlan {
     }
 }
 
+impl Slot {
+    fn key(&self) -> impl Iterator<Item = Option<&str>> {
+        key_values(&self.row, self.mapping.key.as_deref().unwrap_or_default())
+    }
+
+    /// Of the key; none if there is no key, or not all of it.
+    fn hash(&self, hashing: &RandomState) -> Option<u64> {
+        self.mapping.key.as_ref()?;
+        let mut hasher = hashing.build_hasher();
+        for value in self.key() {
+            value?.hash(&mut hasher);
+        }
+        Some(hasher.finish())
+    }
+}
+
 impl Net {
-    fn insert(&mut self, key: String, slot: Slot) {
-        self.by_key.insert(key, self.slots.len());
+    fn insert(&mut self, hash: u64, slot: Slot) {
+        self.by_key.insert(hash, self.slots.len());
         self.slots.push(Some(slot));
     }
 
     /// Merges a change into what is known of its key. Gives it back if it has to come after.
-    fn merge(&mut self, key: &str, slot: Slot) -> Option<Slot> {
-        let Some(present) = self.by_key.get(key).and_then(|at| self.slots.get_mut(*at)) else {
-            self.insert(key.to_owned(), slot);
+    fn merge(&mut self, hash: u64, slot: Slot) -> Option<Slot> {
+        let Some(present) = self.by_key.get(&hash).and_then(|at| self.slots.get_mut(*at)) else {
+            self.insert(hash, slot);
             return None;
         };
+        // What was inserted and deleted left nothing, and another key may take its place.
         let Some(before) = present else {
             *present = Some(slot);
             return None;
         };
+        if !before.key().eq(slot.key()) {
+            return Some(slot);
+        }
         // A later row that brings all columns the earlier one brought replaces it.
         let covers = slot.mapping.is_complete || Arc::ptr_eq(&slot.mapping, &before.mapping);
         match (before.kind, slot.kind) {
@@ -254,22 +280,13 @@ fn sides(kind: Kind, mapping: Arc<Mapping>) -> (Option<Arc<Mapping>>, Option<Arc
 
 fn update_kind(new: (&Mapping, &Tuple), old: (&Mapping, &Tuple)) -> Kind {
     let (Some(new_key), Some(old_key)) = (&new.0.key, &old.0.key) else { return Kind::UpdateWhole };
-    let values = |row: &Tuple, key: &[usize]| {
-        key.iter().map(|position| row.value(*position).map(str::to_owned)).collect::<Vec<_>>()
-    };
-    if values(new.1, new_key) == values(old.1, old_key) { Kind::Update } else { Kind::Rekey }
+    let values = |row, key| key_values(row, key);
+    match values(new.1, new_key).eq(values(old.1, old_key)) {
+        true => Kind::Update,
+        false => Kind::Rekey,
+    }
 }
 
-/// The key's values, told apart by their lengths. The text of a value decides: two texts of one
-/// value (1.0 and 1.00) never meet in one key, as the source sends a change of text as a change of
-/// key.
-fn key_text(mapping: &Mapping, row: &Tuple) -> Option<String> {
-    let mut text = String::new();
-    for position in mapping.key.as_ref()? {
-        let value = row.value(*position)?;
-        text.push_str(&value.len().to_string());
-        text.push(':');
-        text.push_str(value);
-    }
-    Some(text)
+fn key_values<'a>(row: &'a Tuple, key: &'a [usize]) -> impl Iterator<Item = Option<&'a str>> {
+    key.iter().map(|position| row.value(*position))
 }

@@ -6,6 +6,8 @@
 //! Bounds: at most [`QUEUE_BATCHES`] batches of [`BATCH_BYTES`] plus one message each wait for the
 //! applier. Beyond that nothing is read, and the source waits.
 
+mod thread;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,9 +22,15 @@ use super::decoder::Decoder;
 use super::error::{Error, at_source};
 use super::shared::Shared;
 use super::wal2json::lost_change;
+pub(super) use thread::Thread;
 
 pub(super) const QUEUE_BATCHES: usize = 16;
 const BATCH_BYTES: usize = 1 << 20;
+/// After less than this the reader rests, so that there is more to read next time.
+const BATCH_BYTES_MIN: usize = 64 << 10;
+/// Long enough for a few dozen changes, and nothing beside the time that a commit takes. What a
+/// socket holds is read long before it is full.
+const REST: Duration = Duration::from_micros(200);
 /// A new durable position is told this often.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// An unchanged one this often, as a sign of life: a sixth of the default `wal_sender_timeout`.
@@ -48,7 +56,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Runs until the connection or the applier ends.
+    /// Runs until the connection or the applier ends. For a [`Thread`] of its own, on which the
+    /// connection was opened.
     pub(super) async fn run(mut self, queue: mpsc::Sender<Batch>) -> Error {
         match self.read(&queue).await {
             Ok(()) => Error::Ended,
@@ -66,7 +75,13 @@ impl Reader {
                 permit = queue.reserve(), if outgoing.is_some() => {
                     // The applier is gone: whoever stopped it knows why.
                     let Ok(permit) = permit else { return Ok(()) };
-                    permit.send(outgoing.take().unwrap_or_default());
+                    let batch = outgoing.take().unwrap_or_default();
+                    let is_small = batch.bytes < BATCH_BYTES_MIN;
+                    permit.send(batch);
+                    if is_small {
+                        // Not awaited: an arrival would wake the thread that awaits.
+                        std::thread::sleep(REST);
+                    }
                 }
                 event = self.connection.next(), if outgoing.is_none() => {
                     let batch = self.gather(event.map_err(at_source)?, &mut feedback)?;

@@ -23,12 +23,12 @@ pub(super) struct Started {
 }
 
 /// Connects, checks and starts streaming.
-pub(super) async fn start(link: &Link, progress: &Progress) -> Result<Started, Error> {
+pub(super) async fn start(link: Link, progress: Progress) -> Result<Started, Error> {
     let mut connection = ReplicationConnection::open(&link.source_target(STREAM_OPTIONS))
         .await
         .map_err(at_source)?;
-    let timeline = check(&mut connection, link, progress).await?;
-    let mut options = Decoder::options(link);
+    let timeline = check(&mut connection, &link, &progress).await?;
+    let mut options = Decoder::options(&link);
     let position = progress.start().to_string();
     loop {
         let Err(error) = connection.start(&link.slot(), &position, &options).await else {

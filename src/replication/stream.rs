@@ -31,7 +31,7 @@ use super::halt::{Answer, Arrival, Halt};
 use super::heartbeat::heartbeat;
 use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
-use super::reader::{Batch, QUEUE_BATCHES, Reader};
+use super::reader::{self, Batch, QUEUE_BATCHES, Reader};
 use super::setup::Snapshot;
 use super::shared::Shared;
 use super::start::{self, Started};
@@ -240,8 +240,14 @@ impl Stream {
         }
         let mut applier = self.begin_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
-        let Started { connection, timeline } =
-            start::start(&self.link, &progress).await.map_err(|error| (error, false))?;
+        // Ends with this life: nothing of it reads on.
+        let thread = reader::Thread::start().map_err(|error| (Error::Reader(error), false))?;
+        let starting = start::start(self.link.clone(), progress.clone());
+        let Started { connection, timeline } = match thread.spawn(starting).await {
+            Ok(started) => started.map_err(|error| (error, false))?,
+            // It panicked, or the server ends.
+            Err(_) => return Err((Error::Ended, false)),
+        };
         applier.keep_timeline(timeline).await.map_err(|error| (error, false))?;
         let reader = Reader {
             connection,
@@ -250,7 +256,7 @@ impl Stream {
             shared: Arc::clone(&self.shared),
         };
         let (sender, queue) = mpsc::channel(QUEUE_BATCHES);
-        let mut reading = tokio::spawn(reader.run(sender));
+        let mut reading = thread.spawn(reader.run(sender));
         self.shared.enter(Phase::Streaming);
         let outcome = match self.stream(applier, queue).await {
             // The queue ended, so the reader did, and knows why.

@@ -3,18 +3,19 @@
 //! Numbers are kept as the text they were sent as and never pass through a float. Must never
 //! panic, whatever arrives.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::Arc;
+mod scan;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
 
 use super::change::{Change, Commit, Event, Shape, Tuple};
 use super::error::Error;
+use scan::{Cell, Message, Value};
 
 /// Prefix of the messages that are ours.
 pub(super) const MESSAGE_PREFIXES: [&str; 3] = ["ardent.barrier", "ardent.heartbeat", "ardent.ddl"];
@@ -89,36 +90,10 @@ pub(super) struct Decoder {
     /// The tables of one TRUNCATE arrive as messages with one position.
     truncated: Option<(String, Vec<TableName>)>,
     shapes: HashMap<String, HashMap<String, Vec<Arc<Shape>>>>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    action: Cow<'a, str>,
-    #[serde(borrow, default)]
-    schema: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    table: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    lsn: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    nextlsn: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    timestamp: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    columns: Option<Vec<Column<'a>>>,
-    #[serde(borrow, default)]
-    identity: Option<Vec<Column<'a>>>,
-    #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Column<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow)]
-    value: Option<&'a RawValue>,
+    /// The shapes of the last rows: most rows look like one of those before them.
+    recent: VecDeque<Arc<Shape>>,
+    /// Of the message at work; kept for its room.
+    cells: Vec<Cell>,
 }
 
 impl Decoder {
@@ -129,6 +104,8 @@ impl Decoder {
             in_transaction: false,
             truncated: None,
             shapes: HashMap::new(),
+            recent: VecDeque::new(),
+            cells: Vec::new(),
         }
     }
 
@@ -139,14 +116,28 @@ impl Decoder {
 
     /// Decodes one message and appends what it means.
     pub(super) fn decode(&mut self, payload: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
-        let message: Message<'_> = serde_json::from_slice(payload)?;
-        if message.action != "T" || self.truncated_elsewhere(&message) {
+        let text = std::str::from_utf8(payload).map_err(|_| Error::Decode("not UTF-8"))?;
+        let mut cells = std::mem::take(&mut self.cells);
+        let message = scan::message(text, &mut cells)?;
+        let outcome = self.take(message, &Cells { text, cells: &cells }, events);
+        self.cells = cells;
+        outcome
+    }
+
+    fn take(
+        &mut self,
+        message: Message<'_>,
+        cells: &Cells<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        let action = message.action.as_deref().ok_or(Error::Decode("message without action"))?;
+        if action != "T" || self.truncated_elsewhere(&message) {
             self.end_truncate(events);
         }
-        if self.skipping && !matches!(&*message.action, "B" | "C") {
+        if self.skipping && !matches!(action, "B" | "C") {
             return Ok(());
         }
-        match &*message.action {
+        match action {
             "B" => {
                 self.in_transaction = true;
                 self.skipping = position(message.nextlsn.as_deref())? <= self.applied;
@@ -163,25 +154,25 @@ impl Decoder {
                 }
             }
             "I" => {
-                let new = self.tuple(&message, message.columns.as_deref())?;
+                let new = self.tuple(&message, &message.columns, cells)?;
                 events.push(Event::Change(Change::Insert { new }));
             }
             "U" => {
-                let new = self.tuple(&message, message.columns.as_deref())?;
+                let new = self.tuple(&message, &message.columns, cells)?;
                 let old = match &message.identity {
-                    Some(identity) => Some(self.tuple(&message, Some(identity))?),
+                    Some(_) => Some(self.tuple(&message, &message.identity, cells)?),
                     None => None,
                 };
                 events.push(Event::Change(Change::Update { new, old }));
             }
             "D" => {
-                let old = self.tuple(&message, message.identity.as_deref())?;
+                let old = self.tuple(&message, &message.identity, cells)?;
                 events.push(Event::Change(Change::Delete { old }));
             }
             "T" => self.truncate(message)?,
             "M" => {
-                let content = message.content.map(Cow::into_owned).unwrap_or_default();
                 let lsn = position(message.lsn.as_deref())?;
+                let content = message.content.map(Cow::into_owned).unwrap_or_default();
                 events.push(Event::Change(Change::Message { content, lsn }));
             }
             _ => return Err(Error::Decode("unknown action")),
@@ -214,33 +205,68 @@ impl Decoder {
     fn tuple(
         &mut self,
         message: &Message<'_>,
-        columns: Option<&[Column<'_>]>,
+        row: &Option<Range<usize>>,
+        cells: &Cells<'_>,
     ) -> Result<Tuple, Error> {
         let (Some(schema), Some(table)) = (&message.schema, &message.table) else {
             return Err(Error::Decode("change without table"));
         };
-        let columns = columns.ok_or(Error::Decode("change without columns"))?;
-        let shape = self.shape(schema, table, columns);
-        let bytes = columns.iter().filter_map(|c| c.value).map(|value| value.get().len()).sum();
-        let mut tuple = Tuple::new(shape, bytes);
-        for column in columns {
-            push_value(&mut tuple, column.value)?;
+        let row = row.clone().and_then(|row| cells.cells.get(row));
+        let row = row.ok_or(Error::Decode("change without columns"))?;
+        let shape = self.shape(schema, table, row, cells.text)?;
+        let mut tuple = Tuple::new(shape, row.iter().map(|cell| cell.value.bytes()).sum());
+        for cell in row {
+            match &cell.value {
+                Value::Null => tuple.push_null(),
+                // As Postgres prints a boolean.
+                Value::Bool(is_true) => tuple.push_text(if *is_true { "t" } else { "f" }),
+                Value::Number(place) => {
+                    tuple.push_text(cells.text.get(place.clone()).unwrap_or_default());
+                }
+                Value::Text(quoted) => tuple.push_text(&quoted.read(cells.text)?),
+            }
         }
         Ok(tuple)
     }
 
-    fn shape(&mut self, schema: &str, table: &str, columns: &[Column<'_>]) -> Arc<Shape> {
+    fn shape(
+        &mut self,
+        schema: &str,
+        table: &str,
+        row: &[Cell],
+        text: &str,
+    ) -> Result<Arc<Shape>, Error> {
         let fits = |shape: &&Arc<Shape>| {
-            shape.columns.len() == columns.len()
-                && shape.columns.iter().zip(columns).all(|(a, b)| *a == b.name)
+            shape.columns.len() == row.len()
+                && shape.columns.iter().zip(row).all(|(name, cell)| cell.name.is(text, name))
         };
-        let known = self.shapes.get(schema).and_then(|tables| tables.get(table));
-        if let Some(shape) = known.and_then(|shapes| shapes.iter().find(fits)) {
-            return Arc::clone(shape);
+        let is_of = |shape: &&Arc<Shape>| shape.table.name == table && shape.table.schema == schema;
+        if let Some(shape) = self.recent.iter().filter(is_of).find(fits) {
+            return Ok(Arc::clone(shape));
         }
+        let known = self.shapes.get(schema).and_then(|tables| tables.get(table));
+        let shape = match known.and_then(|shapes| shapes.iter().find(fits)) {
+            Some(shape) => Arc::clone(shape),
+            None => self.learn(schema, table, row, text)?,
+        };
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::clone(&shape));
+        Ok(shape)
+    }
+
+    fn learn(
+        &mut self,
+        schema: &str,
+        table: &str,
+        row: &[Cell],
+        text: &str,
+    ) -> Result<Arc<Shape>, Error> {
+        let names = row.iter().map(|cell| Ok(cell.name.read(text)?.into_owned()));
         let shape = Arc::new(Shape {
             table: TableName { schema: schema.to_owned(), name: table.to_owned() },
-            columns: columns.iter().map(|column| column.name.clone().into_owned()).collect(),
+            columns: names.collect::<Result<_, Error>>()?,
             bare_bytea: true,
         });
         let tables = self.shapes.entry(schema.to_owned()).or_default();
@@ -250,27 +276,17 @@ impl Decoder {
             shapes.clear();
         }
         shapes.push(Arc::clone(&shape));
-        shape
+        Ok(shape)
     }
 }
 
 const SHAPES_PER_TABLE_MAX: usize = 64;
+const RECENT_MAX: usize = 8;
 
-fn push_value(tuple: &mut Tuple, value: Option<&RawValue>) -> Result<(), Error> {
-    let Some(value) = value else {
-        tuple.push_null();
-        return Ok(());
-    };
-    let raw = value.get();
-    match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        Some(text) if !text.contains('\\') => tuple.push_text(text),
-        Some(_) => tuple.push_text(&serde_json::from_str::<String>(raw)?),
-        // As Postgres prints a boolean.
-        None if raw == "true" => tuple.push_text("t"),
-        None if raw == "false" => tuple.push_text("f"),
-        None => tuple.push_text(raw),
-    }
-    Ok(())
+/// The cells of a message with the text that they are places of.
+struct Cells<'a> {
+    text: &'a str,
+    cells: &'a [Cell],
 }
 
 fn position(text: Option<&str>) -> Result<Lsn, Error> {
