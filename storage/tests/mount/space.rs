@@ -82,12 +82,16 @@ fn a_full_disk_refuses_growth_and_stops_nobody() {
     assert!(matches!(fork, Error::Refused { code: RefusalCode::NoSpace, .. }), "{fork}");
     goes_on(&one);
     goes_on(&other);
-    let free = rustix::fs::statvfs(&disk.dir).unwrap();
-    assert!(free.f_bavail * free.f_frsize > RESERVE / 2, "the reserve is there");
-    // Room is made.
+    let free = || {
+        let disk = rustix::fs::statvfs(&disk.dir).unwrap();
+        disk.f_bavail * disk.f_frsize
+    };
+    assert!(free() > RESERVE / 2, "the reserve is there");
+    // Room is made, for what comes below.
     one.sql("truncate filler");
     one.sql("checkpoint");
-    crate::served::eventually(|| served.client().fork(id(2), id(4), postgres()).is_ok());
+    crate::served::eventually(|| free() > RESERVE + (32 << 20));
+    served.client().fork(id(2), id(4), postgres()).unwrap();
     for cluster in [&one, &other] {
         cluster.sql("insert into filler select repeat('x', 7000) from generate_series(1, 500)");
         cluster.pgbench(&["-n", "-c", "2", "-t", "50"]);
