@@ -1,5 +1,7 @@
 //! What branches cost in bytes: on disk, and in the memory of the store.
 
+use std::path::{Path, PathBuf};
+
 use super::shape::{Store, fill};
 use super::support::drivers::psql;
 use super::support::server::Server;
@@ -16,19 +18,41 @@ pub(crate) fn run() {
     let url = server.branch("fresh");
     let own = || server.info("fresh")["unique_bytes"].as_i64().unwrap_or(-1) / 1024;
     println!("  after its first query       {:>8} KiB", own());
-    psql(&url, "vacuum pgbench_accounts; checkpoint").ok();
-    let before = own();
-    let rows = i64::from(SCALE) * 1000;
+    let run = |statements: &[&str]| {
+        statements.iter().for_each(|statement| drop(psql(&url, statement).ok()));
+    };
+    run(&["vacuum pgbench_accounts", "checkpoint"]);
+    let (before, since) = (own(), wal_position(&url));
     let update = "update pgbench_accounts set abalance = abalance + 1 where aid in \
                   (select (random() * 2000000)::int from generate_series(1, ";
-    let written = "select count(distinct (ctid::text::point)[0]) from pgbench_accounts where xmin \
-                   = (select xmin from pgbench_accounts order by age(xmin) limit 1)";
-    psql(&url, &format!("{update}{rows})); checkpoint")).ok();
-    let pages = psql(&url, written).ok();
+    run(&[&format!("{update}{}))", SCALE * 1000), "checkpoint"]);
+    let socket = server.info("fresh")["compute_socket"].as_str().map(PathBuf::from);
+    let number = socket.as_deref().and_then(Path::file_name).expect("a number").to_owned();
+    let changed = pages_since(&server.data_dir().join("mnt").join(number).join("base"), since) * 8;
     println!(
-        "  1 % of rows at random       {:>8} KiB more, {pages} heap pages hold new rows",
+        "  1 % of rows at random       {:>8} KiB more, WAL that is left included; {changed} changed",
         own() - before
     );
+}
+
+/// In bytes since the beginning of all WAL.
+fn wal_position(url: &str) -> i64 {
+    psql(url, "select (pg_current_wal_lsn() - '0/0')::bigint").ok().parse().expect("a position")
+}
+
+/// How many pages of all relations were changed since then, as the position in each of them says.
+fn pages_since(base: &Path, since: i64) -> u64 {
+    let entries = |dir: &Path| std::fs::read_dir(dir).expect("a directory").flatten();
+    let files = entries(base).flat_map(|database| entries(&database.path()).collect::<Vec<_>>());
+    let half = |page: &[u8], at| u32::from_ne_bytes(page[at..at + 4].try_into().expect("4 bytes"));
+    files
+        .map(|file| {
+            let bytes = std::fs::read(file.path()).expect("read a relation");
+            let pages = bytes.chunks_exact(8192);
+            let position = |page: &[u8]| i64::from(half(page, 0)) << 32 | i64::from(half(page, 4));
+            pages.filter(|page| position(page) > since).count() as u64
+        })
+        .sum()
 }
 
 pub(crate) fn memory() {
