@@ -40,11 +40,12 @@ fn wal_position(url: &str) -> i64 {
     psql(url, "select (pg_current_wal_lsn() - '0/0')::bigint").ok().parse().expect("a position")
 }
 
-/// How many pages of all relations were changed since then, as the position in each of them says.
+/// How many pages of all relations were changed since then, as the position in each of them says:
+/// bytes 0..8 of a page, two halves little-endian on every machine Ardent is built for.
 fn pages_since(base: &Path, since: i64) -> u64 {
     let entries = |dir: &Path| std::fs::read_dir(dir).expect("a directory").flatten();
     let files = entries(base).flat_map(|database| entries(&database.path()).collect::<Vec<_>>());
-    let half = |page: &[u8], at| u32::from_ne_bytes(page[at..at + 4].try_into().expect("4 bytes"));
+    let half = |page: &[u8], at| u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"));
     files
         .map(|file| {
             let bytes = std::fs::read(file.path()).expect("read a relation");
