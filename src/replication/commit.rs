@@ -47,8 +47,7 @@ impl Applier {
 
     /// Lets the trunk commit what is pending while the next transactions are taken in.
     pub(super) async fn commit_behind(&mut self) -> Result<(), Error> {
-        self.settle().await?;
-        let Some(commit) = self.pending.take() else { return Ok(()) };
+        let Some(commit) = self.pending.take() else { return self.settle().await };
         let ending = Ending {
             commit,
             transactions: std::mem::take(&mut self.transactions),
@@ -68,6 +67,7 @@ impl Applier {
         if let Some(statement) = &self.moving {
             return Ok(statement.clone());
         }
+        self.settle().await?;
         let statement = self.session.prepare(MOVE_SQL).await.map_err(at_trunk)?;
         self.moving = Some(statement.clone());
         Ok(statement)

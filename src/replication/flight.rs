@@ -46,11 +46,12 @@ struct Landed {
 impl Applier {
     /// Sends what is planned. With an ending, the transaction is over once it is settled.
     pub(super) async fn depart(&mut self, ending: Option<Ending>) -> Result<(), Error> {
+        let steps = std::mem::take(&mut self.plan).into_steps();
+        // Written out before the trunk is done with the round before, so that it need not wait.
+        let mut round = Round::prepare(self, steps).await?;
         self.settle().await?;
-        let mut steps = std::mem::take(&mut self.plan).into_steps();
-        // The round before this may have given up tables that were planned for already.
-        steps.retain(|step| !step.table().is_some_and(|table| self.quarantined.contains(table)));
-        let round = Round::prepare(self, steps).await?;
+        // That one may have given up tables that were planned for already.
+        round.leave_out(&self.quarantined);
         if round.is_empty() && ending.is_none() {
             return Ok(());
         }

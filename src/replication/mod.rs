@@ -18,6 +18,7 @@
 
 mod applier;
 mod cache;
+mod call;
 mod catalog;
 mod change;
 mod commit;
@@ -48,6 +49,7 @@ mod start;
 mod statement;
 mod status;
 mod stream;
+mod text_array;
 mod timeline;
 mod triggers;
 mod truncate;

@@ -1,22 +1,20 @@
 //! One round of statements: first all at once, and if that fails, with care.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
-use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::{MaybeDone, maybe_done};
-use futures_util::{FutureExt, SinkExt};
 use proxy::client::Session;
 use tokio_postgres::Statement;
-use tokio_postgres::types::ToSql;
 
 use crate::source::TableName;
 
 use super::applier::Applier;
-use super::catalog::Mapping;
+use super::call::{Call, CallError};
 use super::commit::is_moved;
-use super::copy_text::CopyText;
 use super::error::{Error, at_trunk};
 use super::flight::Ending;
 use super::plan::{Pair, Step};
@@ -26,7 +24,7 @@ use super::statement::{Kind, sent};
 /// So many rows of one INSERT are worth a COPY, which takes a round trip of its own to begin.
 const COPY_ROWS_MIN: usize = 50;
 
-/// Steps with their statements.
+/// Steps with their statements, written out.
 pub(super) struct Round {
     steps: Vec<Prepared>,
 }
@@ -34,8 +32,7 @@ pub(super) struct Round {
 struct Prepared {
     step: Step,
     statement: Statement,
-    /// For many rows.
-    copy: Option<Statement>,
+    calls: Vec<Call>,
 }
 
 pub(super) enum Failure {
@@ -45,50 +42,13 @@ pub(super) enum Failure {
     Rows(String),
 }
 
-/// Why a call failed.
-enum CallError {
-    Statement(tokio_postgres::Error),
-    /// A COPY did not begin. The driver ends it all the same, and takes the answer to that for the
-    /// next statement's: the session is of no use any more.
-    CopyRefused(TableName, tokio_postgres::Error),
-}
-
-impl CallError {
-    /// Where no rows are to blame.
-    fn of_trunk(self) -> Error {
-        match self {
-            Self::Statement(error) | Self::CopyRefused(_, error) => at_trunk(error),
-        }
-    }
-}
-
-impl From<tokio_postgres::Error> for CallError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Statement(error)
-    }
-}
-
-/// One statement with what it takes.
-enum Call<'a> {
-    /// Per parameter one value per row.
-    Rows {
-        statement: &'a Statement,
-        columns: Vec<Vec<Option<&'a str>>>,
-        rows: usize,
-    },
-    Copy {
-        statement: &'a Statement,
-        mapping: &'a Mapping,
-        rows: &'a [Pair],
-    },
-}
-
 type Outcome = Result<Option<u64>, CallError>;
 type Pending<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 impl Round {
-    /// Prepares what is not prepared yet. A step that cannot even be prepared (a type or operator
-    /// is missing) quarantines its table.
+    /// Writes out what is to be sent, and prepares what is not prepared yet, for which it waits for
+    /// the round under way. A step that cannot even be prepared (a type or operator is missing)
+    /// quarantines its table.
     pub(super) async fn prepare(applier: &mut Applier, steps: Vec<Step>) -> Result<Self, Error> {
         let mut prepared = Vec::with_capacity(steps.len());
         for step in steps {
@@ -101,13 +61,23 @@ impl Round {
                 true => prepare(applier, Kind::Copy, &step).await?,
                 false => None,
             };
-            prepared.push(Prepared { step, statement, copy });
+            let calls = match copy.and_then(|copy| Call::copy(copy, &step)) {
+                Some(call) => vec![call],
+                None => Call::of_rows(&statement, &step, &step.rows)?,
+            };
+            prepared.push(Prepared { step, statement, calls });
         }
         Ok(Self { steps: prepared })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Leaves these tables as they are.
+    pub(super) fn leave_out(&mut self, tables: &HashSet<TableName>) {
+        let is_left = |step: &Step| step.table().is_some_and(|table| tables.contains(table));
+        self.steps.retain(|prepared| !is_left(&prepared.step));
     }
 
     /// Sends everything before waiting for anything, under the savepoint `round`. With an ending,
@@ -124,13 +94,13 @@ impl Round {
         } else {
             "BEGIN; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT round"
         };
-        let calls: Vec<Call<'_>> = self.steps.iter().flat_map(Prepared::calls).collect();
+        let calls: Vec<&Call> = self.steps.iter().flat_map(|prepared| &prepared.calls).collect();
         let mut pending: Vec<Pending<'_>> = Vec::with_capacity(calls.len() + 2);
         let begun = session.batch_execute(begin);
         pending.push(Box::pin(begun.map(|outcome| Ok(outcome.map(|()| None)?))));
         let mut expected = vec![None];
-        for call in &calls {
-            if matches!(call, Call::Copy { .. }) {
+        for call in calls {
+            if call.is_copy() {
                 let before = in_order(std::mem::take(&mut pending)).await;
                 check(before, std::mem::take(&mut expected))?;
             }
@@ -191,6 +161,7 @@ async fn prepare(
     if let Some(statement) = applier.cache.prepared(kind, step) {
         return Ok(Some(statement));
     }
+    applier.settle().await?;
     if applier.is_open {
         applier.session.batch_execute("SAVEPOINT prepare").await.map_err(at_trunk)?;
     }
@@ -205,63 +176,6 @@ async fn prepare(
     Ok(outcome.map_err(|said| applier.discover(table, &said)).ok())
 }
 
-impl Prepared {
-    /// The calls of a round: one for all rows, or one per row where rows are found one at a time.
-    fn calls(&self) -> Vec<Call<'_>> {
-        match (&self.copy, &self.step.new) {
-            (Some(statement), Some(mapping)) => {
-                vec![Call::Copy { statement, mapping, rows: &self.step.rows }]
-            }
-            _ => self.calls_of(&self.step.rows),
-        }
-    }
-
-    /// The same for some of the rows, without a COPY.
-    fn calls_of<'a>(&'a self, rows: &'a [Pair]) -> Vec<Call<'a>> {
-        if rows.is_empty() {
-            return Vec::new();
-        }
-        let size = if self.step.kind.is_single() { 1 } else { rows.len() };
-        let call = |rows: &'a [Pair]| {
-            let columns = parameters(&self.step, rows);
-            Call::Rows { statement: &self.statement, columns, rows: rows.len() }
-        };
-        rows.chunks(size).map(call).collect()
-    }
-}
-
-impl Call<'_> {
-    fn rows(&self) -> usize {
-        match self {
-            Self::Rows { rows, .. } => *rows,
-            Self::Copy { rows, .. } => rows.len(),
-        }
-    }
-
-    async fn execute(&self, session: &Session) -> Result<u64, CallError> {
-        match self {
-            Self::Rows { statement, columns, .. } => {
-                let parameters: Vec<&(dyn ToSql + Sync)> =
-                    columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-                Ok(session.execute(*statement, &parameters).await?)
-            }
-            Self::Copy { statement, mapping, rows } => {
-                let refused = |error| CallError::CopyRefused(mapping.table.name.clone(), error);
-                let sink = session.copy_in::<_, Bytes>(*statement).await.map_err(refused)?;
-                let mut sink = pin!(sink);
-                let mut text = CopyText::new(mapping);
-                for row in rows.iter().filter_map(|pair| pair.new.as_ref()) {
-                    if let Some(piece) = text.push(row) {
-                        sink.send(piece).await?;
-                    }
-                }
-                sink.send(text.finish()).await?;
-                Ok(sink.finish().await?)
-            }
-        }
-    }
-}
-
 /// Runs some rows of a step under a savepoint of their own; what went wrong, if anything.
 async fn try_rows(
     session: &Session,
@@ -270,7 +184,7 @@ async fn try_rows(
 ) -> Result<Result<(), String>, Error> {
     session.batch_execute("SAVEPOINT step").await.map_err(at_trunk)?;
     let mut said = None;
-    for call in prepared.calls_of(rows) {
+    for call in Call::of_rows(&prepared.statement, &prepared.step, rows)? {
         match call.execute(session).await {
             Ok(hit) if is_count(hit, call.rows()) => {}
             Ok(hit) => said = Some(missed(hit, call.rows())),
@@ -286,28 +200,6 @@ async fn try_rows(
     let end = if said.is_some() { "ROLLBACK TO SAVEPOINT step" } else { "RELEASE SAVEPOINT step" };
     session.batch_execute(end).await.map_err(at_trunk)?;
     Ok(said.map_or(Ok(()), Err))
-}
-
-/// The parameters in the order [`super::statement::sql`] numbers them.
-fn parameters<'a>(step: &'a Step, rows: &'a [Pair]) -> Vec<Vec<Option<&'a str>>> {
-    let mut columns = Vec::new();
-    if let Some(mapping) = step.new.as_deref() {
-        for (position, _) in sent(mapping) {
-            let value = |pair: &'a Pair| pair.new.as_ref().and_then(|row| row.value(position));
-            columns.push(rows.iter().map(value).collect());
-        }
-    }
-    if let Some(mapping) = step.old.as_deref() {
-        let positions: Vec<usize> = match (step.kind, &mapping.key) {
-            (Kind::Rekey | Kind::Delete, Some(key)) => key.clone(),
-            _ => sent(mapping).map(|(position, _)| position).collect(),
-        };
-        for position in positions {
-            let value = |pair: &'a Pair| pair.old.as_ref().and_then(|row| row.value(position));
-            columns.push(rows.iter().map(value).collect());
-        }
-    }
-    columns
 }
 
 fn is_count(hit: u64, rows: usize) -> bool {
