@@ -23,7 +23,7 @@ use crate::source::{Sequence, TableName};
 
 use super::cache::{Cache, Known};
 use super::catalog::Mapping;
-use super::change::{Change, Commit, Event, Tuple};
+use super::change::{Change, Commit, Event, Old, Shape, Tuple};
 use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
 use super::flight::Flight;
@@ -225,20 +225,10 @@ impl Applier {
         let Some(change) = self.resyncs.spool(change) else { return Ok(()) };
         match change {
             Change::Insert { new } => self.insert(new).await?,
-            Change::Update { new, old } => {
-                let Some(mapping) = self.mapping(&new).await? else { return Ok(()) };
-                // A plugin that leaves the old row out says that its key did not change.
-                let Some(old) = old else {
-                    self.discover(&mapping.table.name, "an update came without its old key");
-                    return Ok(());
-                };
-                let Some(old_mapping) = self.mapping(&old).await? else { return Ok(()) };
-                let new = Some((mapping, new));
-                self.plan.add(Mapped { new, old: Some((old_mapping, old)) });
-            }
+            Change::Update { new, old } => self.update(new, old).await?,
             Change::Delete { old } => {
-                let Some(mapping) = self.mapping(&old).await? else { return Ok(()) };
-                self.plan.add(Mapped { new: None, old: Some((mapping, old)) });
+                let Some(mapping) = self.mapping(&old.shape).await? else { return Ok(()) };
+                self.plan.add(Mapped::Delete((mapping, old)));
             }
             Change::Truncate { tables } => self.truncate(&tables).await?,
             Change::Message { content, lsn } if Replay::is_addressed(&content) => {
@@ -263,7 +253,7 @@ impl Applier {
     }
 
     pub(super) async fn insert(&mut self, new: Tuple) -> Result<(), Error> {
-        let Some(mapping) = self.mapping(&new).await? else {
+        let Some(mapping) = self.mapping(&new.shape).await? else {
             self.held.hold(new);
             return Ok(());
         };
@@ -276,7 +266,18 @@ impl Applier {
             );
             return Ok(());
         }
-        self.plan.add(Mapped { new: Some((mapping, new)), old: None });
+        self.plan.add(Mapped::Insert((mapping, new)));
+        Ok(())
+    }
+
+    async fn update(&mut self, new: Tuple, old: Old) -> Result<(), Error> {
+        let Some(mapping) = self.mapping(&new.shape).await? else { return Ok(()) };
+        let Some(old_mapping) = self.mapping(old.shape()).await? else { return Ok(()) };
+        let has_key = mapping.key.is_some() && old_mapping.key.is_some();
+        self.plan.add(match old {
+            Old::Kept(_) if has_key => Mapped::Update((mapping, new)),
+            old => Mapped::UpdateOf { old: (old_mapping, old.into_row(&new)), new: (mapping, new) },
+        });
         Ok(())
     }
 
@@ -294,16 +295,16 @@ impl Applier {
     }
 
     /// How a row goes into the trunk; none if it does not.
-    async fn mapping(&mut self, tuple: &Tuple) -> Result<Option<Arc<Mapping>>, Error> {
-        let table = &tuple.shape.table;
+    async fn mapping(&mut self, shape: &Arc<Shape>) -> Result<Option<Arc<Mapping>>, Error> {
+        let table = &shape.table;
         if self.quarantined.contains(table) {
             return Ok(None);
         }
-        let known = match self.cache.known_mapping(&tuple.shape) {
+        let known = match self.cache.known_mapping(shape) {
             Some(known) => known,
             None => {
                 self.settle().await?;
-                self.cache.mapping(&self.session, &tuple.shape).await?
+                self.cache.mapping(&self.session, shape).await?
             }
         };
         match known {

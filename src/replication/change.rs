@@ -31,10 +31,9 @@ pub(super) enum Change {
     Insert {
         new: Tuple,
     },
-    /// `old` holds the columns that identify the row; none means they are as in `new`.
     Update {
         new: Tuple,
-        old: Option<Tuple>,
+        old: Old,
     },
     Delete {
         old: Tuple,
@@ -54,6 +53,49 @@ pub(super) enum Change {
         table: Option<TableName>,
         said: String,
     },
+}
+
+/// The columns that identify a row that is updated.
+#[derive(Debug)]
+pub(super) enum Old {
+    /// These, and all of them are as in the new row. So are most, and need no row of their own.
+    Kept(Arc<Shape>),
+    /// As they were.
+    Row(Tuple),
+}
+
+impl Old {
+    pub(super) fn shape(&self) -> &Arc<Shape> {
+        match self {
+            Self::Kept(shape) => shape,
+            Self::Row(row) => &row.shape,
+        }
+    }
+
+    /// What it takes in memory beside the new row, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Kept(_) => 0,
+            Self::Row(row) => row.bytes(),
+        }
+    }
+
+    /// As a row of its own.
+    pub(super) fn into_row(self, new: &Tuple) -> Tuple {
+        let shape = match self {
+            Self::Kept(shape) => shape,
+            Self::Row(row) => return row,
+        };
+        let mut row = Tuple::new(Arc::clone(&shape), 0);
+        for name in &shape.columns {
+            let position = new.shape.columns.iter().position(|other| other == name);
+            match position.and_then(|position| new.value(position)) {
+                Some(text) => row.push_text(text),
+                None => row.push_null(),
+            }
+        }
+        row
+    }
 }
 
 /// Which columns of which table a row brings. Shared by the rows that look the same; columns that

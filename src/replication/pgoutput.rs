@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::lsn::Lsn;
 use crate::source::TableName;
 
-use super::change::{Change, Commit, Event, Shape, Tuple};
+use super::change::{Change, Commit, Event, Old, Shape, Tuple};
 use super::error::Error;
 use super::link::Link;
 use super::wal2json::MESSAGE_PREFIXES;
@@ -157,11 +157,11 @@ impl Decoder {
         let (mut kind, mut row) = (body.byte()?, body.row()?);
         let mut old = None;
         if tag != b'I' && matches!(kind, b'K' | b'O') {
-            old = Some((kind, row));
             if tag == b'D' {
-                let old = relation.old(old, &[])?;
+                let old = relation.old(&row)?;
                 return Ok(Some(Event::Change(Change::Delete { old })));
             }
+            old = Some(row);
             (kind, row) = (body.byte()?, body.row()?);
         }
         if kind != b'N' || tag == b'D' {
@@ -172,8 +172,11 @@ impl Decoder {
             return Ok(Some(Event::Change(Change::Insert { new })));
         }
         relation.complete_identity(&mut row, old.as_ref());
-        let old = relation.old(old, &row)?;
-        Ok(Some(Event::Change(Change::Update { new: relation.new_tuple(&row)?, old: Some(old) })))
+        let old = match &old {
+            Some(old) => Old::Row(relation.old(old)?),
+            None => Old::Kept(relation.kept(&row)?),
+        };
+        Ok(Some(Event::Change(Change::Update { new: relation.new_tuple(&row)?, old })))
     }
 
     fn truncate(&self, body: &mut Body<'_>) -> Result<Option<Event>, Error> {
@@ -204,8 +207,8 @@ fn message(body: &mut Body<'_>) -> Result<Option<Event>, Error> {
 
 impl Relation {
     /// A key that is stored out of line and did not change comes with the old row only.
-    fn complete_identity<'a>(&self, row: &mut Row<'a>, old: Option<&(u8, Row<'a>)>) {
-        let Some((_, old)) = old else { return };
+    fn complete_identity<'a>(&self, row: &mut Row<'a>, old: Option<&Row<'a>>) {
+        let Some(old) = old else { return };
         for &at in &self.identity_at {
             if let (Some(value @ Value::Unchanged), Some(kept)) = (row.get_mut(at), old.get(at)) {
                 *value = *kept;
@@ -213,18 +216,23 @@ impl Relation {
         }
     }
 
-    /// What identified the row before: as sent, or else as in the new row.
-    fn old(&self, old: Option<(u8, Row<'_>)>, new: &[Value<'_>]) -> Result<Tuple, Error> {
-        let row = match &old {
-            Some((_, row)) => row,
-            None => new,
-        };
-        let values = self.identity_at.iter().map(|at| row.get(*at).copied());
-        let values = values
-            .collect::<Option<Vec<_>>>()
-            .filter(|values| !values.is_empty() && !values.contains(&Value::Unchanged))
-            .ok_or(Error::Decode("row without its identity"))?;
+    /// What identified the row before, as it was sent.
+    fn old(&self, row: &[Value<'_>]) -> Result<Tuple, Error> {
+        let values: Row<'_> = self.identity_in(row)?.collect();
         Ok(tuple(&self.identity, &values))
+    }
+
+    /// What identifies the row as before: it was not sent.
+    fn kept(&self, new: &[Value<'_>]) -> Result<Arc<Shape>, Error> {
+        self.identity_in(new).map(|_| Arc::clone(&self.identity))
+    }
+
+    fn identity_in<'a>(&self, row: &[Value<'a>]) -> Result<impl Iterator<Item = Value<'a>>, Error> {
+        let is_there = |at: &usize| row.get(*at).is_some_and(|value| *value != Value::Unchanged);
+        if self.identity_at.is_empty() || !self.identity_at.iter().all(is_there) {
+            return Err(Error::Decode("row without its identity"));
+        }
+        Ok(self.identity_at.iter().filter_map(|at| row.get(*at).copied()))
     }
 
     fn new_tuple(&mut self, row: &[Value<'_>]) -> Result<Tuple, Error> {
@@ -415,8 +423,11 @@ mod tests {
         match event {
             Event::Begin(lsn) => format!("begin {}", lsn.0),
             Event::Change(Change::Insert { new }) => format!("insert {}", text(new)),
-            Event::Change(Change::Update { new, old: Some(old) }) => {
+            Event::Change(Change::Update { new, old: Old::Row(old) }) => {
                 format!("update {} to {}", text(old), text(new))
+            }
+            Event::Change(Change::Update { new, old: Old::Kept(shape) }) => {
+                format!("update {} as before to {}", shape.columns.join(" "), text(new))
             }
             Event::Change(Change::Delete { old }) => format!("delete {}", text(old)),
             Event::Change(Change::Truncate { tables }) => format!("truncate {}", tables[0]),
@@ -442,7 +453,7 @@ mod tests {
             [
                 "begin 100",
                 "insert id=1 v=~",
-                "update id=1 to id=1",
+                "update id as before to id=1",
                 "update id=1 to id=2 v=x",
                 "update id=2 to id=2 v=y",
                 "delete id=2",

@@ -39,10 +39,37 @@ pub(super) struct Pair {
     pub(super) old: Option<Tuple>,
 }
 
+/// A row, and how it goes into the trunk.
+type Row = (Arc<Mapping>, Tuple);
+
 /// One change, its rows mapped to the trunk.
-pub(super) struct Mapped {
-    pub(super) new: Option<(Arc<Mapping>, Tuple)>,
-    pub(super) old: Option<(Arc<Mapping>, Tuple)>,
+pub(super) enum Mapped {
+    Insert(Row),
+    /// Of the row with the same key.
+    Update(Row),
+    UpdateOf {
+        old: Row,
+        new: Row,
+    },
+    Delete(Row),
+}
+
+impl Mapped {
+    /// The row that it makes, or else that it takes away.
+    fn row(&self) -> &Row {
+        match self {
+            Self::Insert(row) | Self::Update(row) | Self::Delete(row) => row,
+            Self::UpdateOf { new, .. } => new,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let old = match self {
+            Self::UpdateOf { old: (_, old), .. } => old.bytes(),
+            _ => 0,
+        };
+        self.row().1.bytes() + old
+    }
 }
 
 /// The changes collected for the next round of statements.
@@ -86,9 +113,7 @@ impl Plan {
 
     /// Adds a change after all others of its table.
     pub(super) fn add(&mut self, mapped: Mapped) {
-        let Some(mapping) = mapped.new.as_ref().or(mapped.old.as_ref()).map(|(m, _)| m) else {
-            return;
-        };
+        let (mapping, _) = mapped.row();
         let address = Arc::as_ptr(&mapping.table).addr();
         let is_compactable = mapping.table.is_compactable;
         let tables = &mut self.tables;
@@ -97,9 +122,7 @@ impl Plan {
             tables.len() - 1
         });
         self.changes += 1;
-        for (_, tuple) in mapped.new.iter().chain(&mapped.old) {
-            self.bytes += tuple.bytes();
-        }
+        self.bytes += mapped.bytes();
         if let Some(table) = self.tables.get_mut(index) {
             table.add(mapped, is_compactable);
         }
@@ -118,25 +141,26 @@ impl Plan {
 
 impl TablePlan {
     fn add(&mut self, mapped: Mapped, is_compactable: bool) {
-        match (mapped.new, mapped.old) {
-            (Some((mapping, row)), None) => self.put(Kind::Insert, mapping, row, is_compactable),
-            (None, Some((mapping, row))) => {
+        match mapped {
+            Mapped::Insert((mapping, row)) => self.put(Kind::Insert, mapping, row, is_compactable),
+            Mapped::Update((mapping, row)) => {
+                if !sets_nothing(&mapping) {
+                    self.put(Kind::Update, mapping, row, is_compactable);
+                }
+            }
+            Mapped::Delete((mapping, row)) => {
                 let kind = if mapping.key.is_some() { Kind::Delete } else { Kind::DeleteWhole };
                 self.put(kind, mapping, row, is_compactable);
             }
-            (Some((new, new_row)), Some((old, old_row))) => {
+            Mapped::UpdateOf { old: (old, old_row), new: (new, new_row) } => {
                 let kind = update_kind((&new, &new_row), (&old, &old_row));
                 if kind == Kind::Update {
-                    if !sets_nothing(&new) {
-                        self.put(kind, new, new_row, is_compactable);
-                    }
-                    return;
+                    return self.add(Mapped::Update((new, new_row)), is_compactable);
                 }
                 self.close_net();
                 let pair = Pair { new: Some(new_row), old: Some(old_row) };
                 self.append(kind, Some(new), Some(old), pair);
             }
-            (None, None) => {}
         }
     }
 

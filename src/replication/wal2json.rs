@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::lsn::Lsn;
 use crate::source::TableName;
 
-use super::change::{Change, Commit, Event, Shape, Tuple};
+use super::change::{Change, Commit, Event, Old, Shape, Tuple};
 use super::error::Error;
 use scan::{Cell, Message, Value};
 
@@ -158,12 +158,7 @@ impl Decoder {
                 events.push(Event::Change(Change::Insert { new }));
             }
             "U" => {
-                let new = self.tuple(&message, &message.columns, cells)?;
-                let old = match &message.identity {
-                    Some(_) => Some(self.tuple(&message, &message.identity, cells)?),
-                    None => None,
-                };
-                events.push(Event::Change(Change::Update { new, old }));
+                events.push(Event::Change(self.update(&message, cells)?));
             }
             "D" => {
                 let old = self.tuple(&message, &message.identity, cells)?;
@@ -178,6 +173,19 @@ impl Decoder {
             _ => return Err(Error::Decode("unknown action")),
         }
         Ok(())
+    }
+
+    fn update(&mut self, message: &Message<'_>, cells: &Cells<'_>) -> Result<Change, Error> {
+        let new = self.tuple(message, &message.columns, cells)?;
+        if message.identity.is_none() {
+            let said = "an update came without its old key".to_owned();
+            return Ok(Change::Lost { table: Some(new.shape.table.clone()), said });
+        }
+        let old = match cells.are_kept(&message.columns, &message.identity) {
+            true => Old::Kept(self.shape_of(message, &message.identity, cells)?),
+            false => Old::Row(self.tuple(message, &message.identity, cells)?),
+        };
+        Ok(Change::Update { new, old })
     }
 
     fn truncated_elsewhere(&self, message: &Message<'_>) -> bool {
@@ -208,12 +216,8 @@ impl Decoder {
         row: &Option<Range<usize>>,
         cells: &Cells<'_>,
     ) -> Result<Tuple, Error> {
-        let (Some(schema), Some(table)) = (&message.schema, &message.table) else {
-            return Err(Error::Decode("change without table"));
-        };
-        let row = row.clone().and_then(|row| cells.cells.get(row));
-        let row = row.ok_or(Error::Decode("change without columns"))?;
-        let shape = self.shape(schema, table, row, cells.text)?;
+        let shape = self.shape_of(message, row, cells)?;
+        let row = cells.row(row)?;
         let mut tuple = Tuple::new(shape, row.iter().map(|cell| cell.value.bytes()).sum());
         for cell in row {
             match &cell.value {
@@ -227,6 +231,18 @@ impl Decoder {
             }
         }
         Ok(tuple)
+    }
+
+    fn shape_of(
+        &mut self,
+        message: &Message<'_>,
+        row: &Option<Range<usize>>,
+        cells: &Cells<'_>,
+    ) -> Result<Arc<Shape>, Error> {
+        let (Some(schema), Some(table)) = (&message.schema, &message.table) else {
+            return Err(Error::Decode("change without table"));
+        };
+        self.shape(schema, table, cells.row(row)?, cells.text)
     }
 
     fn shape(
@@ -289,6 +305,24 @@ struct Cells<'a> {
     cells: &'a [Cell],
 }
 
+impl<'a> Cells<'a> {
+    fn row(&self, place: &Option<Range<usize>>) -> Result<&'a [Cell], Error> {
+        let row = place.clone().and_then(|place| self.cells.get(place));
+        row.ok_or(Error::Decode("change without columns"))
+    }
+
+    /// All cells of one row are in the other as well. Both are in the order of the table; in any
+    /// other, the answer may be no.
+    fn are_kept(&self, new: &Option<Range<usize>>, old: &Option<Range<usize>>) -> bool {
+        let (Ok(new), Ok(old)) = (self.row(new), self.row(old)) else { return false };
+        let mut new = new.iter();
+        old.iter().all(|old| {
+            new.find(|new| new.has_name_of(old, self.text))
+                .is_some_and(|new| new.value.is_written_as(&old.value, self.text))
+        })
+    }
+}
+
 fn position(text: Option<&str>) -> Result<Lsn, Error> {
     text.and_then(|text| text.parse().ok()).ok_or(Error::Decode("transaction without its position"))
 }
@@ -342,13 +376,56 @@ mod tests {
     #[test]
     fn keeps_values_as_they_were_sent() {
         let events = decode(&[UPDATE]);
-        let [Event::Change(Change::Update { new, old: Some(old) })] = &events[..] else {
+        let [Event::Change(Change::Update { new, old: Old::Row(old) })] = &events[..] else {
             panic!("{events:?}");
         };
         assert_eq!(new.shape.columns, ["id", "a b", "n", "f"]);
         let values: Vec<_> = (0..4).map(|position| new.value(position)).collect();
         assert_eq!(values, [Some("12345678901234567890.10"), Some("x\"\u{1}\\y"), None, Some("t")]);
         assert_eq!(old.value(0), Some("1"));
+    }
+
+    #[test]
+    fn a_key_that_is_kept_is_told_by_its_columns() {
+        let columns =
+            r#"[{"name":"a","value":1},{"name":"b","value":null},{"name":"c","value":"x"}]"#;
+        let kept = |identity: &str| {
+            let events = decode(&[&format!(
+                r#"{{"action":"U","lsn":"0/1","schema":"s","table":"t","columns":{columns},
+                    "identity":{identity}}}"#
+            )]);
+            match events.into_iter().next() {
+                Some(Event::Change(Change::Update { new, old: old @ Old::Kept(_) })) => {
+                    let row = old.into_row(&new);
+                    let values = (0..row.shape.columns.len()).map(|at| row.value(at));
+                    Some(values.map(|value| value.map(str::to_owned)).collect::<Vec<_>>())
+                }
+                Some(Event::Change(Change::Update { old: Old::Row(_), .. })) => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(kept(columns).map(|row| row.len()), Some(3));
+        let kept_two = kept(r#"[{"name":"b","value":null},{"name":"c","value":"x"}]"#);
+        assert_eq!(kept_two, Some(vec![None, Some("x".to_owned())]));
+        for changed in [
+            r#"[{"name":"a","value":"1"}]"#,
+            r#"[{"name":"a","value":2}]"#,
+            r#"[{"name":"b","value":1}]"#,
+            r#"[{"name":"c","value":"y"}]"#,
+            r#"[{"name":"d","value":1}]"#,
+            r#"[{"name":"c","value":"x"},{"name":"a","value":1}]"#,
+        ] {
+            assert_eq!(kept(changed), None, "{changed}");
+        }
+    }
+
+    #[test]
+    fn an_update_without_its_key_is_a_loss() {
+        let update = UPDATE.replace("\"identity\"", "\"other\"");
+        let events = decode(&[&update]);
+        assert!(
+            matches!(&events[..], [Event::Change(Change::Lost { table: Some(t), .. })] if t.name == "t")
+        );
     }
 
     #[test]

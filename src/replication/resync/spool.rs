@@ -21,9 +21,7 @@ impl Spool {
     pub(super) fn take(&mut self, table: &TableName, change: Change) -> Option<Change> {
         let bytes = match &change {
             Change::Insert { new } if new.shape.table == *table => new.bytes(),
-            Change::Update { new, old } if new.shape.table == *table => {
-                new.bytes() + old.as_ref().map_or(0, |old| old.bytes())
-            }
+            Change::Update { new, old } if new.shape.table == *table => new.bytes() + old.bytes(),
             Change::Delete { old } if old.shape.table == *table => old.bytes(),
             Change::Truncate { tables } if tables.contains(table) => {
                 self.open.push(Change::Truncate { tables: vec![table.clone()] });

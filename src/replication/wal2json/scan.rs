@@ -36,6 +36,13 @@ pub(super) struct Cell {
     pub(super) value: Value,
 }
 
+impl Cell {
+    /// Both names are written alike.
+    pub(super) fn has_name_of(&self, other: &Self, text: &str) -> bool {
+        self.name.raw(text) == other.name.raw(text)
+    }
+}
+
 /// A place between quotes.
 #[derive(Clone, Copy)]
 pub(super) struct Quoted {
@@ -56,10 +63,14 @@ impl Quoted {
     /// What it says. Copied only if it has escapes.
     pub(super) fn read<'a>(&self, text: &'a str) -> Result<Cow<'a, str>, Error> {
         if !self.has_escapes {
-            return text.get(self.start..self.end).map(Cow::Borrowed).ok_or(MALFORMED);
+            return self.raw(text).map(Cow::Borrowed).ok_or(MALFORMED);
         }
         let quoted = text.get(self.start - 1..self.end + 1).ok_or(MALFORMED)?;
         Ok(Cow::Owned(serde_json::from_str(quoted)?))
+    }
+
+    fn raw<'a>(&self, text: &'a str) -> Option<&'a str> {
+        text.get(self.start..self.end)
     }
 
     /// It says this.
@@ -69,6 +80,19 @@ impl Quoted {
 }
 
 impl Value {
+    /// Both are written alike, so they are alike.
+    pub(super) fn is_written_as(&self, other: &Self, text: &str) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Bool(own), Self::Bool(other)) => own == other,
+            (Self::Number(own), Self::Number(other)) => {
+                text.get(own.clone()) == text.get(other.clone())
+            }
+            (Self::Text(own), Self::Text(other)) => own.raw(text) == other.raw(text),
+            _ => false,
+        }
+    }
+
     /// What its text takes at most.
     pub(super) fn bytes(&self) -> usize {
         match self {
