@@ -3,7 +3,7 @@
 //! A trunk transaction holds one or more whole source transactions and moves the progress row to
 //! the end of the last. A source transaction too large for one plan is applied in several rounds
 //! inside one trunk transaction, so memory is bounded by twice [`PLAN_CHANGES_MAX`] and
-//! [`PLAN_BYTES_MAX`] (plus one row), however large it is.
+//! [`PLAN_BYTES_MAX`] (plus one row) and as much again for what is sent, however large it is.
 //!
 //! A round is sent as one pipeline under a savepoint, and the next one is planned while the trunk
 //! works on it. If anything in it fails, the round is rolled back and repeated step by step, then
@@ -24,6 +24,7 @@ use crate::source::{Sequence, TableName};
 use super::cache::{Cache, Known};
 use super::catalog::Mapping;
 use super::change::{Change, Commit, Event, Old, Shape, Tuple};
+use super::commit::flush_before;
 use super::ddl::{Capture, Held, Replay};
 use super::error::{Error, at_trunk};
 use super::flight::Flight;
@@ -78,6 +79,8 @@ pub(super) struct Applier {
     pub(super) transactions: u64,
     group_since: Instant,
     pub(super) written_at: Instant,
+    /// When all was durable last.
+    pub(super) flushed_at: Instant,
     /// Changes of a source transaction whose commit has not come yet.
     is_inside: bool,
     pub(super) progress: Progress,
@@ -112,6 +115,7 @@ impl Applier {
         if !row.try_get::<_, bool>(0).map_err(at_trunk)? {
             return Err(Error::Busy);
         }
+        flush_before(&session).await.map_err(at_trunk)?;
         let progress = progress::load(&session).await?;
         let quarantined = quarantine::load(&session).await.map_err(at_trunk)?;
         durable.send_replace(progress.start());
@@ -142,6 +146,7 @@ impl Applier {
             transactions: 0,
             group_since: now,
             written_at: now,
+            flushed_at: now,
             is_inside: false,
             progress,
             replay: Replay::new(link, trunk, capture),

@@ -1,4 +1,9 @@
 //! The end of trunk transactions: the position moves with the changes, and is told once durable.
+//!
+//! While more is at hand, a commit need not wait for the disk: what a crash of the trunk takes of
+//! such commits, it takes from the end and with their positions, and the source still has it. One
+//! in [`FLUSH_INTERVAL`] waits, which makes all before it durable, and so does every commit that
+//! somebody hears of.
 
 use std::time::Duration;
 
@@ -15,27 +20,32 @@ use super::flight::Ending;
 
 /// How often a position reached without changes is written down.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
+/// The source is told as often; what it keeps for us meanwhile is little.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Applier {
-    /// Commits what is pending. A position reached without any change is written now and then
-    /// only, so that a flood of empty transactions costs nothing.
+    /// Commits what is pending; what was committed before is durable then. A position reached
+    /// without any change is written now and then only, so that a flood of empty transactions costs
+    /// nothing.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
         let is_empty = !self.is_open && self.plan.is_empty() && self.has_rows_only();
         if is_empty && self.written_at.elapsed() < EMPTY_INTERVAL {
-            return self.settle().await;
+            self.settle().await?;
+            return self.flush().await;
         }
         self.commit_all().await
     }
 
-    /// Commits what is pending, be it an empty transaction.
+    /// Commits what is pending, be it an empty transaction. Everything is durable then.
     pub(super) async fn commit_all(&mut self) -> Result<(), Error> {
         if self.pending.is_none() {
-            return self.settle().await;
+            self.settle().await?;
+            return self.flush().await;
         }
         if !self.has_rows_only() {
             self.run_round().await?;
         }
-        self.commit_behind().await?;
+        self.send_commit(true).await?;
         self.settle().await?;
         let position = self.position();
         self.polls_are_durable();
@@ -47,11 +57,16 @@ impl Applier {
 
     /// Lets the trunk commit what is pending while the next transactions are taken in.
     pub(super) async fn commit_behind(&mut self) -> Result<(), Error> {
+        self.send_commit(self.flushed_at.elapsed() >= FLUSH_INTERVAL).await
+    }
+
+    async fn send_commit(&mut self, is_flushed: bool) -> Result<(), Error> {
         let Some(commit) = self.pending.take() else { return self.settle().await };
         let ending = Ending {
             commit,
             transactions: std::mem::take(&mut self.transactions),
             heard: self.heard,
+            is_flushed,
             moving: self.moving().await?,
         };
         self.depart(Some(ending)).await
@@ -90,7 +105,6 @@ impl Applier {
         Ok(())
     }
 
-    /// From here on the commit is durable, and may be told.
     pub(super) fn committed(&mut self, ending: &Ending) {
         let commit = ending.commit;
         self.written_at = Instant::now();
@@ -98,18 +112,42 @@ impl Applier {
         if commit.time_us.is_some() {
             self.progress.commit_time_us = commit.time_us;
         }
+        self.shared.update(|status| status.transactions += ending.transactions);
+        if ending.is_flushed {
+            self.flushed();
+            self.shared.hear(ending.heard);
+        }
+        // Nothing that refers to it is planned: the next group has not begun, or is this one's.
+        if self.plan.is_empty() {
+            self.cache.trim();
+        }
+    }
+
+    /// Nothing was committed after what is durable.
+    fn is_flushed(&self) -> bool {
+        *self.durable.borrow() >= self.progress.start()
+    }
+
+    /// From here on every commit so far is durable, and may be told.
+    fn flushed(&mut self) {
+        self.flushed_at = Instant::now();
         self.durable.send_replace(self.progress.start());
         let position = self.position();
         self.shared.update(|status| {
             status.applied_lsn = self.progress.start();
             status.commit_time = position.commit_time;
-            status.transactions += ending.transactions;
         });
-        self.shared.hear(ending.heard);
-        // Nothing that refers to it is planned: the next group has not begun, or is this one's.
-        if self.plan.is_empty() {
-            self.cache.trim();
+    }
+
+    /// Waits until every commit so far is durable: one that writes and waits for the disk takes
+    /// those before it along. Amid a transaction its commit will.
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.is_open || self.is_flushed() {
+            return Ok(());
         }
+        self.session.execute(TOUCH_SQL, &[]).await.map_err(at_trunk)?;
+        self.flushed();
+        Ok(())
     }
 
     /// Written before it is told, or a restart would take the slot for one that skipped.
@@ -126,7 +164,22 @@ impl Applier {
     }
 }
 
+/// Makes durable what an applier before this one may have committed without waiting for the disk:
+/// the position that is read next counts as durable.
+pub(super) async fn flush_before(session: &Session) -> Result<(), tokio_postgres::Error> {
+    let sql = format!("{TOUCH_SQL} WHERE {IS_UNFLUSHED_SQL}");
+    session.execute(&sql, &[]).await.map(drop)
+}
+
 impl Ending {
+    /// The statement that commits.
+    pub(super) fn commit_sql(&self) -> &'static str {
+        match self.is_flushed {
+            true => "COMMIT",
+            false => "SET LOCAL synchronous_commit = off; COMMIT",
+        }
+    }
+
     /// Returns how many rows were moved, which is one.
     pub(super) async fn move_progress(
         &self,
@@ -144,6 +197,11 @@ pub(super) fn is_moved(rows: u64) -> Result<(), Error> {
         _ => Err(Error::Unsafe("trunk's progress row is gone".to_owned())),
     }
 }
+
+const TOUCH_SQL: &str = "UPDATE ardent.progress SET lsn = lsn";
+
+const IS_UNFLUSHED_SQL: &str =
+    "pg_catalog.pg_current_wal_flush_lsn() < pg_catalog.pg_current_wal_insert_lsn()";
 
 const MOVE_SQL: &str = "\
 UPDATE ardent.progress

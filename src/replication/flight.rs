@@ -1,4 +1,5 @@
-//! The round that is under way: while the trunk works on it, the next one is planned.
+//! The round that is under way: while the trunk works on it, the next one is planned and written
+//! out.
 //!
 //! ```text
 //!   plan --depart--> under way --settle--> done, or repeated with care
@@ -27,6 +28,8 @@ pub(super) struct Ending {
     pub(super) transactions: u64,
     /// Number of the last message of ours before it.
     pub(super) heard: u64,
+    /// The commit waits for the disk.
+    pub(super) is_flushed: bool,
     /// Moves the progress row.
     pub(super) moving: Statement,
 }

@@ -48,14 +48,25 @@ pub(super) struct Batch {
 }
 
 pub(super) struct Reader {
-    pub(super) connection: ReplicationConnection,
-    pub(super) decoder: Decoder,
+    connection: ReplicationConnection,
+    decoder: Decoder,
     /// What the trunk holds durably; told to the source as flushed.
-    pub(super) durable: watch::Receiver<Lsn>,
-    pub(super) shared: Arc<Shared>,
+    durable: watch::Receiver<Lsn>,
+    shared: Arc<Shared>,
+    /// Events of the last batch; the next one has about as many.
+    events: usize,
 }
 
 impl Reader {
+    pub(super) fn new(
+        connection: ReplicationConnection,
+        decoder: Decoder,
+        durable: watch::Receiver<Lsn>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { connection, decoder, durable, shared, events: 0 }
+    }
+
     /// Runs until the connection or the applier ends. For a [`Thread`] of its own, on which the
     /// connection was opened.
     pub(super) async fn run(mut self, queue: mpsc::Sender<Batch>) -> Error {
@@ -98,7 +109,8 @@ impl Reader {
 
     /// Takes what has been read, up to the size of a batch.
     fn gather(&mut self, first: ReplicationEvent, feedback: &mut Feedback) -> Result<Batch, Error> {
-        let mut batch = Batch::default();
+        // Room that grows is allocated and copied many times over.
+        let mut batch = Batch { events: Vec::with_capacity(self.events), bytes: 0 };
         let mut next = Some(first);
         while let Some(event) = next {
             self.take(event, feedback, &mut batch)?;
@@ -107,6 +119,7 @@ impl Reader {
             }
             next = self.connection.buffered().map_err(at_source)?;
         }
+        self.events = batch.events.len();
         self.shared.update(|status| status.received_lsn = feedback.received);
         Ok(batch)
     }

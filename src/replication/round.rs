@@ -114,12 +114,12 @@ impl Round {
         let mut outcomes = in_order(pending).await;
         let moved = if ending.is_some() { outcomes.pop() } else { None };
         check(outcomes, expected)?;
-        let end = match moved {
+        let end = match ending.zip(moved) {
             None => "RELEASE SAVEPOINT round",
-            Some(moved) => {
+            Some((ending, moved)) => {
                 let moved = moved.map_err(|error| Failure::Fatal(error.of_trunk()))?;
                 is_moved(moved.unwrap_or(0)).map_err(Failure::Fatal)?;
-                "COMMIT"
+                ending.commit_sql()
             }
         };
         session.batch_execute(end).await.map_err(|error| Failure::Fatal(at_trunk(error)))

@@ -249,12 +249,9 @@ impl Stream {
             Err(_) => return Err((Error::Ended, false)),
         };
         applier.keep_timeline(timeline).await.map_err(|error| (error, false))?;
-        let reader = Reader {
-            connection,
-            decoder: Decoder::new(&self.link, progress.lsn),
-            durable: self.durable.subscribe(),
-            shared: Arc::clone(&self.shared),
-        };
+        let decoder = Decoder::new(&self.link, progress.lsn);
+        let (durable, shared) = (self.durable.subscribe(), Arc::clone(&self.shared));
+        let reader = Reader::new(connection, decoder, durable, shared);
         let (sender, queue) = mpsc::channel(QUEUE_BATCHES);
         let mut reading = thread.spawn(reader.run(sender));
         self.shared.enter(Phase::Streaming);

@@ -48,6 +48,28 @@ async fn aborted_appliers_and_a_killed_trunk_lose_nothing(plugin: Plugin) {
     assert_eq!(trunk, source);
 }
 
+/// Each transaction is a group of its own, whose commit does not wait for the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_takes_of_the_trunk_comes_again() {
+    let mut chain = Chain::prepare("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.copy().await;
+    chain.trunk.run("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    chain.trunk.run("SELECT pg_reload_conf()").await;
+    for first in (0..200_000).step_by(5_000) {
+        let last = first + 5_000;
+        chain
+            .on_source(&format!("INSERT INTO t SELECT generate_series({first} + 1, {last})"))
+            .await;
+    }
+    chain.follow();
+    let status = chain.until("at work", |status| status.transactions >= 3).await;
+    chain.trunk.crash().await;
+    let kept = chain.trunk.value("app", "SELECT lsn::text FROM ardent.progress").await;
+    assert!(status.confirmed_lsn <= status.applied_lsn);
+    assert!(status.applied_lsn <= kept.parse().unwrap(), "told of more than {kept}");
+    chain.assert_equal().await;
+}
+
 async fn a_restarted_source_is_followed_again(plugin: Plugin) {
     let mut chain = Chain::start_with(plugin, "CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.on_source("INSERT INTO t SELECT generate_series(1, 1000)").await;
