@@ -190,7 +190,7 @@ struct Stream {
     controls: mpsc::Receiver<Control>,
     /// How schema changes are learnt of in this session.
     capture: Capture,
-    /// Where the trunk stood when last seen.
+    /// Where the trunk stands while nobody feeds it; none if it has to be asked.
     position: Option<Position>,
 }
 
@@ -207,6 +207,8 @@ impl Stream {
             };
             if streamed {
                 backoff = BACKOFF_MIN;
+                // It may have committed more than was heard of, and a crash have taken some of it.
+                self.position = None;
             }
             let reason = error.chain();
             let limit = match error.action() {
@@ -313,7 +315,6 @@ impl Stream {
             } else {
                 if applier.is_at_boundary() {
                     applier.commit().await?;
-                    self.position = Some(applier.position());
                 }
                 tokio::select! {
                     batch = queue.recv() => {

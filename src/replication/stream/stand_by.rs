@@ -9,6 +9,10 @@ use tokio::time::sleep;
 use super::super::error::Error;
 use super::{Control, Position, StopRequested, Stream};
 
+/// A backend whose client is gone ends after its statement, which is a round at most.
+const ASK_ATTEMPTS: u32 = 40;
+const ASK_PAUSE: Duration = Duration::from_millis(50);
+
 impl Stream {
     /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
     /// as no trunk connection is open, and lasts until resumed; it is refused while somebody else
@@ -56,13 +60,19 @@ impl Stream {
         }
     }
 
-    /// Where the trunk stands while no applier of ours is at work; it knows itself, if the source
-    /// has not been reached since the server started.
+    /// Where the trunk stands while no applier of ours is at work; it knows itself, if something
+    /// was applied since it was seen or the server has only started.
     async fn position_at_rest(&mut self) -> Option<Position> {
-        if self.position.is_none()
-            && let Ok(applier) = self.begin_applier().await
-        {
-            applier.close().await;
+        for _ in 0..ASK_ATTEMPTS {
+            if self.position.is_some() {
+                break;
+            }
+            match self.begin_applier().await {
+                Ok(applier) => applier.close().await,
+                // One that failed is still at its last statement; nothing tells us of its end.
+                Err(Error::Busy) => sleep(ASK_PAUSE).await,
+                Err(_) => break,
+            }
         }
         self.position
     }
