@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
 use super::answer::{LONG, NEVER, file_attr, guarded, root_attr};
-use super::links;
+use super::links::Links;
 use super::syncs::Syncs;
 use crate::branch::{Attributes, Branch, NewAttributes, Renaming, Sought};
 use crate::id::{BranchId, FileId, NodeId};
@@ -27,7 +27,7 @@ pub(super) type Replied<T> = Result<T, fuser::Errno>;
 #[derive(Clone)]
 pub(crate) struct Requests {
     store: Arc<Store>,
-    mount: PathBuf,
+    links: Links,
     syncs: Arc<Syncs>,
     over_rings: bool,
 }
@@ -49,8 +49,8 @@ pub(super) struct Wanted {
 }
 
 impl Requests {
-    pub(super) fn new(store: Arc<Store>, mount: PathBuf, over_rings: bool) -> io::Result<Self> {
-        Ok(Self { store, mount, syncs: Arc::new(Syncs::start()?), over_rings })
+    pub(super) fn new(store: Arc<Store>, links: Links, over_rings: bool) -> io::Result<Self> {
+        Ok(Self { store, links, syncs: Arc::new(Syncs::start()?), over_rings })
     }
 
     /// Whether the kernel is to be promised rings.
@@ -195,16 +195,14 @@ impl Requests {
         target: &Path,
     ) -> Replied<Attributes> {
         self.on(parent, |branch, file| {
-            links::check(&self.mount, branch.id, target)?;
+            self.links.check(branch.id, target)?;
             let making = Making::Symlink(target.as_os_str().as_bytes().into());
             branch.make(file, name.as_bytes(), making, 0o777)
         })
     }
 
     pub(super) fn read_link(&self, node: INodeNo) -> Replied<Vec<u8>> {
-        self.on(node, |branch, file| {
-            Ok(links::read(&self.mount, branch.id, &branch.read_link(file)?))
-        })
+        self.on(node, |branch, file| Ok(self.links.read(branch.id, &branch.read_link(file)?)))
     }
 
     pub(super) fn rename(

@@ -239,8 +239,12 @@ fn names_links_and_directories() {
     symlink(dir.join("moved"), dir.join("inside")).unwrap();
     assert_eq!(fs::read(dir.join("inside/link")).unwrap(), original());
     assert!(symlink(served.branch(1), dir.join("outside")).is_err());
+    let wal = |number: u32| served.dir.join("wal").join(number.to_string());
+    symlink(wal(2), dir.join("log")).unwrap();
+    assert!(symlink(wal(1), dir.join("outside")).is_err());
     served.client().fork(id(2), id(3), root()).unwrap();
-    // The fork's link leads into the fork.
+    // The fork's links lead into the fork.
+    assert_eq!(fs::read_link(served.branch(3).join("log")).unwrap(), wal(3));
     fs::write(served.branch(3).join("inside/link"), b"three").unwrap();
     assert_eq!(fs::read(served.branch(3).join("moved/link")).unwrap(), b"three");
     assert_eq!(fs::read(dir.join("moved/link")).unwrap(), original());
