@@ -80,6 +80,15 @@ impl Mounted {
         }
     }
 
+    /// Lets the kernel list the branches anew: it keeps listings, and those of the root are changed
+    /// behind its back.
+    pub(crate) fn relist(&self) {
+        // It may have kept none.
+        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, 0, 0) {
+            tracing::debug!(%error, "nothing to list anew");
+        }
+    }
+
     /// Takes the mount away, also from processes that still use it.
     pub(crate) fn unmount(&self) {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
