@@ -9,9 +9,10 @@
 //! | ends before | next setup |
 //! |---|---|
 //! | there are tables | begins anew |
-//! | the files are given to the store | goes on with the tables that are not whole, if the host has run on and the source still keeps its log for us |
+//! | the files are given to the store | goes on with the tables that are not whole |
 //! | the row says `Active` | begins anew |
 //!
+//! It goes on only if the host has run on and the source still keeps its log for us.
 //! A source or a loading Postgres that goes away is waited for, [`RETRIES_MAX`] times in a row
 //! without a table more. Then nothing is left, here and on the source.
 

@@ -81,7 +81,7 @@ pub enum Error {
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,
-    /// The first copy was cut short. What is copied stays, and the next setup goes on with the rest.
+    /// The first copy was cut short. What is copied stays; the next setup goes on with the rest.
     #[error("first copy was interrupted")]
     Interrupted(#[source] Box<Self>),
     /// The source's schema could not be read. What was being read may have gone meanwhile.

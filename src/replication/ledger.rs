@@ -3,7 +3,7 @@
 //!
 //! | in schema `ardent` | written |
 //! |---|---|
-//! | `first_copy`: what was asked for, the slot and its position X, the schema's dump | once, with all tables empty |
+//! | `first_copy`: what was asked for, the slot, its position X, the dump | with all tables empty |
 //! | `copied`: each table with its shape at X | then too |
 //! | `copied.lsn`: the position the table was copied at | after its last row |
 //! | `first_copy.unmet` | with the progress row, if tables stand at several positions |

@@ -1,8 +1,8 @@
 //! Going on with a first copy that was cut short.
 //!
 //! Tables that are whole stay as they are, at the position X of the first snapshot. The others are
-//! copied at another snapshot, at Y. The stream begins at X, for which the first slot keeps the log,
-//! and leaves out of these tables what lies before Y (`resync/uneven.rs`).
+//! copied at another snapshot, at Y. The stream begins at X, from where the first slot keeps the
+//! log, and leaves out of these tables what lies before Y (`resync/uneven.rs`).
 //!
 //! What is copied at Y goes into the trunk's table as X made it, and the stream brings the schema
 //! changes between the two. So a table is copied only if it is unchanged; any other waits in
