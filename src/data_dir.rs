@@ -31,6 +31,13 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Branch numbers have at most 31 bits.
 const BRANCH_NUMBER_LONGEST: &str = "2147483647";
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What names this run of the host's kernel.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
 /// The data directory of one server.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
@@ -202,8 +209,33 @@ impl DataDir {
         storage::incoming_dir(&self.store(), branch)
     }
 
+    /// Notes that the directory is one that Postgres can start on. What is in it was never synced:
+    /// the note counts until the host is started again.
+    pub fn note_incoming(&self, branch: BranchId) -> io::Result<()> {
+        std::fs::write(self.incoming_note(branch), boot_id()?)
+    }
+
+    /// Whether it was noted so, and has neither been given away nor outlived by the host.
+    pub fn is_incoming_noted(&self, branch: BranchId) -> bool {
+        let noted = std::fs::read_to_string(self.incoming_note(branch));
+        matches!((noted, boot_id()), (Ok(noted), Ok(boot)) if noted == boot)
+    }
+
+    /// Takes the note back: the files are about to be taken or removed.
+    pub fn forget_incoming(&self, branch: BranchId) -> io::Result<()> {
+        match std::fs::remove_file(self.incoming_note(branch)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn incoming_note(&self, branch: BranchId) -> PathBuf {
+        self.run().join(format!("{}.incoming", branch.get()))
+    }
+
     /// Removes that directory, if it is there. No process may use it.
     pub async fn remove_incoming(&self, branch: BranchId) -> io::Result<()> {
+        self.forget_incoming(branch)?;
         match tokio::fs::remove_dir_all(self.incoming(branch)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,

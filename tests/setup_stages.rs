@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use crate::support::cli::ardent;
+use rustix::process::Signal;
+
+use crate::support::cli::{Ran, ardent};
 use crate::support::pgbench::assert_equal;
+use crate::support::processes;
 use crate::support::server::Server;
+use crate::support::session::OpenSession;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
 
@@ -130,4 +134,161 @@ fn decisions_are_not_changed_under_a_running_setup_and_a_second_caller_joins_it(
     assert_eq!(created.code, 0, "{created:#?}");
     assert_eq!(slots(&source), "ardent_c1\ntheirs", "one slot for both callers");
     source.sql("select pg_drop_replication_slot('theirs')");
+}
+
+/// Copied in this order by one session. The first takes long enough for a test to lock another.
+const TABLES: &str = "
+create table whole (id int primary key, v text);
+insert into whole select g, repeat('w', 500) from generate_series(1, 400000) g;
+create table also (id int primary key, v text);
+insert into also select g, repeat('a', 200) from generate_series(1, 20000) g;
+create table stuck (id int primary key, a int references also, v text);
+insert into stuck select g, g, repeat('s', 100) from generate_series(1, 9000) g;
+create table left_over (id int primary key, s int references stuck, v text);
+insert into left_over select g, g, repeat('l', 100) from generate_series(1, 3000) g;
+create table changed (id int primary key, v text);
+insert into changed select g, repeat('c', 100) from generate_series(1, 900) g";
+
+/// Scans of the tables that are whole: one made the index, one was the copy.
+const READS: &str = "select relname || ' ' || seq_scan from pg_stat_user_tables \
+                     where relname in ('whole', 'also') order by 1";
+const READ_ONCE: &str = "also 2\nwhole 2";
+
+fn write_all(source: &Source, number: u32) {
+    let id = 500_000 + number;
+    source.sql(&format!(
+        "insert into also values ({id}, 'n'); insert into stuck values ({id}, {id}, 'n');
+         insert into left_over (id, s) values ({id}, {id}); insert into changed (id) values ({id});
+         update whole set v = v || 'x' where id = {number};
+         update stuck set v = 'u' where id = {number};
+         delete from left_over where id = {number}"
+    ));
+}
+
+/// A setup whose copy gets as far as a table that is locked, and who holds the lock.
+fn stuck_setup(source: &Source, server: &Server) -> (OpenSession, std::thread::JoinHandle<Ran>) {
+    let mut holder = OpenSession::start(&source.socket_url());
+    let line = "stage=\"copying\"";
+    let seen = server.log_text().matches(line).count();
+    let (data_dir, url) = (server.data_dir(), source.url());
+    let create = std::thread::spawn(move || {
+        ardent(&data_dir, &["connector", "create", "postgresql", &url, "--name", "prod"])
+    });
+    // Before that the schema is read, for which we lock all tables.
+    eventually(PATIENCE, "rows are copied", || {
+        (server.log_text().matches(line).count() > seen).then_some(())
+    });
+    assert_eq!(
+        holder.ask("begin; lock table stuck in access exclusive mode; select 'held'"),
+        "held"
+    );
+    two_are_whole(server);
+    (holder, create)
+}
+
+fn two_are_whole(server: &Server) {
+    eventually(PATIENCE, "two tables are whole", || {
+        let status = server.ardent(&["connector", "status", "prod", "--format", "json"]);
+        let row: serde_json::Value = serde_json::from_str(status.stdout.trim()).ok()?;
+        (row["tables_done"] == 2).then_some(())
+    });
+}
+
+fn becomes_ready(server: &Server) {
+    eventually(PATIENCE, "ready", || (state(server)? == "ready").then_some(()));
+}
+
+#[track_caller]
+fn assert_same(server: &Server, source: &Source) {
+    assert_equal(&server.branch("after"), source, "after the copy went on");
+    let said = server.ardent(&["connector", "verify", "prod", "--format", "json"]).ok();
+    assert!(said.contains(" 0 different, 0 not carried, 0 not compared"), "{said}");
+}
+
+fn few_at_once(source: &Source) -> Server {
+    source.sql(TABLES);
+    Server::start_with("[replication]\ncopy_jobs = 1\n")
+}
+
+#[test]
+fn a_first_copy_goes_on_after_its_server_was_killed() {
+    let source = Source::start();
+    let mut server = few_at_once(&source);
+    let (holder, create) = stuck_setup(&source, &server);
+    server.kill();
+    create.join().expect("create ends with its server");
+    holder.end();
+    write_all(&source, 1);
+    source.sql("alter table whole add c int default 7; alter table changed add c int default 8");
+    source.sql(
+        "update whole set c = 9 where id in (2, 5); insert into changed values (600000, 'c', 9)",
+    );
+    write_all(&source, 2);
+    server.start_again();
+    becomes_ready(&server);
+    let log = server.log_text();
+    assert!(log.contains("whole=2 left=2"), "{log}");
+    assert_eq!(source.sql(READS), READ_ONCE);
+    assert_same(&server, &source);
+    assert_eq!(slots(&source), "ardent_c1");
+}
+
+#[test]
+fn a_first_copy_goes_on_after_its_postgres_was_killed() {
+    let source = Source::start();
+    let server = few_at_once(&source);
+    let (holder, create) = stuck_setup(&source, &server);
+    let loading = server.data_dir().join("store/incoming/1/postmaster.pid");
+    let loading = std::fs::read_to_string(loading).expect("read the pid of the loading Postgres");
+    let pid = loading.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    processes::signal(pid, Signal::KILL);
+    holder.end();
+    write_all(&source, 1);
+    let created = create.join().expect("create ends");
+    assert_eq!(created.code, 0, "{created:#?}");
+    let log = server.log_text();
+    assert!(log.contains("whole=2 left=3"), "{log}");
+    assert_eq!(source.sql(READS), READ_ONCE);
+    assert_same(&server, &source);
+}
+
+#[test]
+fn a_first_copy_that_cannot_go_on_begins_anew() {
+    let source = Source::start();
+    let mut server = few_at_once(&source);
+    let (holder, create) = stuck_setup(&source, &server);
+    server.kill();
+    create.join().expect("create ends with its server");
+    holder.end();
+    write_all(&source, 1);
+    eventually(PATIENCE, "the slot is free", || {
+        let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                    where not active";
+        source.sql(drop);
+        slots(&source).is_empty().then_some(())
+    });
+    server.start_again();
+    becomes_ready(&server);
+    let log = server.log_text();
+    assert!(log.contains("first copy begins anew") && log.contains("slot is gone"), "{log}");
+    assert_same(&server, &source);
+    server.ardent(&["branch", "delete", "after"]).ok();
+    server.ardent(&["connector", "delete", "prod"]).ok();
+    let (holder, create) = stuck_setup(&source, &server);
+    server.kill();
+    create.join().expect("create ends with its server");
+    holder.end();
+    let run = server.data_dir().join("run");
+    let notes: Vec<_> = std::fs::read_dir(run)
+        .expect("list")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "incoming"))
+        .collect();
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    // As after a start of the host, which may have lost what was not synced.
+    std::fs::write(note, "another boot").expect("write the note");
+    server.start_again();
+    becomes_ready(&server);
+    assert!(!server.log_text().contains("first copy goes on"), "{}", server.log_text());
+    assert_same(&server, &source);
 }

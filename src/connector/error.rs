@@ -102,3 +102,10 @@ pub enum SetupError {
     #[error("server is shutting down")]
     Stopping,
 }
+
+impl SetupError {
+    /// The first copy was cut short by what may pass, and can go on.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Replication(replication::Error::Interrupted(_)))
+    }
+}

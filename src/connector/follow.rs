@@ -1,4 +1,7 @@
 //! Following the source: the stream runs, the trunk is kept running under it, branches are cut.
+//!
+//! A trunk whose first copy went on after it was cut short is followed before it is ready, until
+//! its tables are at one position. Nothing is cut from it meanwhile.
 
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use super::{ConnectorError, SetupError};
 use crate::catalog::ConnectorState;
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
-use crate::replication::{Phase, Replication, TrunkAccess};
+use crate::replication::{Phase, Replication, SetupProgress, Stage, Status, TrunkAccess};
 
 /// How often what the stream says is looked at and shown.
 const LOOK: Duration = Duration::from_millis(500);
@@ -40,6 +43,24 @@ impl Worker {
         self.publish(&followed);
         followed.stream.stop().await;
         next
+    }
+
+    /// Follows the source until the trunk's tables are at one position. What ends it before leaves
+    /// nothing, as any setup that fails.
+    pub(super) async fn catch_up(&mut self) -> Next {
+        let stage = Stage::CatchUp;
+        tracing::info!(connector = %self.record.made.name, stage = stage.as_str(), "setup");
+        let progress = SetupProgress { stage, ..SetupProgress::default() };
+        self.view.send_modify(|view| view.setup = Some(progress));
+        let next = self.follow().await;
+        self.view.send_modify(|view| view.setup = None);
+        match next {
+            Next::State(ConnectorState::Broken, reason) => {
+                setup::abandon(&self.services, &self.record, &self.source).await;
+                Next::State(ConnectorState::SetupPending, reason)
+            }
+            next => next,
+        }
     }
 
     async fn begin_following(&mut self) -> Result<Followed, SetupError> {
@@ -90,8 +111,12 @@ impl Worker {
                 }
                 _ = looks.tick() => {
                     self.publish(followed);
-                    if let Phase::Stopped { reason } = followed.stream.status().phase {
+                    let status = followed.stream.status();
+                    if let Phase::Stopped { reason } = status.phase {
                         return Next::State(ConnectorState::Broken, Some(reason));
+                    }
+                    if !self.is_ready() && is_even(&status) {
+                        return Next::State(ConnectorState::Ready, None);
                     }
                 }
                 command = self.commands.recv() => match command {
@@ -102,9 +127,19 @@ impl Worker {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        self.record.state == ConnectorState::Ready
+    }
+
     async fn obey(&mut self, followed: &mut Followed, command: Command) -> Option<Next> {
         match command {
             Command::Retry(_, reply) => drop(reply.send(Ok(()))),
+            Command::Cut(_, reply) if !self.is_ready() => {
+                drop(reply.send(Err(self.not_ready())));
+            }
+            Command::CutAtReference(_, reply) if !self.is_ready() => {
+                drop(reply.send(Err(self.not_ready())));
+            }
             Command::Cut(request, reply) => return self.cut(followed, request, reply).await,
             Command::Release(table, reply) => {
                 let released = followed.stream.release(table).await;
@@ -154,6 +189,13 @@ impl Worker {
             changed
         });
     }
+}
+
+/// What the stream has found in the trunk, and not what it has not looked for yet.
+fn is_even(status: &Status) -> bool {
+    status.phase == Phase::Streaming
+        && !status.is_uneven
+        && !status.quarantined.iter().any(|entry| entry.is_resync_due)
 }
 
 fn access(lease: &Lease, target: &ComputeTarget) -> TrunkAccess {

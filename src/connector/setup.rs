@@ -3,12 +3,22 @@
 //! ```text
 //! row of the trunk -> incoming/<n>: initdb, load -> store imports it -> trunk runs -> row: Active
 //! ```
-//! The copy is made on the host's own file system, without a thought for durability
+//! The copy is made on the host's own file system, without a thought for a loss of power
 //! (`config/load.conf`), and becomes a branch of the store, durable, by the renaming of its files.
-//! Whatever ends before the row says `Active` is thrown away and made again.
+//!
+//! | ends before | next setup |
+//! |---|---|
+//! | there are tables | begins anew |
+//! | the files are given to the store | goes on with the tables that are not whole |
+//! | the row says `Active` | begins anew |
+//!
+//! It goes on only if the host has run on and the source still keeps its log for us.
+//! A source or a loading Postgres that goes away is waited for, [`RETRIES_MAX`] times in a row
+//! without a table more. Then nothing is left, here and on the source.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy::client::Session;
 use storage::BranchId;
@@ -17,12 +27,18 @@ use tokio::sync::watch;
 use super::write_out::write_out;
 use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
-use crate::compute::ComputeTarget;
+use crate::cause::Causes;
+use crate::compute::{ComputeTarget, Lease};
 use crate::postgres::{self, Installation, LocaleProvider, TemplateSpec};
 use crate::replication::{self, Link, SetupProgress, SlotWal, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
 
 const MIB: u64 = 1 << 20;
+/// How often a first copy is tried again in a row; two minutes with the pauses between.
+const RETRIES_MAX: u32 = 8;
+/// Pause after an interruption; doubled with each one in a row.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What setup works on.
 pub(super) struct Setup {
@@ -33,61 +49,126 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Returns once the trunk is a copy of the source.
-    pub(super) async fn run(self) -> Result<(), SetupError> {
+    /// Returns once the trunk is a copy of the source. True if the stream has yet to bring its
+    /// tables to one position.
+    pub(super) async fn run(self) -> Result<bool, SetupError> {
         let (trunk, warnings) = match self.finished_trunk()? {
             // The copy that an earlier server finished has told what there is to tell.
             Some(trunk) => (trunk, self.record.warnings.clone()),
             None => self.make_trunk().await?,
         };
         let lease = self.services.computes.wake(ComputeTarget::of(&trunk)).await?;
-        let socket_dir = lease.compute().socket_dir();
-        let session = postgres::Session::connect(socket_dir, &self.record.made.database).await?;
+        let access = self.access(&lease);
+        let session =
+            postgres::Session::connect(&access.socket_dir, &self.record.made.database).await?;
         postgres::grant_mirrored_roles(&session).await?;
         postgres::prepare_database(&session, &self.record.made.database).await?;
         // The first cut would wait for it.
         session.checkpoint().await?;
-        self.services.catalog.set_branch_state(trunk.number, BranchState::Active)?;
+        let is_uneven = replication::is_uneven(&access).await?;
         self.view.send_modify(|view| {
             view.setup = None;
             view.warnings = warnings;
         });
-        Ok(())
+        Ok(is_uneven)
     }
 
     /// Makes the trunk and its first copy. Of an attempt that fails nothing is left.
     async fn make_trunk(&self) -> Result<(BranchRecord, Vec<String>), SetupError> {
         self.log_stage("preparing trunk");
-        remove_trunk(&self.services, &self.record).await?;
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
         let installation = self.services.computes.places().installation(major)?.clone();
-        let trunk = self.insert_trunk(installation.major)?;
-        let made = self.fill(&trunk, &facts, &installation).await;
-        if made.is_err()
-            && let Err(error) = remove_trunk(&self.services, &self.record).await
-        {
-            tracing::warn!(connector = %self.record.made.name, %error, "an unfinished trunk is left");
+        let trunk = match self.begun_trunk(installation.major).await? {
+            Some(trunk) => trunk,
+            None => self.begin_trunk(&facts, installation.major).await?,
+        };
+        let made = self.fill(&trunk, &installation).await;
+        if made.is_err() {
+            abandon(&self.services, &self.record, &self.source).await;
         }
         Ok((trunk, made?))
+    }
+
+    /// The trunk of a first copy that was cut short, if Postgres starts on it.
+    async fn begun_trunk(&self, major: u32) -> Result<Option<BranchRecord>, SetupError> {
+        let Some(trunk) = find_trunk(&self.services, &self.record)? else { return Ok(None) };
+        if trunk.made.major != major || !self.services.data_dir.is_incoming_noted(trunk.number) {
+            return Ok(None);
+        }
+        // Known to this server as a branch of the store, which it is not yet.
+        self.services.computes.release(trunk.number).await?;
+        match self.services.computes.wake(ComputeTarget::load_of(&trunk)).await {
+            Ok(_lease) => Ok(Some(trunk)),
+            Err(error) => {
+                let (connector, error) = (&self.record.made.name, Causes(&error));
+                tracing::warn!(%connector, %error, "first copy begins anew");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn begin_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
+        remove_trunk(&self.services, &self.record).await?;
+        self.check_room().await?;
+        let trunk = self.insert_trunk(major)?;
+        let made = match self.template(&trunk, facts) {
+            Ok(template) => postgres::create_template(template).await.map_err(SetupError::from),
+            Err(error) => Err(error),
+        };
+        if made.is_err() {
+            abandon(&self.services, &self.record, &self.source).await;
+        }
+        made?;
+        self.services.data_dir.note_incoming(trunk.number)?;
+        Ok(trunk)
     }
 
     /// Copies the source and gives what came of it to the store. Returns warnings.
     async fn fill(
         &self,
         trunk: &BranchRecord,
-        facts: &Facts,
         installation: &Installation,
     ) -> Result<Vec<String>, SetupError> {
         let number = trunk.number;
         let owner = self.services.computes.places().owner(number);
-        postgres::create_template(self.template(trunk, facts)?).await?;
-        let warnings = self.load(trunk, installation).await?;
+        let warnings = self.load_at_last(trunk, installation).await?;
         self.log_stage("taking the copy into the store");
+        self.services.data_dir.forget_incoming(number)?;
         self.services.store.import(number, owner).await?;
         self.services.data_dir.remove_incoming(number).await?;
         self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
+        self.services.catalog.set_branch_state(number, BranchState::Active)?;
         Ok(warnings)
+    }
+
+    /// Loads as often as it is interrupted, within reason.
+    async fn load_at_last(
+        &self,
+        trunk: &BranchRecord,
+        installation: &Installation,
+    ) -> Result<Vec<String>, SetupError> {
+        let (mut failures, mut whole, mut pause) = (0, 0, RETRY_PAUSE_MIN);
+        loop {
+            let error = match self.load(trunk, installation).await {
+                Ok(warnings) => return Ok(warnings),
+                Err(error) => error,
+            };
+            let now_whole = self.view.borrow().setup.as_ref().map_or(0, |setup| setup.tables_done);
+            if now_whole > whole {
+                (failures, whole, pause) = (0, now_whole, RETRY_PAUSE_MIN);
+            }
+            let is_passing =
+                error.is_interruption() || failures > 0 && matches!(error, SetupError::Compute(_));
+            if !is_passing || failures >= RETRIES_MAX {
+                return Err(error);
+            }
+            failures += 1;
+            let (connector, error) = (&self.record.made.name, Causes(&error).to_string());
+            tracing::warn!(%connector, error, "first copy interrupted");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
     }
 
     /// Makes the first copy, in a compute that does not care for durability. Returns warnings.
@@ -98,10 +179,7 @@ impl Setup {
     ) -> Result<Vec<String>, SetupError> {
         let computes = &self.services.computes;
         let lease = computes.wake(ComputeTarget::load_of(trunk)).await?;
-        let access = TrunkAccess {
-            socket_dir: lease.compute().socket_dir().to_owned(),
-            database: self.record.made.database.clone(),
-        };
+        let access = self.access(&lease);
         let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
             self.view.send_modify(|view| {
@@ -122,20 +200,29 @@ impl Setup {
         Ok(copied.warnings)
     }
 
+    fn access(&self, lease: &Lease) -> TrunkAccess {
+        TrunkAccess {
+            socket_dir: lease.compute().socket_dir().to_owned(),
+            database: self.record.made.database.clone(),
+        }
+    }
+
     async fn read_facts(&self) -> Result<Facts, SetupError> {
         let session = Session::open(&self.source.pinned()).await?;
-        let facts = source::read_facts(&session).await?;
-        let link = link(&self.services, &self.record, &self.source)?;
-        let mut tables = source::tables(&session, &link.schemas).await?;
+        let facts = source::read_facts(&session).await;
         session.close().await;
-        tables.retain(|table| link.follows(&table.name));
-        self.check_room(tables.iter().map(|table| table.total_bytes).sum())?;
-        Ok(facts)
+        Ok(facts?)
     }
 
     /// Refuses a copy that would take what is kept for branches that exist. A guess: the copy has
     /// no dead rows.
-    fn check_room(&self, needed: u64) -> Result<(), SetupError> {
+    async fn check_room(&self) -> Result<(), SetupError> {
+        let session = Session::open(&self.source.pinned()).await?;
+        let link = link(&self.services, &self.record, &self.source)?;
+        let tables = source::tables(&session, &link.schemas).await;
+        session.close().await;
+        let followed = tables?.into_iter().filter(|table| link.follows(&table.name));
+        let needed: u64 = followed.map(|table| table.total_bytes).sum();
         let space = rustix::fs::statvfs(self.services.data_dir.store()).map_err(io::Error::from)?;
         let available = space.f_bavail.saturating_mul(space.f_frsize);
         let reserve = self.services.config.store.reserve_mb.saturating_mul(MIB);
@@ -198,6 +285,22 @@ pub(super) fn find_trunk(
         branch.made.kind == BranchKind::Trunk && branch.made.connector == record.id
     };
     Ok(services.catalog.branches()?.into_iter().find(is_trunk))
+}
+
+/// Leaves nothing of a setup that failed, here and on the source. What cannot be removed now, the
+/// next setup removes, or the deletion of the connector.
+pub(super) async fn abandon(
+    services: &ConnectorServices,
+    record: &ConnectorRecord,
+    source: &SourceUrl,
+) {
+    let connector = &record.made.name;
+    if let Err(error) = remove_trunk(services, record).await {
+        tracing::warn!(%connector, error = %Causes(&error), "an unfinished trunk is left");
+    }
+    if let Err(error) = replication::drop_source_objects(source, &record.id.to_string()).await {
+        tracing::warn!(%connector, error = %Causes(&error), "a slot is left on the source");
+    }
 }
 
 /// Removes a trunk, however far it got.

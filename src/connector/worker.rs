@@ -112,7 +112,8 @@ impl Worker {
             tokio::select! {
                 () = self.stop.cancelled() => return Next::Stop,
                 result = &mut setup => return match result {
-                    Ok(()) => Next::State(ConnectorState::Ready, None),
+                    Ok(false) => Next::State(ConnectorState::Ready, None),
+                    Ok(true) => self.catch_up().await,
                     Err(error) => {
                         let message = Causes(&error).to_string();
                         tracing::warn!(connector = %self.record.made.name, %message, "setup failed");

@@ -14,8 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::process::start_ticks;
-
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+use crate::data_dir::boot_id;
 
 /// What is written about a compute.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,10 +76,6 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -118,14 +118,14 @@ impl Applier {
         flush_before(&session).await.map_err(at_trunk)?;
         let progress = progress::load(&session).await?;
         let quarantined = quarantine::load(&session).await.map_err(at_trunk)?;
+        let resyncs = Resyncs::load(&session, &quarantined).await?;
         durable.send_replace(progress.start());
         shared.update(|status| {
+            status.is_uneven = resyncs.is_uneven();
             status.applied_lsn = progress.start();
             status.commit_time = position(progress.lsn, progress.commit_time_us).commit_time;
             status.quarantined.clone_from(&quarantined);
         });
-        let mut resyncs = Resyncs::default();
-        quarantined.iter().filter(|e| e.is_resync_due).for_each(|e| resyncs.add(&e.table));
         let now = Instant::now();
         Ok(Self {
             session: Arc::new(session),
@@ -173,7 +173,7 @@ impl Applier {
     /// Takes in one event. Rounds run and groups commit when they are full.
     pub(super) async fn take(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Begin(_) => {}
+            Event::Begin(commit) => self.resyncs.begin(commit),
             Event::Change(change) => {
                 self.is_inside = true;
                 self.take_change(change).await?;

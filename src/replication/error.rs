@@ -81,6 +81,9 @@ pub enum Error {
     /// Another applier is at work on the trunk.
     #[error("another applier holds the trunk")]
     Busy,
+    /// The first copy was cut short. What is copied stays; the next setup goes on with the rest.
+    #[error("first copy was interrupted")]
+    Interrupted(#[source] Box<Self>),
     /// The source's schema could not be read. What was being read may have gone meanwhile.
     #[error("look at the source's schema")]
     Look(#[source] client::Error),
@@ -111,6 +114,7 @@ impl Error {
             // The trunk is ours: whatever it says, it may be starting, stopping or recovering.
             Self::Trunk(_) | Self::Ended | Self::Busy | Self::Reader(_) => Action::Retry,
             Self::Look(_) | Self::Moving | Self::CopyRefused { .. } => Action::Retry,
+            Self::Interrupted(_) => Action::Retry,
             _ => Action::Stop,
         }
     }

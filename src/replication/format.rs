@@ -16,7 +16,7 @@ use super::error::{Error, at_trunk};
 use super::link::TrunkAccess;
 
 /// What each format adds to the one before; a trunk's number is how many of them it has had.
-const STEPS: [&str; 2] = [TABLES, COPIED_PARTS];
+const STEPS: [&str; 3] = [TABLES, COPIED_PARTS, FIRST_COPY];
 
 /// Makes the schema in a trunk without one. The superuser owns it; the applying role may move the
 /// progress row and note quarantined tables.
@@ -147,3 +147,26 @@ GRANT SELECT, INSERT, DELETE ON ardent.disabled_trigger TO ardent_apply";
 // The last builds that did not count made the column too.
 const COPIED_PARTS: &str = "\
 ALTER TABLE ardent.quarantine ADD COLUMN IF NOT EXISTS copied_parts bigint NOT NULL DEFAULT 0";
+
+// Empty but while a first copy is made, and until the stream has evened out one that went on.
+const FIRST_COPY: &str = "\
+CREATE TABLE ardent.first_copy (
+  slot text PRIMARY KEY,
+  system_identifier text NOT NULL,
+  database_oid bigint NOT NULL,
+  timeline bigint NOT NULL,
+  lsn pg_lsn NOT NULL,
+  terms text NOT NULL,
+  dump bytea NOT NULL,
+  foreign_keys jsonb NOT NULL,
+  warnings text[] NOT NULL,
+  unmet jsonb
+);
+CREATE TABLE ardent.copied (
+  schema_name text, table_name text,
+  shape text NOT NULL,
+  lsn pg_lsn,
+  PRIMARY KEY (schema_name, table_name)
+);
+GRANT SELECT, DELETE ON ardent.first_copy TO ardent_apply;
+GRANT SELECT, UPDATE, DELETE ON ardent.copied TO ardent_apply";

@@ -31,6 +31,7 @@ mod flight;
 mod format;
 mod halt;
 mod heartbeat;
+mod ledger;
 mod link;
 mod message;
 mod pgoutput;
@@ -57,6 +58,7 @@ mod verify;
 mod wal2json;
 
 pub use error::{Action, Error};
+pub use ledger::is_uneven;
 pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects, drop_sql};
 pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};

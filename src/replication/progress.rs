@@ -36,6 +36,19 @@ impl Progress {
 
 /// Where the copy of a finished setup stands; none if there is no finished one for this link.
 pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<Lsn>, Error> {
+    let Some(system) = open_database(trunk).await? else { return Ok(None) };
+    let found = load(&system).await;
+    system.close().await;
+    match found {
+        Ok(progress) if progress.slot == link.slot() => Ok(Some(progress.lsn)),
+        Ok(_) | Err(Error::NotSetUp) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A session of the superuser in a trunk's database that has our schema, in this build's format;
+/// none if there is no such database.
+pub(super) async fn open_database(trunk: &TrunkAccess) -> Result<Option<Session>, Error> {
     let maintenance = maintenance_database(&trunk.database);
     let system = Session::open(&trunk.as_system(maintenance)).await.map_err(at_trunk)?;
     let exists = system
@@ -48,15 +61,12 @@ pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<
         return Ok(None);
     }
     let system = Session::open(&trunk.as_system(&trunk.database)).await.map_err(at_trunk)?;
-    let found = match format::bring_up_in(&system).await {
-        Ok(()) => load(&system).await,
-        Err(error) => Err(error),
-    };
-    system.close().await;
-    match found {
-        Ok(progress) if progress.slot == link.slot() => Ok(Some(progress.lsn)),
-        Ok(_) | Err(Error::NotSetUp) => Ok(None),
-        Err(error) => Err(error),
+    match format::bring_up_in(&system).await {
+        Ok(()) => Ok(Some(system)),
+        Err(error) => {
+            system.close().await;
+            if matches!(error, Error::NotSetUp) { Ok(None) } else { Err(error) }
+        }
     }
 }
 
@@ -90,6 +100,11 @@ pub(super) async fn begin(
 /// Reads the row, of a trunk that has been brought to this build's format.
 pub(super) async fn load(session: &Session) -> Result<Progress, Error> {
     let row = session.query_opt(LOAD_SQL, &[]).await.map_err(at_trunk)?.ok_or(Error::NotSetUp)?;
+    read(&row)
+}
+
+/// The row as it was selected, by the names of its columns.
+pub(super) fn read(row: &tokio_postgres::Row) -> Result<Progress, Error> {
     let text = |column: &str| row.try_get::<_, String>(column).map_err(at_trunk);
     let damaged = || Error::Unsafe("trunk's progress row is damaged".to_owned());
     Ok(Progress {

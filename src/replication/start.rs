@@ -57,7 +57,8 @@ fn refused(error: client::Error) -> Error {
     }
 }
 
-async fn check(
+/// Refuses if the slot may have forgotten what comes after the position. Returns the timeline.
+pub(super) async fn check(
     connection: &mut ReplicationConnection,
     link: &Link,
     progress: &Progress,

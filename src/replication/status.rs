@@ -32,6 +32,8 @@ pub struct Status {
     pub commit_time: Option<SystemTime>,
     /// The trunk has switched triggers off that a branch has to switch on.
     pub has_disabled_triggers: bool,
+    /// Tables of the first copy stand at several positions: no branch may be cut.
+    pub is_uneven: bool,
     /// Transactions applied since the stream started.
     pub transactions: u64,
     /// What an operator should know, each once.

@@ -142,7 +142,8 @@ pub(super) async fn refresh(computes: Computes, died: Vec<ComputeTarget>, stop: 
     }
 }
 
-/// Ends first copies that a killed server left being made, and removes them: setup begins again.
+/// Ends first copies that a killed server left being made. Setup goes on with what is whole of
+/// them; what survived the host's own end is removed, for it may be damaged.
 pub(super) async fn end_loads(
     catalog: &Catalog,
     places: &ComputePlaces,
@@ -152,7 +153,9 @@ pub(super) async fn end_loads(
     };
     for trunk in catalog.branches()?.into_iter().filter(is_unfinished) {
         places.clear(&ComputeTarget::load_of(&trunk)).await?;
-        places.data_dir.remove_incoming(trunk.number).await?;
+        if !places.data_dir.is_incoming_noted(trunk.number) {
+            places.data_dir.remove_incoming(trunk.number).await?;
+        }
     }
     Ok(())
 }

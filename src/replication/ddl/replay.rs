@@ -42,7 +42,7 @@ pub(in super::super) struct Replay {
 }
 
 /// What Postgres had against a statement.
-pub(super) struct Refusal {
+pub(in super::super) struct Refusal {
     code: String,
     message: String,
 }
@@ -282,7 +282,7 @@ impl Applier {
     }
 
     /// Runs statements under a savepoint.
-    pub(super) async fn attempt(&self, sql: &str) -> Result<Result<(), Refusal>, Error> {
+    pub(in super::super) async fn attempt(&self, sql: &str) -> Result<Result<(), Refusal>, Error> {
         let guarded = format!("SAVEPOINT ddl; {sql}\n; RELEASE SAVEPOINT ddl");
         let Err(error) = self.session.batch_execute(&guarded).await else { return Ok(Ok(())) };
         let refusal = match error.as_db_error() {

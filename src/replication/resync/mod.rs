@@ -25,10 +25,12 @@
 
 mod copier;
 mod spool;
+mod uneven;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use proxy::client::Session;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -39,11 +41,14 @@ use crate::source::TableName;
 use super::applier::Applier;
 use super::change::{Change, Commit};
 use super::error::{Action, Error, at_trunk};
+use super::ledger;
 use super::link::TrunkAccess;
 use super::quarantine;
+use super::status::Quarantined;
 use copier::Copied;
 pub(super) use copier::NUDGE_SQL;
 use spool::Spool;
+use uneven::Uneven;
 
 /// Pause after a copy that failed for reasons that may pass.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -54,6 +59,8 @@ pub(super) struct Resyncs {
     due: VecDeque<Due>,
     current: Option<Resync>,
     not_before: Option<Instant>,
+    /// Tables of the first copy stand at several positions.
+    uneven: Option<Uneven>,
 }
 
 /// A table that waits to be copied.
@@ -92,6 +99,21 @@ impl Resync {
 }
 
 impl Resyncs {
+    /// Of a trunk, from what is noted there.
+    pub(super) async fn load(session: &Session, noted: &[Quarantined]) -> Result<Self, Error> {
+        let mut resyncs = Self::default();
+        noted.iter().filter(|entry| entry.is_resync_due).for_each(|e| resyncs.add(&e.table));
+        if let Some(unmet) = ledger::unmet(session).await? {
+            let entries = ledger::entries(session).await.map_err(at_trunk)?;
+            resyncs.uneven = Some(Uneven::new(entries, unmet));
+        }
+        Ok(resyncs)
+    }
+
+    pub(super) fn is_uneven(&self) -> bool {
+        self.uneven.is_some()
+    }
+
     pub(super) fn add(&mut self, table: &TableName) {
         let is_known = self.due.iter().any(|due| due.table == *table)
             || self.current.as_ref().is_some_and(|current| current.is_of(table));
@@ -125,8 +147,19 @@ impl Resyncs {
         }
     }
 
-    /// Takes a change of the table at work; gives any other back.
+    /// To be called before the changes of a transaction, with where its commit record begins.
+    pub(super) fn begin(&mut self, commit: Lsn) {
+        if let Some(uneven) = &mut self.uneven {
+            uneven.begin(commit);
+        }
+    }
+
+    /// Takes a change of the table at work, and what its table holds; gives any other back.
     pub(super) fn spool(&mut self, change: Change) -> Option<Change> {
+        let change = match &self.uneven {
+            Some(uneven) => uneven.keep(change)?,
+            None => change,
+        };
         let Some(current) = &mut self.current else { return Some(change) };
         current.spool.take(&current.due.table, change)
     }
@@ -166,7 +199,13 @@ impl Resyncs {
 
     /// There is something to do between two transactions.
     pub(super) fn is_busy(&self) -> bool {
-        self.current.is_some() || !self.due.is_empty()
+        self.current.is_some() || !self.due.is_empty() || self.uneven.is_some()
+    }
+
+    /// What is to be made even, once nothing is in the way.
+    fn take_passed(&mut self, passed: Lsn) -> Option<Uneven> {
+        let is_copying = self.current.is_some() || !self.due.is_empty();
+        self.uneven.take_if(|uneven| !is_copying && uneven.is_passed(passed))
     }
 }
 
@@ -186,7 +225,10 @@ impl Applier {
         if let Some(due) = self.resyncs.next(passed) {
             self.start_resync(due).await?;
         }
-        Ok(())
+        match self.resyncs.take_passed(passed) {
+            Some(uneven) => self.even_out(uneven).await,
+            None => Ok(()),
+        }
     }
 
     /// Where the copy at work was made, once it has ended. A spool that is full waits for it here:

@@ -1,47 +1,49 @@
-//! Foreign keys that cannot hold in the trunk, because they point to a table that is left out.
+//! Foreign keys that cannot hold in the trunk as its rows come: because they point to a table that
+//! is left out, or to one that was copied at another moment.
 
-use proxy::client::{Session, quote_identifier};
+use proxy::client::Session;
 
-use crate::source::TableName;
-
-use super::super::error::{Error, at_source, at_trunk};
+use super::super::error::{Error, at_trunk};
+use super::super::ledger::{ForeignKey, Unmet};
 use super::Setup;
 
-/// Foreign keys that validation refused, because they point to a table that is left out.
-pub(super) async fn add_unvalidated_keys(setup: &Setup<'_>) -> Result<Vec<String>, Error> {
-    let wanted = setup
-        .snapshot
-        .session
-        .query(FOREIGN_KEYS_SQL, &[&setup.link.schemas])
-        .await
-        .map_err(at_source)?;
-    let trunk = Session::open(&setup.trunk.as_apply("")).await.map_err(at_trunk)?;
-    let present = trunk.query(FOREIGN_KEYS_SQL, &[&setup.link.schemas]).await.map_err(at_trunk)?;
+/// All foreign keys.
+pub(super) async fn read(
+    session: &Session,
+    schemas: &[String],
+) -> Result<Vec<ForeignKey>, tokio_postgres::Error> {
+    let rows = session.query(FOREIGN_KEYS_SQL, &[&schemas]).await?;
     let read = |row: &tokio_postgres::Row| {
-        let table = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
-        Ok::<_, tokio_postgres::Error>((table, row.try_get::<_, String>(2)?))
+        Ok(ForeignKey {
+            schema: row.try_get(0)?,
+            table: row.try_get(1)?,
+            name: row.try_get(2)?,
+            definition: row.try_get(3)?,
+        })
     };
-    let present = present.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(at_trunk)?;
-    let mut warnings = Vec::new();
-    for row in &wanted {
-        let (table, name) = read(row).map_err(at_source)?;
-        if present.contains(&(table.clone(), name.clone())) {
-            continue;
-        }
-        let definition: String = row.try_get(3).map_err(at_source)?;
-        let definition = definition.trim_end_matches(" NOT VALID");
-        let sql = format!(
-            "ALTER TABLE {} ADD CONSTRAINT {} {definition} NOT VALID",
-            table.quoted(),
-            quote_identifier(&name)
-        );
-        warnings.push(match trunk.batch_execute(&sql).await {
-            Ok(()) => format!("foreign key {name} of {table} is not validated"),
-            Err(_) => format!("foreign key {name} of {table} is not carried over"),
-        });
+    rows.iter().map(read).collect()
+}
+
+/// Makes what validation refused without it.
+pub(super) async fn add_unvalidated(
+    setup: &Setup<'_>,
+    wanted: &[ForeignKey],
+) -> Result<Unmet, Error> {
+    let trunk = Session::open(&setup.trunk.as_apply("")).await.map_err(at_trunk)?;
+    let present = read(&trunk, &setup.link.schemas).await.map_err(at_trunk)?;
+    let mut unmet = Unmet::default();
+    for key in wanted {
+        let present = present.iter().find(|other| other.is_same(key));
+        let is_added = match present {
+            Some(present) if present.is_validated() || !key.is_validated() => continue,
+            Some(_) => true,
+            None => trunk.batch_execute(&key.add_unvalidated()).await.is_ok(),
+        };
+        let list = if is_added { &mut unmet.unvalidated } else { &mut unmet.missing };
+        list.push(key.clone());
     }
     trunk.close().await;
-    Ok(warnings)
+    Ok(unmet)
 }
 
 const FOREIGN_KEYS_SQL: &str = "\

@@ -3,13 +3,14 @@
 //! Order and why: the slot first, because its snapshot is the moment everything is copied at; roles
 //! and extensions before the schema that names them; rows before indexes and constraints, which are
 //! cheaper and cannot fail half-way then; sequences; the progress row last, because its presence is
-//! what says the copy is whole. A setup that died before that starts from scratch: nothing of it is
-//! worth the doubt.
+//! what says the copy is whole. A setup that died before that goes on with the tables that are not
+//! whole ([`resume`]); one that died before the first row starts from scratch.
 
 mod copy;
 mod database;
 mod extensions;
 mod foreign_keys;
+mod resume;
 mod roles;
 mod schema;
 mod snapshot;
@@ -24,13 +25,14 @@ use std::path::Path;
 use proxy::client::Session;
 
 use crate::lsn::Lsn;
-use crate::source::{self, Plugin, Table, TableName};
+use crate::source::{self, Facts, Plugin, Table, TableName};
 
 use super::ddl;
-use super::error::{Error, at_source, at_trunk};
+use super::error::{Action, Error, at_source, at_trunk};
 use super::format;
+use super::ledger::{self, Entry, Ledger, Unmet};
 use super::link::{Link, TrunkAccess};
-use super::progress;
+use super::progress::{self, Progress};
 use super::publication;
 use super::sequences;
 use super::settings;
@@ -76,7 +78,7 @@ impl TableProgress {
 }
 
 /// The stages of setup, in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Making the slot and its snapshot; waits for transactions open on the source.
     #[default]
@@ -93,6 +95,8 @@ pub enum Stage {
     Finish,
     /// The trunk is a copy of the source.
     Done,
+    /// Following the source until all tables are at one position.
+    CatchUp,
 }
 
 impl Stage {
@@ -106,6 +110,7 @@ impl Stage {
             Self::Indexes => "creating indexes",
             Self::Finish => "finishing",
             Self::Done => "done",
+            Self::CatchUp => "catching up",
         }
     }
 }
@@ -119,9 +124,12 @@ pub struct SetupOutcome {
     pub warnings: Vec<String>,
 }
 
-/// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one died,
-/// starts from scratch. `bin_dir` holds the `pg_dump` of the trunk's installation; `jobs` sessions
+/// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one was
+/// cut short, goes on. `bin_dir` holds the `pg_dump` of the trunk's installation; `jobs` sessions
 /// copy at once, and as many make indexes.
+///
+/// After [`Error::Interrupted`] what is copied stays, and with it the slot: the caller calls again,
+/// or drops the source's objects. After any other error they are gone.
 pub async fn setup(
     link: &Link,
     trunk: &TrunkAccess,
@@ -132,24 +140,39 @@ pub async fn setup(
     if let Some(lsn) = progress::finished(link, trunk).await? {
         return Ok(SetupOutcome { lsn, warnings: Vec::new() });
     }
-    super::drop_source_objects(&link.source, &link.connector).await?;
     let mut state = SetupProgress::default();
     report(&state);
-    let outcome = match begin(link).await {
-        Ok(snapshot) => {
-            let setup = Setup { link, trunk, bin_dir, jobs, snapshot: &snapshot, report };
-            let outcome = setup.run(&mut state).await;
-            snapshot.release().await;
-            outcome
+    let found = resume::find(link, trunk).await;
+    let is_resumed = !matches!(found, Ok(None));
+    let begun = match found {
+        Ok(Some((ledger, snapshot))) => Ok((Some(ledger), snapshot)),
+        Ok(None) => begin(link).await.map(|snapshot| (None, snapshot)),
+        Err(error) => Err(error),
+    };
+    let outcome = match begun {
+        Ok((ledger, snapshot)) => {
+            let snapshot = &snapshot;
+            let setup = Setup { link, trunk, bin_dir, jobs, snapshot, is_resumed, report };
+            setup.run(ledger, &mut state).await
         }
         Err(error) => Err(error),
     };
-    if outcome.is_err() {
-        // A slot would hold log on the source for nobody. If this fails too, the next attempt or
-        // the deletion of the connector drops it.
-        drop(super::drop_source_objects(&link.source, &link.connector).await);
+    let has_ledger = is_resumed || state.stage >= Stage::Copy;
+    match outcome {
+        Err(error) if has_ledger && may_pass(&error) => Err(Error::Interrupted(Box::new(error))),
+        Err(error) => {
+            // A slot would hold log on the source for nobody. If this fails too, the next attempt
+            // or the deletion of the connector drops it.
+            drop(super::drop_source_objects(&link.source, &link.connector).await);
+            Err(error)
+        }
+        outcome => outcome,
     }
-    outcome
+}
+
+/// A program that fails says not whether the trunk went away under it.
+fn may_pass(error: &Error) -> bool {
+    error.action() == Action::Retry || matches!(error, Error::ProgramFailed { .. })
 }
 
 /// No log carries large objects, so none are copied either.
@@ -163,6 +186,7 @@ async fn large_objects(source: &Session) -> Result<Option<String>, Error> {
 /// What stands on the source before the first row is copied. The event triggers come before the
 /// slot, so that no schema change falls between its snapshot and their first message.
 async fn begin(link: &Link) -> Result<Snapshot, Error> {
+    super::drop_source_objects(&link.source, &link.connector).await?;
     ddl::install(link).await?;
     if link.plugin == Plugin::Pgoutput {
         publication::create(link).await?;
@@ -176,45 +200,133 @@ struct Setup<'a> {
     bin_dir: &'a Path,
     jobs: usize,
     snapshot: &'a Snapshot,
+    /// The snapshot is not the first one.
+    is_resumed: bool,
     report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
 }
 
+/// A trunk that is ready for rows.
+struct Begun {
+    system: Session,
+    ledger: Ledger,
+    dump: schema::Dump,
+    /// To be copied.
+    tables: Vec<Table>,
+}
+
 impl Setup<'_> {
-    async fn run(&self, state: &mut SetupProgress) -> Result<SetupOutcome, Error> {
+    async fn run(
+        &self,
+        ledger: Option<Ledger>,
+        state: &mut SetupProgress,
+    ) -> Result<SetupOutcome, Error> {
         let source = &self.snapshot.session;
         let facts = source::read_facts(source).await?;
         let tables = self.followed_tables(source).await?;
-        self.snapshot.lock(&tables).await?;
         state.tables_total = u64::try_from(tables.len()).unwrap_or(u64::MAX);
         state.bytes_total = tables.iter().map(|table| table.bytes).sum();
+        let begun = match ledger {
+            None => self.make_tables(&facts, tables, state).await?,
+            Some(ledger) => resume::go_on(self, ledger, (&facts, &tables), state).await?,
+        };
+        self.fill(begun, &facts, state).await
+    }
+
+    async fn make_tables(
+        &self,
+        facts: &Facts,
+        tables: Vec<Table>,
+        state: &mut SetupProgress,
+    ) -> Result<Begun, Error> {
+        let source = &self.snapshot.session;
+        self.snapshot.lock(&tables).await?;
         self.enter(state, Stage::Roles);
-        let mut warnings = database::recreate(self.trunk, &facts).await?;
+        let mut warnings = database::recreate(self.trunk, facts).await?;
         let system = self.open_system().await?;
-        warnings.extend(roles::mirror(&system, &facts).await?);
-        warnings.extend(extensions::create(&system, &facts).await?);
+        warnings.extend(roles::mirror(&system, facts).await?);
+        warnings.extend(extensions::create(&system, facts).await?);
         format::create(&system).await?;
         self.enter(state, Stage::Schema);
         let dump = schema::Dump::take(self).await?;
         self.snapshot.unlock().await?;
         roles::begin_restore(&system, &self.trunk.database).await?;
         warnings.extend(dump.restore_tables(self).await?);
+        ddl::remember_all(source, &system, &self.link.schemas).await?;
+        let ledger = self.ledger(&dump, &tables, warnings).await?;
+        ledger.open(&system).await?;
+        Ok(Begun { system, ledger, dump, tables })
+    }
+
+    async fn ledger(
+        &self,
+        dump: &schema::Dump,
+        tables: &[Table],
+        warnings: Vec<String>,
+    ) -> Result<Ledger, Error> {
+        let Snapshot { session, lsn, identity, .. } = self.snapshot;
+        let mut shapes = resume::shapes(self).await?;
+        let enter = |table: &Table| Entry {
+            table: table.name.clone(),
+            shape: shapes.remove(&table.name).unwrap_or_default(),
+            copied: None,
+        };
+        let foreign_keys = foreign_keys::read(session, &self.link.schemas).await;
+        Ok(Ledger {
+            origin: Progress {
+                identity: *identity,
+                slot: self.link.slot(),
+                lsn: *lsn,
+                idle_lsn: *lsn,
+                commit_time_us: None,
+            },
+            terms: ledger::terms(self.link),
+            dump: dump.read().await?,
+            foreign_keys: foreign_keys.map_err(at_source)?,
+            warnings,
+            tables: tables.iter().map(enter).collect(),
+        })
+    }
+
+    async fn fill(
+        &self,
+        Begun { system, ledger, dump, tables }: Begun,
+        facts: &Facts,
+        state: &mut SetupProgress,
+    ) -> Result<SetupOutcome, Error> {
+        let source = &self.snapshot.session;
+        let mut warnings = ledger.warnings;
         self.enter(state, Stage::Copy);
         warnings.extend(copy::copy_tables(self, &tables, facts.version, state).await?);
         self.enter(state, Stage::Indexes);
         warnings.extend(dump.restore_rest(self).await?);
-        warnings.extend(foreign_keys::add_unvalidated_keys(self).await?);
-        roles::end_restore(&system, &facts).await?;
+        let unmet = foreign_keys::add_unvalidated(self, &ledger.foreign_keys).await?;
+        roles::end_restore(&system, facts).await?;
         let wanted = settings::read(self.link).await?;
         warnings.extend(settings::mirror(&system, &self.trunk.database, &wanted).await?);
         warnings.extend(large_objects(source).await?);
         self.enter(state, Stage::Finish);
         warnings.extend(progress::disable_replica_triggers(self.trunk).await?);
-        ddl::remember_all(source, &system, &self.link.schemas).await?;
         self.set_sequences(source).await?;
-        progress::begin(&system, self.link, &self.snapshot.identity, self.snapshot.lsn).await?;
+        warnings.extend(self.close(&system, &ledger.origin, unmet).await?);
         system.close().await;
         self.enter(state, Stage::Done);
-        Ok(SetupOutcome { lsn: self.snapshot.lsn, warnings })
+        Ok(SetupOutcome { lsn: ledger.origin.lsn, warnings })
+    }
+
+    /// Makes the trunk count as a copy. Returns what stays as it is.
+    async fn close(
+        &self,
+        system: &Session,
+        origin: &Progress,
+        unmet: Unmet,
+    ) -> Result<Vec<String>, Error> {
+        let row = system.query_one(UNEVEN_SQL, &[&origin.lsn.to_string()]).await;
+        let is_uneven: bool = row.and_then(|row| row.try_get(0)).map_err(at_trunk)?;
+        system.batch_execute("BEGIN").await.map_err(at_trunk)?;
+        progress::begin(system, self.link, &origin.identity, origin.lsn).await?;
+        Ledger::close(system, is_uneven.then_some(&unmet)).await?;
+        system.batch_execute("COMMIT").await.map_err(at_trunk)?;
+        Ok(if is_uneven { Vec::new() } else { unmet.warnings() })
     }
 
     async fn followed_tables(&self, source: &Session) -> Result<Vec<Table>, Error> {
@@ -243,3 +355,7 @@ impl Setup<'_> {
         (self.report)(state);
     }
 }
+
+const UNEVEN_SQL: &str = "\
+SELECT EXISTS (SELECT FROM ardent.copied WHERE lsn > $1::text::pg_lsn)
+    OR EXISTS (SELECT FROM ardent.quarantine WHERE is_resync_due)";

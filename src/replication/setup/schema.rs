@@ -13,7 +13,6 @@ use tokio::process::Command;
 use super::super::error::Error;
 use super::super::link::APPLY_ROLE;
 use super::Setup;
-use super::copy::LOAD_OPTIONS;
 
 /// Kinds of dump entries that a trunk must not have: they would act on its own log, follow other
 /// servers, or need a superuser. Extensions are made beforehand.
@@ -40,16 +39,7 @@ pub(super) struct Dump {
 
 impl Dump {
     pub(super) async fn take(setup: &Setup<'_>) -> Result<Self, Error> {
-        // Beside the trunk's socket, which is made anew at each start of the trunk: what a killed
-        // server leaves of the source's schema goes with it.
-        let name = format!("setup-{:016x}", rand::random::<u64>());
-        let directory = setup.trunk.socket_dir.join(name);
-        tokio::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .await
-            .map_err(|source| Error::Program { program: "pg_dump", source })?;
-        let dump = Self { directory };
+        let dump = Self::make(setup).await?;
         let mut command = Command::new(setup.bin_dir.join("pg_dump"));
         command
             .args(["-Fc", "--schema-only", "--no-sync", "--no-publications"])
@@ -68,6 +58,35 @@ impl Dump {
         }
         dump.write_list(setup.bin_dir).await?;
         Ok(dump)
+    }
+
+    /// One that [`Dump::read`] read.
+    pub(super) async fn unpack(setup: &Setup<'_>, bytes: &[u8]) -> Result<Self, Error> {
+        let dump = Self::make(setup).await?;
+        tokio::fs::write(dump.file(), bytes)
+            .await
+            .map_err(|source| Error::Program { program: "pg_restore", source })?;
+        dump.write_list(setup.bin_dir).await?;
+        Ok(dump)
+    }
+
+    /// The dump itself. It has no rows, so it is small.
+    pub(super) async fn read(&self) -> Result<Vec<u8>, Error> {
+        let failed = |source| Error::Program { program: "pg_dump", source };
+        tokio::fs::read(self.file()).await.map_err(failed)
+    }
+
+    async fn make(setup: &Setup<'_>) -> Result<Self, Error> {
+        // Beside the trunk's socket, which is made anew at each start of the trunk: what a killed
+        // server leaves of the source's schema goes with it.
+        let name = format!("setup-{:016x}", rand::random::<u64>());
+        let directory = setup.trunk.socket_dir.join(name);
+        tokio::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .await
+            .map_err(|source| Error::Program { program: "pg_dump", source })?;
+        Ok(Self { directory })
     }
 
     /// Tables, types, functions: all that rows need.
@@ -113,9 +132,9 @@ impl Dump {
             .arg("--use-list")
             .arg(self.list())
             .arg(self.file());
-        environment(&mut command, &setup.trunk.as_apply(LOAD_OPTIONS));
+        environment(&mut command, &setup.trunk.as_apply(""));
         let output = run("pg_restore", &mut command).await?;
-        let complaints = complaints(&String::from_utf8_lossy(&output.stderr));
+        let complaints = complaints(&String::from_utf8_lossy(&output.stderr), setup.is_resumed);
         // pg_restore goes on after errors and says so by its exit code; without any complaint about
         // an object, the restore as a whole failed.
         if !output.status.success() && complaints.is_none() {
@@ -140,8 +159,9 @@ fn is_kept(line: &str) -> bool {
 }
 
 /// What pg_restore could not make, one line each. None if it complained about no object at all.
+/// What an interrupted restore made is there already when it is made again.
 /// An error is followed by `Command was:` and the statement, whose first line names the object.
-fn complaints(stderr: &str) -> Option<Vec<String>> {
+fn complaints(stderr: &str, is_repeated: bool) -> Option<Vec<String>> {
     let mut found = false;
     let mut warnings = Vec::new();
     let mut lines = stderr.lines();
@@ -152,7 +172,8 @@ fn complaints(stderr: &str) -> Option<Vec<String>> {
         let command: String = command.chars().take(COMMAND_CHARS_MAX).collect();
         // A schema we made for an extension, or that every database has. Foreign keys that fail
         // because a table is left out are made again without validation.
-        let expected = said.contains("already exists") && command.starts_with("CREATE SCHEMA ")
+        let is_there = said.contains("already exists") || said.contains("multiple primary keys");
+        let expected = is_there && (is_repeated || command.starts_with("CREATE SCHEMA "))
             || said.contains("violates foreign key constraint");
         if !expected && warnings.len() < WARNINGS_MAX {
             warnings.push(format!("not carried over: {command}: {}", said.trim()));
@@ -242,10 +263,10 @@ Command was: CREATE FUNCTION public.f() RETURNS int
     AS 'x';
 pg_restore: warning: errors ignored on restore: 2";
         assert_eq!(
-            complaints(stderr).unwrap(),
+            complaints(stderr, false).unwrap(),
             ["not carried over: CREATE FUNCTION public.f() RETURNS int: \
               permission denied for language c"]
         );
-        assert_eq!(complaints("pg_restore: error: connection refused"), None);
+        assert_eq!(complaints("pg_restore: error: connection refused", false), None);
     }
 }

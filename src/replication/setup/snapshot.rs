@@ -46,6 +46,19 @@ struct NewSlot {
     options: &'static str,
 }
 
+impl NewSlot {
+    fn temporary(link: &Link, (attempts, options): (u32, &'static str)) -> Self {
+        Self {
+            name: format!("{}_at_{:08x}", link.slot(), rand::random::<u32>()),
+            // Nothing is read from it, and every server has this one.
+            plugin: Plugin::Pgoutput,
+            is_temporary: true,
+            attempts,
+            options,
+        }
+    }
+}
+
 impl Snapshot {
     /// Of the connector's own slot, from which the stream then begins.
     pub(super) async fn take(link: &Link) -> Result<Self, Error> {
@@ -59,16 +72,15 @@ impl Snapshot {
         Self::take_of(link, &slot).await
     }
 
+    /// For the tables that an interrupted copy left; the connector's own slot stays where it is.
+    pub(super) async fn take_another(link: &Link) -> Result<Self, Error> {
+        let patient = (SLOT_ATTEMPTS, SLOT_OPTIONS);
+        Self::take_of(link, &NewSlot::temporary(link, patient)).await
+    }
+
     /// Of a slot that is gone again when this returns.
     pub(in crate::replication) async fn take_temporary(link: &Link) -> Result<Self, Error> {
-        let slot = NewSlot {
-            name: format!("{}_at_{:08x}", link.slot(), rand::random::<u32>()),
-            // Nothing is read from it, and every server has this one.
-            plugin: Plugin::Pgoutput,
-            is_temporary: true,
-            attempts: 1,
-            options: TEMPORARY_OPTIONS,
-        };
+        let slot = NewSlot::temporary(link, (1, TEMPORARY_OPTIONS));
         Self::take_of(link, &slot).await
     }
 

@@ -10,6 +10,7 @@ mod ddl;
 mod faults;
 mod format;
 mod fuzz;
+mod interrupted;
 mod kinds;
 mod preflight;
 mod resync;

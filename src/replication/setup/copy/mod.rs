@@ -29,6 +29,7 @@ use proxy::client::Session;
 use tokio_postgres::error::SqlState;
 
 use super::super::error::{Error, at_source, at_trunk};
+use super::super::ledger;
 use super::super::quarantine;
 use super::super::status::Quarantined;
 use super::{Setup, SetupProgress};
@@ -41,8 +42,6 @@ use tally::Tally;
 const ATTEMPTS_MAX: u32 = 50;
 /// Pause after giving way, so that whoever waited comes first.
 const GIVE_WAY_PAUSE: Duration = Duration::from_secs(1);
-/// The log of an unfinished trunk need not be durable: its absence makes setup start again.
-pub(super) const LOAD_OPTIONS: &str = "-c synchronous_commit=off";
 
 /// Copies all tables. Returns what is not followed, with the reason.
 pub(super) async fn copy_tables(
@@ -157,8 +156,7 @@ impl Copy<'_> {
         let watched = watch.watch(&source).await?;
         // Every part ends by going back here, which lets go of its lock.
         source.batch_execute("SAVEPOINT part").await.map_err(at_source)?;
-        let trunk =
-            Session::open(&self.setup.trunk.as_apply(LOAD_OPTIONS)).await.map_err(at_trunk)?;
+        let trunk = Session::open(&self.setup.trunk.as_apply("")).await.map_err(at_trunk)?;
         loop {
             let next = self.lock().next();
             let Some(part) = next else { break };
@@ -169,6 +167,8 @@ impl Copy<'_> {
             match outcome {
                 Outcome::Copied => {
                     if self.lock().finish(&part) {
+                        let at = self.setup.snapshot.lsn;
+                        ledger::mark(trunk, &table.name, at).await.map_err(at_trunk)?;
                         self.tally.close(table);
                     }
                 }
@@ -181,7 +181,10 @@ impl Copy<'_> {
                     self.fail(&part, table, "others wanted it all the time".to_owned(), true);
                 }
                 Outcome::Moved(reason) => self.fail(&part, table, reason, true),
-                Outcome::Refused(reason) => self.fail(&part, table, reason, false),
+                // The trunk's table is of an earlier moment then, and its types may be older.
+                Outcome::Refused(reason) => {
+                    self.fail(&part, table, reason, self.setup.is_resumed);
+                }
             }
         }
         drop(watched);

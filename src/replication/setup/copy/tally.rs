@@ -15,6 +15,8 @@ pub(super) struct Tally<'a> {
     /// Held for a change and its report, never across an await.
     state: Mutex<SetupProgress>,
     began: Instant,
+    /// Copied before it began.
+    before: u64,
 }
 
 /// What passed of one part.
@@ -29,7 +31,8 @@ impl<'a> Tally<'a> {
         report: &'a (dyn Fn(&SetupProgress) + Send + Sync),
         state: SetupProgress,
     ) -> Self {
-        Self { report, state: Mutex::new(state), began: Instant::now() }
+        let before = state.bytes_done;
+        Self { report, state: Mutex::new(state), began: Instant::now(), before }
     }
 
     /// A part of the table is begun.
@@ -57,7 +60,8 @@ impl<'a> Tally<'a> {
     }
 
     fn tell(&self, state: &mut SetupProgress) {
-        state.bytes_per_second = per_second(state.bytes_done, self.began.elapsed());
+        let bytes = state.bytes_done.saturating_sub(self.before);
+        state.bytes_per_second = per_second(bytes, self.began.elapsed());
         (self.report)(state);
     }
 }
