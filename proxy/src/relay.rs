@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 
+use crate::backend_socket::BackendSocket;
 use crate::sessions::{Session, SessionState};
 use crate::wire::{Skimmer, TransactionStatus};
 
@@ -46,7 +46,7 @@ pub(crate) enum RelayEnd {
 /// A session being relayed.
 pub(crate) struct Relay<'a, S> {
     client: &'a mut S,
-    backend: &'a mut UnixStream,
+    backend: &'a mut BackendSocket,
     session: &'a Session,
     to_backend: Pending,
     to_client: Pending,
@@ -62,7 +62,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     /// Takes over after ReadyForQuery.
     pub(crate) fn new(
         client: &'a mut S,
-        backend: &'a mut UnixStream,
+        backend: &'a mut BackendSocket,
         session: &'a Session,
     ) -> Self {
         Self {

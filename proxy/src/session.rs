@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::net::UnixStream;
 
 use crate::backend::{self, BackendError, Connected};
+use crate::backend_socket::BackendSocket;
 use crate::cancel::CancelTarget;
 use crate::console::Console;
 use crate::door::{Accepted, Authenticated, Door, key_bytes, send, shutting_down};
@@ -72,6 +73,9 @@ impl<R: Route, C: Console> Door<R, C> {
         }
         accepted.place.settled();
 
+        let Ok(mut backend) = BackendSocket::new(backend) else {
+            return Err(Ending::Gone("no descriptor left"));
+        };
         let mut relay = Relay::new(stream, &mut backend, session);
         let mut end = tokio::select! {
             end = relay.run() => Some(end),
