@@ -37,7 +37,6 @@ mod lanes;
 mod backend;
 mod process;
 mod handoff;
-mod backend_socket;
 mod relay;
 mod record;
 mod door;

@@ -8,7 +8,6 @@ use std::time::Instant;
 use tokio::net::UnixStream;
 
 use crate::backend::{self, BackendError, Connected};
-use crate::backend_socket::BackendSocket;
 use crate::cancel::CancelTarget;
 use crate::console::Console;
 use crate::door::{Accepted, Authenticated, Door, key_bytes, send, shutting_down};
@@ -20,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayEnd};
 use crate::route::{Backend, Route};
 use crate::sessions::{SessionGuard, SessionState};
+use crate::socket::Socket;
 use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire;
 
@@ -73,7 +73,7 @@ impl<R: Route, C: Console> Door<R, C> {
         }
         accepted.place.settled();
 
-        let Ok(mut backend) = BackendSocket::new(backend) else {
+        let Ok(mut backend) = Socket::of_backend(backend) else {
             return Err(Ending::Gone("no descriptor left"));
         };
         let mut relay = Relay::new(stream, &mut backend, session);
