@@ -7,6 +7,7 @@
 //! | `server.lock` | 0600 | held by the one server of this directory |
 //! | `store/` | 0711 | layers and journals, all of them 0700 or 0600 |
 //! | `store/incoming/` | 0711 | first copies that are being made |
+//! | `wal/` | 0711 | write-ahead logs, a folder for each branch, 0700 for its compute |
 //! | `mnt/` | 0711 | where the store is mounted, one folder a branch |
 //! | `run/` | 0711 | sockets and state files of what runs |
 //! | `tls/` | 0711 | the server's certificate authority |
@@ -93,6 +94,7 @@ impl DataDir {
         let made = [
             ("store", 0o711),
             ("store/incoming", 0o711),
+            ("wal", 0o711),
             ("run", 0o711),
             ("tls", 0o711),
             ("log", 0o700),
@@ -206,6 +208,16 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
+    }
+
+    /// The write-ahead logs of all branches.
+    pub fn wal_root(&self) -> PathBuf {
+        self.0.join("wal")
+    }
+
+    /// The write-ahead log of a branch.
+    pub fn wal(&self, branch: BranchId) -> PathBuf {
+        self.wal_root().join(branch.get().to_string())
     }
 
     /// The folder of a compute's socket.

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             let config = StoreConfig {
                 store_dir: data_dir.store(),
                 mount_dir: data_dir.mount(),
+                wal_dir: data_dir.wal_root(),
                 socket: data_dir.store_socket(),
                 reserve_bytes,
                 io_uring,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::drivers::{psql, refused};
+use crate::support::drivers::{Driver, psql, refused};
+use crate::support::pgbench::assert_invariant;
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
+use crate::support::workload::Pgbench;
 
 #[test]
 fn a_child_of_a_running_branch_holds_what_its_parent_held() {
@@ -29,6 +31,46 @@ fn a_child_of_a_running_branch_holds_what_its_parent_held() {
 
     server.ardent(&["branch", "delete", "parent"]).ok();
     assert_eq!(psql(&child, "select count(*) from item").ok(), "3", "the parent is gone");
+}
+
+/// Its pages and its log are copied one after the other, while both change.
+#[test]
+fn children_of_a_busy_branch_hold_one_moment_of_it_each() {
+    let source = Source::start();
+    source.pgbench(2);
+    let server = Server::start();
+    server.follow(&source);
+    let parent = server.branch("busy");
+    psql(&parent, "create table marker (id bigint primary key)").ok();
+    let load = Pgbench::on_branch(&source, &parent);
+    for number in 1..=5 {
+        // Log that a checkpoint removes goes while forks are made.
+        let switched = "select pg_switch_wal(); checkpoint";
+        psql(&superuser(&server, "busy"), &format!("insert into marker values ({number})")).ok();
+        let checkpoint = std::thread::spawn({
+            let url = superuser(&server, "busy");
+            move || psql(&url, switched).ok()
+        });
+        let name = format!("b{number}");
+        server.ardent(&["branch", "create", &name, "--from", "busy"]).ok();
+        checkpoint.join().expect("a checkpoint");
+        let child = superuser(&server, &name);
+        assert_eq!(psql(&child, "select max(id) from marker").ok(), number.to_string());
+        assert_invariant(Driver::Psql, &child);
+        let indexes = "create extension amcheck; \
+                       select count(bt_index_check(c.oid, true)) > 100 from pg_class c \
+                       join pg_am a on a.oid = c.relam \
+                       where a.amname = 'btree' and c.relkind = 'i' and c.relpersistence = 'p'";
+        assert!(psql(&child, indexes).ok().ends_with('t'));
+    }
+    load.stop();
+    server.assert_store_is_sound();
+}
+
+/// The compute's own socket, past the front door.
+fn superuser(server: &Server, branch: &str) -> String {
+    let socket = server.info(branch)["compute_socket"].as_str().expect("a socket").to_owned();
+    format!("postgresql:///postgres?host={socket}&user=ardent_system")
 }
 
 /// A branch that reached its limit is told so, goes on, and is as it was after a restart.

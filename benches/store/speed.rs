@@ -107,6 +107,10 @@ fn native_side(server: &Server) -> Side {
     let from = server.data_dir().join("mnt").join(&number);
     let data = scratch.path().join("data");
     run_command(bounded("cp").arg("-a").arg(&from).arg(&data)).ok();
+    let log = data.join("pg_wal");
+    let outside = std::fs::read_link(&log).expect("a log beside the store");
+    std::fs::remove_file(&log).expect("forget the link");
+    run_command(bounded("cp").arg("-a").arg(&outside).arg(&log)).ok();
     std::fs::remove_file(data.join("postmaster.pid")).expect("forget the branch's postmaster");
     give_to_account(scratch.path());
     run_command(bounded("chown").args(["-R", "postgres"]).arg(&data)).ok();
@@ -118,11 +122,11 @@ fn native_side(server: &Server) -> Side {
         .map(|word| moved(&word, &from, &data))
         .map(|word| moved(&word, &socket, scratch.path()))
         .collect();
-    let log = std::fs::File::create(scratch.path().join("log")).expect("create a log");
+    let said = std::fs::File::create(scratch.path().join("log")).expect("create a file");
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"]);
     command.arg(program).args(&words[1..]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).spawn();
     let child = Some(child.expect("start the copy"));
     let side = Side { socket: scratch.path().to_path_buf(), child, scratch: Some(scratch) };
     eventually(Duration::from_secs(60), "the copy answers", || {

@@ -11,8 +11,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storage::client::StoreClient;
-
 use super::credential::Credential;
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, CatalogError, NewBranch, SettingKey};
@@ -160,9 +158,8 @@ impl Branches {
         let mut cut = match parent {
             Some(parent) => self.fork_branch(&record, &parent).await?,
             None => {
-                let owner = self.services.computes.places().owner(record.number);
                 let freshness_timeout = self.freshness_timeout(request)?;
-                let cut = CutRequest { branch: record.number, owner, freshness_timeout };
+                let cut = CutRequest { branch: record.number, freshness_timeout };
                 request.connector.cut(cut).await?
             }
         };
@@ -170,7 +167,13 @@ impl Branches {
         let was_cut = Instant::now();
         let catalog = &self.services.catalog;
         catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
-        let lease = self.services.computes.wake(ComputeTarget::of(&record)).await?;
+        let computes = &self.services.computes;
+        let (lease, durable) = tokio::join!(
+            computes.wake(ComputeTarget::of(&record)),
+            computes.sync_wal(record.number)
+        );
+        let lease = lease?;
+        durable?;
         drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
@@ -250,10 +253,9 @@ impl Branches {
         parent: &BranchRecord,
     ) -> Result<Cut, BranchError> {
         let begun = Instant::now();
-        let owner = self.services.computes.places().owner(child.number);
-        let (from, to) = (parent.number, child.number);
-        let call = move |client: &mut StoreClient| client.fork(from, to, owner);
-        self.services.store.call(call).await?;
+        let computes = &self.services.computes;
+        computes.shorten_wal(parent.number).await;
+        computes.fork(&ComputeTarget::of(parent), child.number).await?;
         Ok(Cut {
             lsn: parent.lsn,
             commit_time: parent.commit_time,

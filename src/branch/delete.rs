@@ -33,6 +33,7 @@ impl Branches {
         self.failed.remove(&branch.number);
         services.computes.remove(branch.number).await?;
         services.store.delete(branch.number).await?;
+        services.computes.remove_wal(branch.number).await?;
         services.catalog.delete_branch(branch.number)?;
         tracing::info!(branch = %branch.made.name, number = branch.number.get(), "deleted branch");
         Ok(())

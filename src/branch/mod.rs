@@ -200,7 +200,13 @@ impl Branches {
     pub async fn usage(&self, branch: &BranchRecord) -> Result<storage::Usage, BranchError> {
         let number = branch.number;
         let call = move |client: &mut StoreClient| client.usage(number);
-        Ok(self.services.store.call(call).await?)
+        let mut usage = self.services.store.call(call).await?;
+        // Nobody shares a log.
+        let wal_bytes = self.services.computes.wal_bytes(number).await?;
+        usage.unique_bytes += wal_bytes;
+        usage.reclaimable_bytes += wal_bytes;
+        usage.logical_bytes += wal_bytes;
+        Ok(usage)
     }
 
     /// Starts or joins the branch's compute.

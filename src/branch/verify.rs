@@ -67,7 +67,6 @@ impl Branches {
         let services = &self.services;
         let request = CutRequest {
             branch: record.number,
-            owner: services.computes.places().owner(record.number),
             freshness_timeout: services.config.freshness_timeout(),
         };
         let cut = connector.cut_at_reference(request).await?;

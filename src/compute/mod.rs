@@ -9,6 +9,7 @@
 //! * No compute starts while the store recovers ([`Computes::replace_store`]), and the store is
 //!   not replaced before every process of every compute is gone.
 
+mod fork;
 mod idle;
 mod places;
 mod slot;

@@ -81,6 +81,7 @@ impl ComputePlaces {
                 ComputeKind::Load => data_dir.incoming(branch),
                 ComputeKind::Trunk | ComputeKind::Branch => data_dir.branch(branch),
             },
+            wal_dir: (target.kind != ComputeKind::Load).then(|| data_dir.wal(branch)),
             socket_dir: data_dir.compute_socket_dir(branch),
             log_file: data_dir.compute_log(branch),
             state_file: data_dir.compute_state(branch),

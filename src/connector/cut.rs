@@ -15,11 +15,10 @@
 //! A branch that is to be compared with the source is cut alone, where a snapshot of the source
 //! stands: the applier waits for the snapshot, and stops before the first commit it does not see.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use storage::{BranchId, Owner};
+use storage::BranchId;
 use tokio::sync::oneshot;
 use tokio::time::{timeout, timeout_at};
 
@@ -28,17 +27,13 @@ use super::worker::{Command, Next, Reply, Worker};
 use crate::cause::Causes;
 use crate::compute::ComputeError;
 use crate::lsn::Lsn;
-use crate::postgres::{PostgresError, Session};
 use crate::replication::{Link, Position, Reference};
-use crate::store::StoreError;
 
 /// A branch to cut.
 #[derive(Clone, Copy, Debug)]
 pub struct CutRequest {
     /// Its number.
     pub branch: BranchId,
-    /// Owner of its files.
-    pub owner: Owner,
     /// Longest wait for the trunk to reach the source's present position.
     pub freshness_timeout: Duration,
 }
@@ -90,9 +85,6 @@ pub enum CutError {
     /// The trunk's compute did not stop.
     #[error(transparent)]
     Compute(#[from] ComputeError),
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] Arc<StoreError>),
     /// The server is stopping.
     #[error("server is shutting down")]
     Stopping,
@@ -102,10 +94,6 @@ pub enum CutError {
 const ATTEMPTS_MAX: u32 = 3;
 /// Longest wait for the trunk to stand where a snapshot of the source does; other branches wait.
 const REFERENCE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Log since the last checkpoint, in bytes, past which a shutdown would have to write so many pages
-/// that a checkpoint comes first. With less of it the branch is there sooner without.
-const LOG_MAX: i64 = 16 << 20;
 
 /// The trunk starts again when the branches are up, and in any case when the applier has waited so
 /// long: with the start that makes less than 100 ms on a host that is not busy.
@@ -200,8 +188,9 @@ impl Worker {
         request: &CutRequest,
     ) -> Result<Link, CutError> {
         followed.lease = None;
-        self.services.computes.stop(followed.target.branch).await?;
-        self.fork_trunk(&followed.trunk, request).await.map_err(Arc::new)?;
+        let computes = &self.services.computes;
+        computes.stop(followed.target.branch).await?;
+        computes.fork(&followed.target, request.branch).await?;
         super::setup::link(&self.services, &self.record, &self.source)
             .map_err(|error| CutError::Trunk(Causes(&error).to_string()))
     }
@@ -230,9 +219,10 @@ impl Worker {
         freshness_timeout: Duration,
     ) -> Result<Stand, CutError> {
         let begun = Instant::now();
+        let (computes, trunk) = (&self.services.computes, followed.target.branch);
         let (fresh, _) = tokio::join!(
             timeout(freshness_timeout, followed.stream.barrier()),
-            timeout(freshness_timeout, shorten_log(followed))
+            timeout(freshness_timeout, computes.shorten_wal(trunk))
         );
         let stale = !matches!(fresh, Ok(Ok(_)));
         let freshness_wait = begun.elapsed();
@@ -242,7 +232,7 @@ impl Worker {
         // Whoever gets a branch may ask at once what of the source is not in it.
         self.publish(followed);
         followed.lease = None;
-        self.services.computes.stop(followed.target.branch).await?;
+        computes.stop(trunk).await?;
         let quiesce = since.elapsed();
         Ok(Stand { position, stale, freshness_wait, quiesce, since })
     }
@@ -257,9 +247,9 @@ impl Worker {
         let mut starts = Vec::new();
         for (request, reply) in waiting {
             let begun = Instant::now();
-            let forked = self.fork_trunk(&followed.trunk, &request).await;
+            let forked = self.services.computes.fork(&followed.target, request.branch).await;
             let (start, started) = oneshot::channel();
-            let cut = forked.map_err(|error| CutError::Store(Arc::new(error))).map(|()| Cut {
+            let cut = forked.map_err(CutError::Compute).map(|()| Cut {
                 lsn: Some(stand.position.lsn),
                 commit_time: stand.position.commit_time,
                 stale: stand.stale,
@@ -273,22 +263,6 @@ impl Worker {
             starts.push(started);
         }
         starts
-    }
-}
-
-/// Has the trunk write a checkpoint while it is still being fed, if a shutdown would take long. A
-/// cut is right without it, only later.
-async fn shorten_log(followed: &Followed) {
-    let Some(lease) = &followed.lease else { return };
-    let shortened = async {
-        let session = Session::system(lease.compute().socket_dir()).await?;
-        if session.log_since_checkpoint().await? > LOG_MAX {
-            session.checkpoint().await?;
-        }
-        Ok::<(), PostgresError>(())
-    };
-    if let Err(error) = shortened.await {
-        tracing::warn!(error = %Causes(&error), "no checkpoint before a cut");
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use storage::client::StoreClient;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::setup;
 use super::worker::{Command, Next, Worker};
 use super::{ConnectorError, SetupError};
-use crate::catalog::{BranchRecord, ConnectorState};
+use crate::catalog::ConnectorState;
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
 use crate::replication::{Phase, Replication, TrunkAccess};
@@ -21,7 +20,6 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A trunk under its stream.
 pub(super) struct Followed {
-    pub(super) trunk: BranchRecord,
     pub(super) target: ComputeTarget,
     pub(super) stream: Replication,
     /// Keeps the trunk's compute; none while it is stopped for a cut.
@@ -52,7 +50,7 @@ impl Worker {
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
         let stream = Replication::start(link, access);
-        Ok(Followed { trunk, target, stream, lease: Some(lease) })
+        Ok(Followed { target, stream, lease: Some(lease) })
     }
 
     /// Starts the trunk, however often that takes: it fails only while the host is in trouble.
@@ -155,17 +153,6 @@ impl Worker {
             view.status = status;
             changed
         });
-    }
-
-    /// Forks the trunk as it stands.
-    pub(super) async fn fork_trunk(
-        &self,
-        trunk: &BranchRecord,
-        request: &super::CutRequest,
-    ) -> Result<(), crate::store::StoreError> {
-        let (parent, child, owner) = (trunk.number, request.branch, request.owner);
-        let call = move |client: &mut StoreClient| client.fork(parent, child, owner);
-        self.services.store.call(call).await
     }
 }
 

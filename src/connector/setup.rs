@@ -210,6 +210,7 @@ pub(super) async fn remove_trunk(
     services.computes.remove(number).await?;
     services.data_dir.remove_incoming(number).await?;
     services.store.delete(number).await?;
+    services.computes.remove_wal(number).await?;
     services.catalog.delete_branch(number)?;
     Ok(())
 }

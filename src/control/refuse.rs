@@ -68,7 +68,6 @@ pub(super) fn cut(error: &CutError) -> OperationError {
         CutError::Compute(error) => compute(error),
         CutError::Stopping => stopping(),
         CutError::Trunk(_) => refused.with_hint("Try again in a moment."),
-        CutError::Store(error) => store(error),
     }
 }
 
@@ -125,6 +124,7 @@ fn store(error: &StoreError) -> OperationError {
 pub(super) fn compute(error: &ComputeError) -> OperationError {
     match error {
         ComputeError::Stopping => stopping(),
+        ComputeError::Store(error) => store(error),
         error => OperationError::new(SYSTEM_ERROR, Causes(error).to_string())
             .with_hint("The compute's log is in the log folder of the data directory."),
     }

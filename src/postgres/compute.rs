@@ -27,6 +27,7 @@ use super::ready::{self, ReadyNotice};
 use super::remains::{self, Identity};
 use super::settings::{self, ComputeKind};
 use super::state::{self, RecordedProcess};
+use super::wal;
 
 /// After SIGQUIT Postgres itself gives its children 5 s before it kills them.
 const IMMEDIATE_STOP_WITHIN: Duration = Duration::from_secs(6);
@@ -41,6 +42,8 @@ pub struct ComputeSpec {
     pub installation: Installation,
     /// `PGDATA`; owned by the account.
     pub data_dir: PathBuf,
+    /// Where its write-ahead log lies; none: in the data directory.
+    pub wal_dir: Option<PathBuf>,
     /// Directory of the socket `.s.PGSQL.5432`; made anew at each start, 0700 for the account.
     pub socket_dir: PathBuf,
     /// Where stdout and stderr are appended.
@@ -86,7 +89,7 @@ impl Compute {
             clear(&spec, &identity).await?;
         }
         let (spec, launched) =
-            blocking(move || launch(&spec).map(|launched| (spec, launched))).await?;
+            blocking(move || wal::attach(&spec).and_then(|()| launch(spec))).await?;
         let Launched { process, notice, log_offset, started_at } = launched;
         let compute = Self { spec, identity, process, started_at };
         match compute.wait_ready(&notice, log_offset).await {
@@ -203,8 +206,8 @@ struct Launched {
     started_at: SystemTime,
 }
 
-fn launch(spec: &ComputeSpec) -> Result<Launched, PostgresError> {
-    make_socket_dir(spec).map_err(PostgresError::io("make socket directory of compute"))?;
+fn launch(spec: ComputeSpec) -> Result<(ComputeSpec, Launched), PostgresError> {
+    make_socket_dir(&spec).map_err(PostgresError::io("make socket directory of compute"))?;
     let notice = ReadyNotice::bind(&spec.socket_dir, spec.account)
         .map_err(PostgresError::io("bind notification socket of compute"))?;
     let log = open_log(&spec.log_file).map_err(PostgresError::io("open log of compute"))?;
@@ -213,12 +216,12 @@ fn launch(spec: &ComputeSpec) -> Result<Launched, PostgresError> {
     state::write(&spec.state_file, &spec.data_dir, None)
         .map_err(PostgresError::io("record compute"))?;
     let started_at = SystemTime::now();
-    let pid = spawn_detached(&mut command(spec), spec.account, log)
+    let pid = spawn_detached(&mut command(&spec), spec.account, log)
         .map_err(PostgresError::io("execute postgres"))?;
     let process = Process::watch(pid).map_err(PostgresError::io("watch compute"))?;
     state::write(&spec.state_file, &spec.data_dir, RecordedProcess::of(pid, started_at))
         .map_err(PostgresError::io("record compute"))?;
-    Ok(Launched { process, notice, log_offset, started_at })
+    Ok((spec, Launched { process, notice, log_offset, started_at }))
 }
 
 fn command(spec: &ComputeSpec) -> Command {

@@ -46,6 +46,12 @@ pub enum PostgresError {
     /// The kernel takes socket paths of at most 107 bytes.
     #[error("socket path {} is longer than 107 bytes: use a shorter data directory", .0.display())]
     SocketPathTooLong(PathBuf),
+    /// What a compute committed last is not where it was left.
+    #[error(
+        "write-ahead log {} is missing: restore it from the backup that the data directory comes from",
+        .0.display()
+    )]
+    WalMissing(PathBuf),
     /// The data directory is served already.
     #[error("compute is already running as process {0}")]
     AlreadyRunning(u32),
@@ -124,6 +130,7 @@ impl PostgresError {
             | Self::AccountTaken(_)
             | Self::Unreachable { .. }
             | Self::SocketPathTooLong(_)
+            | Self::WalMissing(_)
             | Self::AlreadyRunning(_)
             | Self::LoginRefused(_)
             | Self::ScriptFailed(_)

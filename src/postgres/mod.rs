@@ -1,7 +1,8 @@
 //! Computes: the stock Postgres process trees that serve a trunk or a branch.
 //!
-//! Owns: which binaries serve a source's major, what a fresh data directory holds, how a server
-//! is started, watched, stopped and found again, the settings it runs with, and the role model.
+//! Owns: which binaries serve a source's major, what a fresh data directory holds, how a server is
+//! started, watched, stopped and found again, where its write-ahead log lies, the settings it runs
+//! with, and the role model.
 //! Knows nothing of the store (a data directory is a path), of connectors or of endpoints.
 //!
 //! Invariants:
@@ -28,6 +29,7 @@ mod settings;
 mod shared_memory;
 mod state;
 mod template;
+pub mod wal;
 #[cfg(test)]
 mod tests;
 

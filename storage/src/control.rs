@@ -104,12 +104,22 @@ impl Control {
 
     fn carry_out(&self, request: &Request) -> Result<Reply, Error> {
         match *request {
-            Request::Create { branch, owner } => self.store.create(branch, owner)?,
-            Request::Import { branch, owner } => self.store.import(branch, owner)?,
-            Request::Fork { parent, child, owner } => self.store.fork(parent, child, owner)?,
+            Request::Create { branch, owner } => {
+                self.store.create(branch, owner)?;
+                self.mounted.relist();
+            }
+            Request::Import { branch, owner } => {
+                self.store.import(branch, owner)?;
+                self.mounted.relist();
+            }
+            Request::Fork { parent, child, owner } => {
+                self.store.fork(parent, child, owner)?;
+                self.mounted.relist();
+            }
             Request::Delete { branch } => {
                 self.store.delete(branch)?;
                 self.mounted.forget(branch);
+                self.mounted.relist();
             }
             Request::SetOwner { branch, owner } => {
                 self.store.set_owner(branch, owner)?;

@@ -37,6 +37,8 @@ pub struct StoreConfig {
     pub store_dir: PathBuf,
     /// Directory under which branches appear, one each, by decimal number.
     pub mount_dir: PathBuf,
+    /// Directory beside the store in which each branch may have one too, and link to it.
+    pub wal_dir: PathBuf,
     /// Unix control socket.
     pub socket: PathBuf,
     /// Bytes of the disk that new branches and growing files leave alone.
@@ -53,7 +55,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
-    let StoreConfig { store_dir, mount_dir, socket, reserve_bytes, io_uring } = config;
+    let StoreConfig { store_dir, mount_dir, wal_dir, socket, reserve_bytes, io_uring } = config;
     let (stop, stopped) = sync_channel(1);
     // Before any other thread, so that all of them leave signals to this one.
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
@@ -71,7 +73,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         reserve: reserve_bytes,
     };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
-    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, io_uring)?);
+    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, wal_dir, io_uring)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;
     let control = Arc::new(Control::new(store.clone(), mounted.clone(), stop));
     std::thread::Builder::new()

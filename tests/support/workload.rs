@@ -1,6 +1,7 @@
 //! A write load that runs beside a test, and a writer that knows which of its rows were committed.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::drivers::python;
+use super::drivers::{psql, python};
 use super::processes;
 use super::source::Source;
 use super::wait::eventually;
 
-/// pgbench's TPC-B-like transactions against a source, at a rate two cores bear beside the rest.
+/// pgbench's TPC-B-like transactions; against a source at a rate two cores bear beside the rest.
 pub(crate) struct Pgbench {
     child: Child,
 }
@@ -26,10 +27,18 @@ impl Pgbench {
 
     /// So many transactions a second.
     pub(crate) fn at_rate(source: &Source, rate: u32) -> Self {
-        let mut command = Command::new(source.bin().join("pgbench"));
-        command.args(["--no-vacuum", "--client=2", "--time=1200", &format!("--rate={rate}")]);
-        command.arg(source.socket_url());
-        let before = transactions(source);
+        Self::run(source.bin(), &source.socket_url(), &[&format!("--rate={rate}")])
+    }
+
+    /// As many transactions as a branch bears.
+    pub(crate) fn on_branch(source: &Source, url: &str) -> Self {
+        Self::run(source.bin(), url, &[])
+    }
+
+    fn run(bin: &Path, url: &str, options: &[&str]) -> Self {
+        let mut command = Command::new(bin.join("pgbench"));
+        command.args(["--no-vacuum", "--client=2", "--time=1200"]).args(options).arg(url);
+        let before = transactions(url);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -38,7 +47,7 @@ impl Pgbench {
             .expect("start pgbench");
         let load = Self { child };
         eventually(Duration::from_secs(20), "the load commits", || {
-            (transactions(source) > before).then_some(())
+            (transactions(url) > before).then_some(())
         });
         load
     }
@@ -58,8 +67,8 @@ impl Drop for Pgbench {
     }
 }
 
-fn transactions(source: &Source) -> i64 {
-    source.sql("select count(*) from pgbench_history").parse().expect("a count")
+fn transactions(url: &str) -> i64 {
+    psql(url, "select count(*) from pgbench_history").ok().parse().expect("a count")
 }
 
 /// Inserts rows 1, 2, 3, ... one transaction each until its connection breaks.

@@ -2,6 +2,7 @@
 //! as the server does, or as an ordinary user without.
 
 mod lifecycle;
+mod log_beside;
 mod role_model;
 
 use std::fs;
@@ -30,10 +31,10 @@ impl Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("compute-{}-{number}", std::process::id()));
-        for directory in ["mnt", "run", "log"] {
+        for directory in ["mnt", "wal", "run", "log"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
-        for directory in ["", "mnt", "run"] {
+        for directory in ["", "mnt", "wal", "run"] {
             fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o711)).unwrap();
         }
         // Pids are below 2^22, so parallel test processes get uids of their own.
@@ -69,6 +70,7 @@ impl Site {
         ComputeSpec {
             installation: self.installation.clone(),
             data_dir: self.data_dir(),
+            wal_dir: Some(self.root.join("wal/7")),
             socket_dir: self.root.join("run/7"),
             log_file: self.root.join("log/compute-7.log"),
             state_file: self.root.join("run/7.compute"),

@@ -5,7 +5,7 @@
 //!    guards which layer is the top. Reads do not take it.
 //! 2. a cell's `io`, one at a time: serialises changes of one file's contents and is held over data
 //!    I/O.
-//! 3. `tree`, then `opens`, then `orphans`: the namespace, and what outlives its last name. Held
+//! 3. `tree`, then `known`, then `orphans`: the namespace, and what outlives its last name. Held
 //!    for look-ups and for edits with their journal record, never over data I/O.
 //! 4. a cell's `inode`: attributes, size, page map, directory entries. Never held over data I/O.
 //! 5. the locks of the layer and its journal.
@@ -81,10 +81,11 @@ pub(crate) struct Branch {
     owner: AtomicU64,
     gate: RwLock<Top>,
     tree: RwLock<Tree>,
-    /// Files without a name that are still open. Not part of any snapshot.
+    /// Files without a name that may still be open. Not part of any snapshot.
     orphans: Mutex<HashMap<FileId, Arc<Cell>>>,
-    /// How often each file is open.
-    opens: Mutex<HashMap<FileId, u64>>,
+    /// How often the kernel was told of each file, less what it has forgotten. It tells of no open
+    /// file: it knows each one until the last descriptor is closed.
+    known: Mutex<HashMap<FileId, u64>>,
     /// Sum of the sizes of its files.
     logical_bytes: AtomicU64,
     pub(crate) account: Arc<Account>,
@@ -121,7 +122,7 @@ impl Branch {
             gate: RwLock::new(Top::Open(parts.top)),
             tree: RwLock::new(parts.tree),
             orphans: Mutex::default(),
-            opens: Mutex::default(),
+            known: Mutex::default(),
             logical_bytes: AtomicU64::new(parts.logical_bytes),
             account: parts.account,
             max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
@@ -193,7 +194,7 @@ impl Branch {
         locks::read(&self.gate)?.open().cloned()
     }
 
-    /// Whether any of `files` is open and has no name any more.
+    /// Whether any of `files` may be open and has no name any more.
     pub(crate) fn any_orphan(&self, files: &[FileId]) -> bool {
         locks::lock(&self.orphans)
             .map_or(true, |orphans| files.iter().any(|file| orphans.contains_key(file)))

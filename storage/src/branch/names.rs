@@ -108,10 +108,10 @@ impl Branch {
         Ok(self.attributes(inode, &made))
     }
 
-    /// Makes a file and opens it.
+    /// Makes a file that the kernel knows.
     pub(crate) fn create(&self, parent: FileId, name: &[u8], mode: u32) -> FsResult<Attributes> {
         let made = self.make(parent, name, Making::File, mode)?;
-        self.open(made.node.file)?;
+        self.learn(made.node.file)?;
         Ok(made)
     }
 
@@ -189,28 +189,29 @@ impl Branch {
         Ok(())
     }
 
-    /// Notes that the file is open, so that it outlives its last name.
-    pub(crate) fn open(&self, file: FileId) -> FsResult<()> {
+    /// Notes that the kernel is told of the file, so that it outlives its last name: it may be open
+    /// until the kernel forgets it.
+    pub(crate) fn learn(&self, file: FileId) -> FsResult<()> {
         let tree = locks::read(&self.tree)?;
-        let mut opens = locks::lock(&self.opens)?;
-        if tree.cell(file).is_none() && !opens.contains_key(&file) {
+        let mut known = locks::lock(&self.known)?;
+        if tree.cell(file).is_none() && !known.contains_key(&file) {
             return Err(Errno::NOENT);
         }
-        *opens.entry(file).or_insert(0) += 1;
+        *known.entry(file).or_insert(0) += 1;
         Ok(())
     }
 
-    /// Notes that one opening of the file has ended.
-    pub(crate) fn release(&self, file: FileId) -> FsResult<()> {
+    /// Notes that the kernel forgets as many of the times that it was told of the file.
+    pub(crate) fn forget(&self, file: FileId, times: u64) -> FsResult<()> {
         let gate = locks::read(&self.gate)?;
         {
-            let mut opens = locks::lock(&self.opens)?;
-            match opens.get_mut(&file) {
-                Some(count) if *count > 1 => {
-                    *count -= 1;
+            let mut known = locks::lock(&self.known)?;
+            match known.get_mut(&file) {
+                Some(count) if *count > times => {
+                    *count -= times;
                     return Ok(());
                 }
-                Some(_) => opens.remove(&file),
+                Some(_) => known.remove(&file),
                 None => return Ok(()),
             };
         }
@@ -231,13 +232,13 @@ impl Branch {
         };
         let Some((file, cell)) = gone else { return Ok(()) };
         self.count_bytes(locks::read(&cell.inode)?.file().map_or(0, |body| body.size), 0);
-        // Held until the orphan is in its place, or the last release could miss it.
-        let opens = locks::lock(&self.opens)?;
-        if opens.contains_key(&file) {
+        // Held until the orphan is in its place, or the kernel's forgetting it could miss it.
+        let known = locks::lock(&self.known)?;
+        if known.contains_key(&file) {
             locks::lock(&self.orphans)?.insert(file, cell);
             return Ok(());
         }
-        drop(opens);
+        drop(known);
         retire(file, &cell, top)
     }
 }

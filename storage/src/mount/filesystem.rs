@@ -8,16 +8,15 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{LONG, file_attr};
 use super::requests::{Replied, Requests, Wanted};
 use crate::branch::{Attributes, Branch};
-use crate::journal::Making;
 
 /// Largest write, and read, in one request. A longer one saves little, and every thread of a ring
 /// has a buffer as large as this.
@@ -141,8 +140,7 @@ impl Filesystem for Requests {
         _: u32,
         reply: ReplyEntry,
     ) {
-        let (name, making) = (name.as_bytes(), Making::Directory);
-        entry(reply, self.on(parent, |branch, file| branch.make(file, name, making, mode)));
+        entry(reply, self.make_directory(parent, name, mode));
     }
 
     fn symlink(
@@ -181,8 +179,18 @@ impl Filesystem for Requests {
         entry(reply, Self::link(self, node, to, new));
     }
 
-    fn open(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        answer!(reply, self.on(node, Branch::open), () => reply.opened(HANDLE, OPENED));
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // The kernel opens and closes by itself from here on: a file lives until it is forgotten.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // It also keeps listings until it changes them itself; see `Mounted::relist`.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, times: u64) {
+        Self::forget(self, node, times);
     }
 
     fn create(
@@ -241,19 +249,6 @@ impl Filesystem for Requests {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    fn release(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        empty(reply, self.on(node, Branch::release));
-    }
-
     fn fsync(&self, _: &Request, node: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.sync(node, Branch::fsync, |done| empty(reply, done));
     }
@@ -266,8 +261,9 @@ impl Filesystem for Requests {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self
-            .list(node, offset, |cookie, name, attr| reply.add(attr.ino, cookie, attr.kind, name));
+        let add =
+            |cookie, name: &OsStr, attr: &FileAttr| reply.add(attr.ino, cookie, attr.kind, name);
+        let listed = self.list(node, offset, (false, add));
         answer!(reply, listed, () => reply.ok());
     }
 
@@ -280,9 +276,10 @@ impl Filesystem for Requests {
         mut reply: ReplyDirectoryPlus,
     ) {
         let ttl = Self::listed_valid(node);
-        let listed = self.list(node, offset, |cookie, name, attr| {
+        let add = |cookie, name: &OsStr, attr: &FileAttr| {
             reply.add(attr.ino, cookie, name, &ttl, attr, GENERATION)
-        });
+        };
+        let listed = self.list(node, offset, (true, add));
         answer!(reply, listed, () => reply.ok());
     }
 

@@ -1,10 +1,11 @@
-//! Symbolic links stay inside their branch.
+//! Symbolic links stay with their branch.
 //!
 //! Postgres links tablespaces by absolute path. A link may point into the branch's own directory,
-//! and a fork's copy of it is read as pointing into the fork's; any other way out is refused.
+//! or into the directory of its number where write-ahead logs lie, beside the store; a fork's copy
+//! of it is read as pointing into the fork's. Any other way out is refused.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
@@ -12,26 +13,37 @@ use rustix::io::Errno;
 use crate::id::BranchId;
 use crate::locks::FsResult;
 
-/// Refuses a link that leads out of `branch`.
-pub(super) fn check(mount: &Path, branch: BranchId, target: &Path) -> FsResult<()> {
-    let inside = if target.is_absolute() {
-        target.starts_with(mount.join(branch.to_string()))
-    } else {
-        true
-    };
-    let climbs = target.components().any(|component| component == Component::ParentDir);
-    if inside && !climbs { Ok(()) } else { Err(Errno::PERM) }
+/// The directories in which each branch has one of its own, named by its number.
+#[derive(Clone)]
+pub(super) struct Links {
+    roots: [PathBuf; 2],
 }
 
-/// The link as `branch` must read it, whichever ancestor made it.
-pub(super) fn read(mount: &Path, branch: BranchId, target: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(OsString::from_vec(target.to_vec()));
-    let Ok(inside) = path.strip_prefix(mount) else { return target.to_vec() };
-    let mut components = inside.components();
-    components.next();
-    let mut own = mount.join(branch.to_string());
-    own.extend(components);
-    own.as_os_str().as_bytes().to_vec()
+impl Links {
+    pub(super) fn new(mount: PathBuf, wal: PathBuf) -> Self {
+        Self { roots: [mount, wal] }
+    }
+
+    /// Refuses a link that leads out of `branch`.
+    pub(super) fn check(&self, branch: BranchId, target: &Path) -> FsResult<()> {
+        let owns = |root: &PathBuf| target.starts_with(root.join(branch.to_string()));
+        let inside = target.is_relative() || self.roots.iter().any(owns);
+        let climbs = target.components().any(|component| component == Component::ParentDir);
+        if inside && !climbs { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// The link as `branch` must read it, whichever ancestor made it.
+    pub(super) fn read(&self, branch: BranchId, target: &[u8]) -> Vec<u8> {
+        let path = PathBuf::from(OsString::from_vec(target.to_vec()));
+        let inside = |root: &PathBuf| {
+            let mut components = path.strip_prefix(root).ok()?.components();
+            components.next();
+            let mut own = root.join(branch.to_string());
+            own.extend(components);
+            Some(own.into_os_string().into_vec())
+        };
+        self.roots.iter().find_map(inside).unwrap_or_else(|| target.to_vec())
+    }
 }
 
 #[cfg(test)]
@@ -40,13 +52,16 @@ mod tests {
 
     #[test]
     fn links_follow_their_branch_and_never_leave_it() {
-        let (mount, branch) = (Path::new("/m"), BranchId::new(7).unwrap());
-        assert!(check(mount, branch, Path::new("/m/7/spc")).is_ok());
-        assert!(check(mount, branch, Path::new("log")).is_ok());
-        for out in ["/m/8/spc", "/etc", "../8/spc", "/m/7/../8"] {
-            assert_eq!(check(mount, branch, Path::new(out)), Err(Errno::PERM), "{out}");
+        let links = Links::new("/m".into(), "/w".into());
+        let branch = BranchId::new(7).unwrap();
+        for inside in ["/m/7/spc", "/w/7", "log"] {
+            assert!(links.check(branch, Path::new(inside)).is_ok(), "{inside}");
         }
-        assert_eq!(read(mount, branch, b"/m/3/spc/1"), b"/m/7/spc/1");
-        assert_eq!(read(mount, branch, b"log"), b"log");
+        for out in ["/m/8/spc", "/w/8", "/w", "/etc", "../8/spc", "/m/7/../8"] {
+            assert_eq!(links.check(branch, Path::new(out)), Err(Errno::PERM), "{out}");
+        }
+        for (made, seen) in [("/m/3/spc/1", "/m/7/spc/1"), ("/w/3", "/w/7"), ("log", "log")] {
+            assert_eq!(links.read(branch, made.as_bytes()), seen.as_bytes());
+        }
     }
 }

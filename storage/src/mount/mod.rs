@@ -1,8 +1,12 @@
 //! Requests of the kernel, answered from the store.
 //!
-//! The kernel caches names, attributes and pages of a branch for as long as it likes: nobody else
-//! changes them, and every change passes here. The root directory, which lists the branches, is
-//! not cached at all, since branches come and go by the control socket.
+//! The kernel caches names, attributes, listings and pages of a branch for as long as it likes:
+//! nobody else changes them, and every change passes here. Of the root directory, which lists the
+//! branches, names and attributes are not cached, since branches come and go by the control socket,
+//! which has the listing made anew.
+//!
+//! It opens and closes files without a word. What it was told of it may have open, until it says
+//! that it forgets it; a file that lost its last name lives as long.
 //!
 //! A panic in a request is EIO for that request; what it may have left half done is behind a
 //! poisoned lock (see `locks`).

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
 use super::answer::{LONG, NEVER, file_attr, guarded, root_attr};
-use super::links;
+use super::links::Links;
 use super::syncs::Syncs;
 use crate::branch::{Attributes, Branch, NewAttributes, Renaming, Sought};
 use crate::id::{BranchId, FileId, NodeId};
@@ -27,7 +27,7 @@ pub(super) type Replied<T> = Result<T, fuser::Errno>;
 #[derive(Clone)]
 pub(crate) struct Requests {
     store: Arc<Store>,
-    mount: PathBuf,
+    links: Links,
     syncs: Arc<Syncs>,
     over_rings: bool,
 }
@@ -49,8 +49,8 @@ pub(super) struct Wanted {
 }
 
 impl Requests {
-    pub(super) fn new(store: Arc<Store>, mount: PathBuf, over_rings: bool) -> io::Result<Self> {
-        Ok(Self { store, mount, syncs: Arc::new(Syncs::start()?), over_rings })
+    pub(super) fn new(store: Arc<Store>, links: Links, over_rings: bool) -> io::Result<Self> {
+        Ok(Self { store, links, syncs: Arc::new(Syncs::start()?), over_rings })
     }
 
     /// Whether the kernel is to be promised rings.
@@ -93,7 +93,8 @@ impl Requests {
             let attr = self.branch_attr(name).ok_or(fuser::Errno::ENOENT)?;
             return Ok(named(attr, NEVER));
         }
-        match self.on(parent, |branch, file| branch.lookup(file, name.as_bytes())) {
+        let told = |branch: &Branch, file| told(branch, branch.lookup(file, name.as_bytes()));
+        match self.on(parent, told) {
             Ok(found) => Ok(named(file_attr(&found), LONG)),
             Err(error) if error.code() == fuser::Errno::ENOENT.code() => {
                 Ok(named(FileAttr { ino: INodeNo(0), ..root_attr() }, LONG))
@@ -120,7 +121,7 @@ impl Requests {
         &self,
         node: INodeNo,
         after: u64,
-        mut add: impl FnMut(u64, &OsStr, &FileAttr) -> bool,
+        (plus, mut add): (bool, impl FnMut(u64, &OsStr, &FileAttr) -> bool),
     ) -> Replied<()> {
         if node == INodeNo::ROOT {
             self.list_branches(after, add);
@@ -135,7 +136,17 @@ impl Requests {
                 }
             }
             branch.read_dir(file, after.max(2), |item| {
-                !add(item.cookie, OsStr::from_bytes(&item.name), &file_attr(&item.attributes))
+                let attributes = &item.attributes;
+                // Gone since it was looked at: it need not be listed.
+                if plus && branch.learn(attributes.node.file).is_err() {
+                    return true;
+                }
+                let full = add(item.cookie, OsStr::from_bytes(&item.name), &file_attr(attributes));
+                if plus && full {
+                    // Not told of it after all.
+                    return branch.forget(attributes.node.file, 1).is_err();
+                }
+                !full
             })
         })
     }
@@ -183,7 +194,7 @@ impl Requests {
         mode: u32,
     ) -> Replied<Attributes> {
         self.on(parent, |branch, file| match FileType::from_raw_mode(mode) {
-            FileType::RegularFile => branch.make(file, name.as_bytes(), Making::File, mode),
+            FileType::RegularFile => branch.create(file, name.as_bytes(), mode),
             _ => Err(Errno::PERM),
         })
     }
@@ -195,16 +206,14 @@ impl Requests {
         target: &Path,
     ) -> Replied<Attributes> {
         self.on(parent, |branch, file| {
-            links::check(&self.mount, branch.id, target)?;
+            self.links.check(branch.id, target)?;
             let making = Making::Symlink(target.as_os_str().as_bytes().into());
-            branch.make(file, name.as_bytes(), making, 0o777)
+            told(branch, branch.make(file, name.as_bytes(), making, 0o777))
         })
     }
 
     pub(super) fn read_link(&self, node: INodeNo) -> Replied<Vec<u8>> {
-        self.on(node, |branch, file| {
-            Ok(links::read(&self.mount, branch.id, &branch.read_link(file)?))
-        })
+        self.on(node, |branch, file| Ok(self.links.read(branch.id, &branch.read_link(file)?)))
     }
 
     pub(super) fn rename(
@@ -226,7 +235,30 @@ impl Requests {
     }
 
     pub(super) fn link(&self, node: INodeNo, to: INodeNo, new: &OsStr) -> Replied<Attributes> {
-        self.on(node, |branch, file| branch.link(file, same_branch(branch, to)?, new.as_bytes()))
+        self.on(node, |branch, file| {
+            told(branch, branch.link(file, same_branch(branch, to)?, new.as_bytes()))
+        })
+    }
+
+    pub(super) fn make_directory(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+    ) -> Replied<Attributes> {
+        self.on(parent, |branch, file| {
+            told(branch, branch.make(file, name.as_bytes(), Making::Directory, mode))
+        })
+    }
+
+    /// The kernel knows `node` no more, or fewer times.
+    pub(super) fn forget(&self, node: INodeNo, times: u64) {
+        if node != INodeNo::ROOT
+            && let Err(error) = self.on(node, |branch, file| branch.forget(file, times))
+        {
+            // The branch is gone.
+            tracing::trace!(node = node.0, ?error, "nothing to forget");
+        }
     }
 
     pub(super) fn allocate(&self, node: INodeNo, at: u64, len: u64, mode: i32) -> Replied<()> {
@@ -291,6 +323,13 @@ fn on<T>(
         let branch = store.branch(node.branch).map_err(|_| Errno::IO)?;
         request(&branch, node.file)
     })
+}
+
+/// What a reply names, noted as known to the kernel from here on.
+fn told(branch: &Branch, named: FsResult<Attributes>) -> FsResult<Attributes> {
+    let named = named?;
+    branch.learn(named.node.file)?;
+    Ok(named)
 }
 
 /// The file that `node` stands for, if it is one of `branch`.

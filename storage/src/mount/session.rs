@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::links::Links;
 use super::requests::Requests;
 use super::ring::{self, Rings};
 use crate::error::Error;
@@ -34,7 +35,13 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn new(store: Arc<Store>, dir: &Path, io_uring: bool) -> Result<Self, Error> {
+    /// Mounts at `dir`; `wal` is the other directory that links may lead to.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        dir: &Path,
+        wal: PathBuf,
+        io_uring: bool,
+    ) -> Result<Self, Error> {
         let fault = |source| Error::Mount { dir: dir.to_path_buf(), source };
         OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(Error::NoFuse)?;
         let dir = detach_corpse(dir).map_err(fault)?;
@@ -51,8 +58,8 @@ impl Mounted {
         let privileged = rustix::process::geteuid().is_root();
         config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let requests =
-            Requests::new(store, dir.clone(), io_uring && ring::are_there()).map_err(fault)?;
+        let links = Links::new(dir.clone(), wal);
+        let requests = Requests::new(store, links, io_uring && ring::are_there()).map_err(fault)?;
         let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
         let rings = start_rings(&session, requests).map_err(fault)?;
         let session = session.spawn().map_err(fault)?;
@@ -70,6 +77,15 @@ impl Mounted {
         // It may have known nothing.
         if let Err(error) = self.notifier.inval_entry(INodeNo::ROOT, OsStr::new(&name)) {
             tracing::debug!(%branch, %error, "nothing to forget");
+        }
+    }
+
+    /// Lets the kernel list the branches anew: it keeps listings, and those of the root are changed
+    /// behind its back.
+    pub(crate) fn relist(&self) {
+        // It may have kept none.
+        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, 0, 0) {
+            tracing::debug!(%error, "nothing to list anew");
         }
     }
 

@@ -65,8 +65,8 @@ fn a_file_without_a_name_is_there_until_it_is_closed() {
         assert_eq!(read(late), [2; 6000]);
     }
     assert!(store.depth(id(1)) > 2, "merging waits");
-    branch.release(early).unwrap();
-    branch.release(late).unwrap();
+    branch.forget(early, 1).unwrap();
+    branch.forget(late, 1).unwrap();
     // What could not be merged is tried again at the next tidying or start.
     drop((branch, store));
     let store = open(dir.path());

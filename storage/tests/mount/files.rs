@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::served::{Served, id, root};
+use crate::served::{Served, eventually, id, root};
 
 /// Branch 1 with a file of three values and a bit, and branch 2 forked from it.
 fn forked() -> Served {
@@ -239,12 +239,52 @@ fn names_links_and_directories() {
     symlink(dir.join("moved"), dir.join("inside")).unwrap();
     assert_eq!(fs::read(dir.join("inside/link")).unwrap(), original());
     assert!(symlink(served.branch(1), dir.join("outside")).is_err());
+    let wal = |number: u32| served.dir.join("wal").join(number.to_string());
+    symlink(wal(2), dir.join("log")).unwrap();
+    assert!(symlink(wal(1), dir.join("outside")).is_err());
     served.client().fork(id(2), id(3), root()).unwrap();
-    // The fork's link leads into the fork.
+    // The fork's links lead into the fork.
+    assert_eq!(fs::read_link(served.branch(3).join("log")).unwrap(), wal(3));
     fs::write(served.branch(3).join("inside/link"), b"three").unwrap();
     assert_eq!(fs::read(served.branch(3).join("moved/link")).unwrap(), b"three");
     assert_eq!(fs::read(dir.join("moved/link")).unwrap(), original());
     assert!(fs::rename(dir.join("moved"), served.branch(3).join("moved-across")).is_err());
+}
+
+/// The store is told neither of an open nor of a close, but that the kernel forgets a file.
+#[test]
+fn what_lost_its_last_name_goes_with_its_last_descriptor() {
+    for served in [Served::new(), Served::over_device()] {
+        served.client().create(id(1), root()).unwrap();
+        let dir = served.branch(1);
+        let unique = || served.client().usage(id(1)).unwrap().unique_bytes;
+        let held: Vec<File> = (0..50)
+            .map(|number: u32| {
+                let path = dir.join(number.to_string());
+                fs::write(&path, vec![7; 1 << 20]).unwrap();
+                File::open(&path).unwrap()
+            })
+            .collect();
+        // Each listing tells the kernel of each file once more, and so does a second name.
+        for number in 0..50 {
+            let listed = fs::read_dir(&dir).unwrap();
+            let bytes = listed.map(|entry| entry.unwrap().metadata().unwrap().len());
+            assert_eq!(bytes.sum::<u64>(), 50 << 20);
+            let path = dir.join(number.to_string());
+            fs::hard_link(&path, dir.join("second")).unwrap();
+            fs::remove_file(dir.join("second")).unwrap();
+        }
+        (0..50).for_each(|number: u32| fs::remove_file(dir.join(number.to_string())).unwrap());
+        assert!(unique() > 50 << 20);
+        for file in &held {
+            let mut bytes = [0; 4096];
+            file.read_exact_at(&mut bytes, (1 << 20) - 4096).unwrap();
+            assert_eq!(bytes, [7; 4096]);
+        }
+        drop(held);
+        eventually(|| unique() < 1 << 20);
+        served.assert_sound();
+    }
 }
 
 /// Low bits of the inode number of a data directory become the key of a shared memory segment.

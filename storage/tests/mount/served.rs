@@ -47,6 +47,7 @@ pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
     StoreConfig {
         store_dir: dir.join("store"),
         mount_dir: dir.join("mnt"),
+        wal_dir: dir.join("wal"),
         socket: dir.join("store.sock"),
         reserve_bytes: RESERVE,
         io_uring: std::env::var_os(DEVICE).is_none(),

@@ -1,22 +1,23 @@
 //! One line for each operation of the kernel: unpack, ask, reply. Numbers in parentheses are the
 //! places of fields in what the operation is given, as `<linux/fuse.h>` lays it out.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FopenFlags, INodeNo, RenameFlags, TimeOrNow};
+use fuser::{Errno, FileAttr, INodeNo, RenameFlags, TimeOrNow};
 
 use super::call::Call;
 use super::reply::Reply;
 use crate::branch::{Attributes, Branch};
-use crate::journal::Making;
 use crate::mount::answer::{LONG, file_attr};
 use crate::mount::filesystem::OPENED;
 use crate::mount::requests::{Named, Replied, Requests, Wanted};
 
 mod opcode {
     pub(super) const LOOKUP: u32 = 1;
+    pub(super) const FORGET: u32 = 2;
     pub(super) const GETATTR: u32 = 3;
     pub(super) const SETATTR: u32 = 4;
     pub(super) const READLINK: u32 = 5;
@@ -27,15 +28,11 @@ mod opcode {
     pub(super) const RMDIR: u32 = 11;
     pub(super) const RENAME: u32 = 12;
     pub(super) const LINK: u32 = 13;
-    pub(super) const OPEN: u32 = 14;
     pub(super) const READ: u32 = 15;
     pub(super) const WRITE: u32 = 16;
     pub(super) const STATFS: u32 = 17;
-    pub(super) const RELEASE: u32 = 18;
     pub(super) const FSYNC: u32 = 20;
-    pub(super) const OPENDIR: u32 = 27;
     pub(super) const READDIR: u32 = 28;
-    pub(super) const RELEASEDIR: u32 = 29;
     pub(super) const FSYNCDIR: u32 = 30;
     pub(super) const CREATE: u32 = 35;
     pub(super) const FALLOCATE: u32 = 43;
@@ -60,13 +57,10 @@ pub(super) fn answer(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -
             Ok(Reply::new(payload).u32(call.u32(16)).u32(0).len())
         }
         opcode::FSYNC | opcode::FSYNCDIR => sync(requests, call),
-        opcode::RELEASE => requests.on(node, Branch::release).map(|()| 0),
-        opcode::OPEN => {
-            requests.on(node, Branch::open)?;
-            Ok(Reply::new(payload).open_file(OPENED).len())
+        opcode::FORGET => {
+            requests.forget(node, call.u64(0));
+            Ok(0)
         }
-        opcode::OPENDIR => Ok(Reply::new(payload).open_file(FopenFlags::empty()).len()),
-        opcode::RELEASEDIR => Ok(0),
         opcode::READDIR => list(requests, call, payload, false),
         opcode::READDIRPLUS => list(requests, call, payload, true),
         opcode::FALLOCATE => {
@@ -120,11 +114,7 @@ fn answer_names(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -> Rep
             named(&requests.make_link(node, name, Path::new(target))?)
         }
         opcode::MKNOD => named(&requests.make_node(node, call.name(payload), call.u32(0))?),
-        opcode::MKDIR => {
-            let name = call.name(payload).as_bytes();
-            let making = Making::Directory;
-            named(&requests.on(node, |branch, file| branch.make(file, name, making, call.u32(0)))?)
-        }
+        opcode::MKDIR => named(&requests.make_directory(node, call.name(payload), call.u32(0))?),
         opcode::LINK => named(&requests.link(INodeNo(call.u64(0)), node, call.name(payload))?),
         opcode::UNLINK | opcode::RMDIR => {
             let (name, directory) = (call.name(payload), call.opcode() == opcode::RMDIR);
@@ -135,7 +125,7 @@ fn answer_names(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -> Rep
         opcode::RENAME2 => {
             return rename(requests, call, payload, RenameFlags::from_bits_retain(call.u32(8)));
         }
-        // Flushes and extended attributes among them: the kernel need not ask again.
+        // To open, flush, list extended attributes: the kernel need not ask again.
         _ => return Err(Errno::ENOSYS),
     };
     Ok(Reply::new(payload).name(&made).len())
@@ -170,11 +160,12 @@ fn list(
     let node = call.node();
     let max = usize::try_from(call.u32(16)).unwrap_or(usize::MAX);
     let mut reply = Reply::new(payload);
-    requests.list(node, call.u64(8), |cookie, name, attr| {
+    let add = |cookie, name: &OsStr, attr: &FileAttr| {
         let valid = Requests::listed_valid(node);
         let named = Named { attr: *attr, name_valid: valid, attributes_valid: valid };
         reply.entry(cookie, name, (attr, with_attributes.then_some(&named)), max)
-    })?;
+    };
+    requests.list(node, call.u64(8), (with_attributes, add))?;
     Ok(reply.len())
 }
 

@@ -1,0 +1,163 @@
+//! Write-ahead logs beside their data directories: taken out, forked from running and stopped
+//! computes, lost.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tokio_postgres::Client;
+
+use super::super::{Compute, ComputeKind, ComputeSpec, PostgresError, Session, wal};
+use super::{Site, login};
+
+impl Site {
+    /// A copy of the data directory as it is at this moment, and its log as a fork gets it.
+    fn fork(&self) -> Result<ComputeSpec, PostgresError> {
+        let pinned = wal::pin(&self.root.join("wal/7"))?;
+        let fork = ComputeSpec {
+            data_dir: self.root.join("mnt/8"),
+            wal_dir: Some(self.root.join("wal/8")),
+            socket_dir: self.root.join("run/8"),
+            log_file: self.root.join("log/compute-8.log"),
+            state_file: self.root.join("run/8.compute"),
+            ..self.compute(ComputeKind::Branch)
+        };
+        let copied = Command::new("cp").arg("-a").args([&self.data_dir(), &fork.data_dir]).status();
+        assert!(copied.unwrap().success());
+        for left_behind in ["postmaster.pid", "pg_wal"] {
+            drop(fs::remove_file(fork.data_dir.join(left_behind)));
+        }
+        pinned.copy_to(&fork)?;
+        wal::sync(&self.root.join("wal/8"))?;
+        Ok(fork)
+    }
+
+    fn segments(&self, log: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.root.join(log)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.file_name().unwrap().len() == 24).collect()
+    }
+}
+
+/// Commits a row with enough log to go round in a segment in some rounds.
+async fn commit(client: &Client, row: i32) {
+    let sql = format!("INSERT INTO t SELECT {row}, repeat('x', 90000) FROM generate_series(1, 20)");
+    client.batch_execute(&sql).await.unwrap();
+}
+
+async fn rows(client: &Client) -> i64 {
+    client.query_one("SELECT count(DISTINCT x) FROM t", &[]).await.unwrap().get(0)
+}
+
+const TABLE: &str = "CREATE TABLE t (x int, filler text); \
+                     ALTER TABLE t ALTER filler SET STORAGE EXTERNAL";
+
+#[tokio::test]
+async fn the_first_start_takes_the_log_out_and_all_others_leave_it_there() {
+    let site = Site::with_database("app").await;
+    let inside = site.data_dir().join("pg_wal");
+    assert!(fs::symlink_metadata(&inside).unwrap().is_dir());
+    for row in 1..4 {
+        let compute = site.start().await;
+        assert_eq!(fs::read_link(&inside).unwrap(), site.root.join("wal/7"));
+        let client = login(compute.socket_dir(), "branch_owner", "app").await;
+        if row == 1 {
+            client.batch_execute(TABLE).await.unwrap();
+        }
+        commit(&client, row).await;
+        assert_eq!(rows(&client).await, i64::from(row));
+        // Without and with recovery.
+        let _exit = if row == 1 { compute.stop().await } else { compute.kill().await };
+    }
+    assert!(!site.data_dir().join("pg_wal.taken_out").exists());
+}
+
+#[tokio::test]
+async fn a_log_that_is_taken_out_after_a_crash_holds_what_was_committed() {
+    let site = Site::with_database("app").await;
+    let inside = ComputeSpec { wal_dir: None, ..site.compute(ComputeKind::Branch) };
+    let compute = Compute::start(inside).await.unwrap();
+    let client = login(compute.socket_dir(), "branch_owner", "app").await;
+    client.batch_execute(TABLE).await.unwrap();
+    for row in 0..20 {
+        commit(&client, row).await;
+    }
+    compute.kill().await.unwrap();
+    // Of an attempt that was cut short: the directory still counts.
+    fs::create_dir(site.root.join("wal/7")).unwrap();
+    let compute = site.start().await;
+    let client = login(compute.socket_dir(), "branch_owner", "app").await;
+    assert_eq!(rows(&client).await, 20);
+    compute.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
+    let site = Site::with_database("app").await;
+    let parent = site.start().await;
+    let client = login(parent.socket_dir(), "branch_owner", "app").await;
+    client.batch_execute(TABLE).await.unwrap();
+    Session::system(parent.socket_dir()).await.unwrap().checkpoint().await.unwrap();
+    for row in 0..20 {
+        commit(&client, row).await;
+    }
+    assert!(site.segments("wal/7").len() > 2, "the log is to cross segments");
+    let fork = site.fork().unwrap();
+    commit(&client, 20).await;
+    let child = Compute::start(fork).await.unwrap();
+    let of_child = login(child.socket_dir(), "branch_owner", "app").await;
+    assert_eq!((rows(&of_child).await, rows(&client).await), (20, 21));
+    child.stop().await.unwrap();
+    parent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_reads_on_where_the_log_was_switched() {
+    let site = Site::with_database("app").await;
+    let parent = site.start().await;
+    let client = login(parent.socket_dir(), "branch_owner", "app").await;
+    client.batch_execute(TABLE).await.unwrap();
+    let system = Session::system(parent.socket_dir()).await.unwrap();
+    system.checkpoint().await.unwrap();
+    for row in 0..3 {
+        commit(&client, row).await;
+        system.client().batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    }
+    commit(&client, 3).await;
+    let child = Compute::start(site.fork().unwrap()).await.unwrap();
+    assert_eq!(rows(&login(child.socket_dir(), "branch_owner", "app").await).await, 4);
+    child.stop().await.unwrap();
+    parent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_of_a_stopped_compute_costs_a_few_pages_of_log() {
+    let site = Site::with_database("app").await;
+    let parent = site.start().await;
+    let client = login(parent.socket_dir(), "branch_owner", "app").await;
+    client.batch_execute(TABLE).await.unwrap();
+    for row in 0..20 {
+        commit(&client, row).await;
+    }
+    parent.stop().await.unwrap();
+    let fork = site.fork().unwrap();
+    let taken = wal::bytes_of(&site.root.join("wal/8")).unwrap();
+    assert!((8192..=32768).contains(&taken), "{taken} bytes");
+    let child = Compute::start(fork).await.unwrap();
+    assert_eq!(rows(&login(child.socket_dir(), "branch_owner", "app").await).await, 20);
+    child.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_lacks_what_recovery_needs_is_refused() {
+    let site = Site::with_database("app").await;
+    site.start().await.stop().await.unwrap();
+    for segment in site.segments("wal/7") {
+        fs::remove_file(segment).unwrap();
+    }
+    let said = crate::cause::Causes(&site.fork().unwrap_err()).to_string();
+    assert!(said.contains("write-ahead log ends at"), "{said}");
+    fs::remove_dir_all(site.root.join("wal/7")).unwrap();
+    let missing = Compute::start(site.compute(ComputeKind::Branch)).await.unwrap_err();
+    assert!(matches!(missing, PostgresError::WalMissing(_)), "{missing}");
+}
