@@ -13,8 +13,9 @@ use crate::door::{self, Accepted, Door, Entrance};
 use crate::home::Home;
 use crate::lanes::Lanes;
 use crate::route::Route;
+use crate::sessions::Peer;
 use crate::settings::{Settings, Stop};
-use crate::socket::{Socket, UnwatchedSocket};
+use crate::socket::UnwatchedSocket;
 use crate::stream::Stream;
 use crate::throttle::Throttle;
 
@@ -54,12 +55,19 @@ impl Listener {
         self
     }
 
-    async fn accept(&self) -> io::Result<UnwatchedSocket> {
-        let socket = match &self.socket {
-            ListenerSocket::Tcp(listener) => Socket::tcp(listener.accept().await?.0)?,
-            ListenerSocket::Unix(listener) => Socket::Unix(listener.accept().await?.0),
-        };
-        socket.unwatch()
+    async fn accept(&self) -> io::Result<(UnwatchedSocket, Peer)> {
+        Ok(match &self.socket {
+            ListenerSocket::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                (UnwatchedSocket::tcp(stream)?, Peer::Tcp(address))
+            }
+            ListenerSocket::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let credentials = stream.peer_cred()?;
+                let (uid, pid) = (credentials.uid(), credentials.pid().unwrap_or(0));
+                (UnwatchedSocket::unix(stream)?, Peer::Unix { uid, pid })
+            }
+        })
     }
 }
 
@@ -108,11 +116,11 @@ async fn accept_loop<R: Route, C: Console>(
             () = door.stop.accepting.cancelled() => break,
         };
         match accepted {
-            Ok(socket) => {
+            Ok(accepted) => {
                 let (door, entrance) = (Arc::clone(&door), Arc::clone(&entrance));
                 let (lane, place) = lanes.place();
                 let served = async move {
-                    connection(&door, socket, &entrance).await;
+                    connection(&door, accepted, &entrance).await;
                     drop(place);
                 };
                 connections.spawn_on(served, &lane);
@@ -147,11 +155,10 @@ async fn all_ended(connections: &mut JoinSet<()>) {
 
 async fn connection<R: Route, C: Console>(
     door: &Door<R, C>,
-    socket: UnwatchedSocket,
+    (socket, peer): (UnwatchedSocket, Peer),
     entrance: &Entrance,
 ) {
     let Ok(socket) = socket.watch() else { return };
-    let Ok(peer) = socket.peer() else { return };
     let mut stream = Stream::Plain(socket);
     let policy = door.settings.policy.current();
     door.settings.meters.accepted();

@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 
 use crate::sessions::{Session, SessionState};
+use crate::socket::Socket;
 use crate::wire::{Skimmer, TransactionStatus};
 
 /// COPY and large results gain nothing from more; small messages do not care.
@@ -46,7 +46,7 @@ pub(crate) enum RelayEnd {
 /// A session being relayed.
 pub(crate) struct Relay<'a, S> {
     client: &'a mut S,
-    backend: &'a mut UnixStream,
+    backend: &'a mut Socket,
     session: &'a Session,
     to_backend: Pending,
     to_client: Pending,
@@ -60,11 +60,7 @@ pub(crate) struct Relay<'a, S> {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     /// Takes over after ReadyForQuery.
-    pub(crate) fn new(
-        client: &'a mut S,
-        backend: &'a mut UnixStream,
-        session: &'a Session,
-    ) -> Self {
+    pub(crate) fn new(client: &'a mut S, backend: &'a mut Socket, session: &'a Session) -> Self {
         Self {
             client,
             backend,

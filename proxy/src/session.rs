@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayEnd};
 use crate::route::{Backend, Route};
 use crate::sessions::{SessionGuard, SessionState};
+use crate::socket::Socket;
 use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire;
 
@@ -72,6 +73,9 @@ impl<R: Route, C: Console> Door<R, C> {
         }
         accepted.place.settled();
 
+        let Ok(mut backend) = Socket::of_backend(backend) else {
+            return Err(Ending::Gone("no descriptor left"));
+        };
         let mut relay = Relay::new(stream, &mut backend, session);
         let mut end = tokio::select! {
             end = relay.run() => Some(end),

@@ -1,16 +1,27 @@
-//! The client's socket: TCP or unix behind one type, with the options each needs.
+//! A stream socket, TCP or unix, of a client or of a backend.
+//!
+//! A unix socket announces room each time that its peer reads, whether or not it ever was full. To
+//! a lane that listens for room, as tokio's own streams do, that is one more wake-up for every
+//! query. So at a unix socket room is listened for only from a write that found none to the next.
+//! TCP announces room only after a write that found none.
+//!
+//! A backend that streams a large result sends one buffer after the other, and pays itself for each
+//! wake-up of a lane that waits for the next. So the next is asked for a little while first.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, sockopt};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown, sockopt,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-
-use crate::sessions::Peer;
+use tokio::task::coop::poll_proceed;
 
 /// A dead peer is noticed after idle + interval x retries = 2 minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -19,14 +30,118 @@ const KEEPALIVE_RETRIES: u32 = 6;
 /// Sent data that is not acknowledged for so long ends the connection.
 const USER_TIMEOUT_MS: u32 = 60_000;
 
-/// An accepted connection.
+/// Postgres' own buffer: who sends so much at once over a unix socket has more.
+const STREAMED_BYTES: usize = 8192;
+/// How often more of a stream is asked for before waiting: together as long as a wake-up takes.
+const ASKS: usize = 64;
+
+/// A connected socket on the runtime that watches it.
 #[derive(Debug)]
-pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(crate) struct Socket {
+    watched: AsyncFd<OwnedFd>,
+    family: Family,
+    /// While a unix socket was full when last written to: the same by another descriptor.
+    room: Option<AsyncFd<OwnedFd>>,
+    /// The last read was of a stream from this host.
+    streams: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    Tcp,
+    Unix,
 }
 
 impl Socket {
+    /// Takes over a connection to a backend.
+    pub(crate) fn of_backend(stream: UnixStream) -> io::Result<Self> {
+        UnwatchedSocket::unix(stream)?.watch()
+    }
+
+    /// The same connection by a descriptor of its own.
+    pub(crate) fn duplicate(&self) -> io::Result<Self> {
+        let socket = self.as_fd().try_clone_to_owned()?;
+        UnwatchedSocket { socket, family: self.family }.watch()
+    }
+
+    /// The next byte, left where it is; `None` at the end.
+    pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
+        self.watched.async_io(Interest::READABLE, peek).await
+    }
+
+    /// As [`Socket::peek`], or the error `WouldBlock`.
+    pub(crate) fn try_peek(&self) -> io::Result<Option<u8>> {
+        self.watched.try_io(Interest::READABLE, peek)
+    }
+
+    fn has_read(&mut self, count: usize, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        buffer.advance(count);
+        self.streams = matches!(self.family, Family::Unix) && count >= STREAMED_BYTES;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends once there is room.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        send: impl Fn(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Poll<io::Result<usize>> {
+        match self.family {
+            Family::Tcp => self.poll_send_tcp(cx, wanted, send),
+            Family::Unix => self.poll_send_unix(cx, send),
+        }
+    }
+
+    fn poll_send_tcp(
+        &self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        send: impl Fn(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut room = ready!(self.watched.poll_write_ready(cx))?;
+            let sent = send(self.watched.get_ref());
+            // Not all of it: now it is full. Room is announced.
+            if !sent.is_ok_and(|sent| sent == wanted) {
+                room.clear_ready();
+            }
+            if sent != Err(Errno::WOULDBLOCK) {
+                return Poll::Ready(Ok(sent?));
+            }
+        }
+    }
+
+    fn poll_send_unix(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(room) = &self.room {
+                ready!(room.poll_write_ready(cx))?.retain_ready();
+                self.room = None;
+            }
+            match send(self.watched.get_ref()) {
+                // Listening begins with whether there is room by now.
+                Err(Errno::WOULDBLOCK) => {
+                    let socket = self.as_fd().try_clone_to_owned()?;
+                    self.room = Some(watch(socket, Interest::WRITABLE)?);
+                }
+                sent => return Poll::Ready(Ok(sent?)),
+            }
+        }
+    }
+}
+
+/// A connected socket that no runtime watches.
+#[derive(Debug)]
+pub(crate) struct UnwatchedSocket {
+    socket: OwnedFd,
+    family: Family,
+}
+
+impl UnwatchedSocket {
     /// Takes a TCP connection: no delay, keepalive.
     pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
@@ -35,80 +150,40 @@ impl Socket {
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_RETRIES)?;
         sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
-        Ok(Self::Tcp(stream))
+        Ok(Self { socket: stream.into_std()?.into(), family: Family::Tcp })
     }
 
-    /// Who is at the other end.
-    pub(crate) fn peer(&self) -> io::Result<Peer> {
-        match self {
-            Self::Tcp(stream) => Ok(Peer::Tcp(stream.peer_addr()?)),
-            Self::Unix(stream) => {
-                let credentials = stream.peer_cred()?;
-                Ok(Peer::Unix { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) })
-            }
-        }
+    /// Takes a connection over a unix socket.
+    pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self { socket: stream.into_std()?.into(), family: Family::Unix })
     }
 
-    /// Takes it from the runtime that it was accepted on.
-    pub(crate) fn unwatch(self) -> io::Result<UnwatchedSocket> {
-        Ok(match self {
-            Self::Tcp(stream) => UnwatchedSocket::Tcp(stream.into_std()?),
-            Self::Unix(stream) => UnwatchedSocket::Unix(stream.into_std()?),
-        })
-    }
-
-    /// The next byte, left where it is; `None` at the end.
-    pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
-        loop {
-            match self {
-                Self::Tcp(stream) => stream.readable().await?,
-                Self::Unix(stream) => stream.readable().await?,
-            }
-            match self.try_peek() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return peeked,
-            }
-        }
-    }
-
-    /// As [`Socket::peek`], or the error `WouldBlock`.
-    pub(crate) fn try_peek(&self) -> io::Result<Option<u8>> {
-        let peek = || {
-            let mut byte = [0_u8];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let (count, _) = rustix::net::recv(self, &mut byte, flags)?;
-            Ok((count > 0).then_some(byte[0]))
-        };
-        match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
-        }
-    }
-}
-
-/// A connection that no runtime watches.
-#[derive(Debug)]
-pub(crate) enum UnwatchedSocket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-impl UnwatchedSocket {
     /// Gives it to the runtime of the caller.
     pub(crate) fn watch(self) -> io::Result<Socket> {
-        Ok(match self {
-            Self::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
-        })
+        let Self { socket, family } = self;
+        let interest = match family {
+            Family::Tcp => Interest::READABLE | Interest::WRITABLE,
+            Family::Unix => Interest::READABLE,
+        };
+        Ok(Socket { watched: watch(socket, interest)?, family, room: None, streams: false })
     }
+}
+
+fn watch(socket: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and returns the same descriptor until it is dropped, and the
+    // `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+fn peek(socket: &OwnedFd) -> io::Result<Option<u8>> {
+    let mut byte = [0_u8];
+    let (count, _) = recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok((count > 0).then_some(byte[0]))
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+        self.watched.as_fd()
     }
 }
 
@@ -118,36 +193,116 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        let socket = self.get_mut();
+        if std::mem::take(&mut socket.streams) {
+            // A stream without end must not keep the lane from others.
+            let turn = ready!(poll_proceed(cx));
+            for _ in 0..ASKS {
+                match recv(&socket.watched, buffer.initialize_unfilled(), RecvFlags::empty()) {
+                    Err(Errno::WOULDBLOCK) => {}
+                    received => {
+                        turn.made_progress();
+                        return socket.has_read(received?.0, buffer);
+                    }
+                }
+            }
+        }
+        loop {
+            let mut input = ready!(socket.watched.poll_read_ready(cx))?;
+            let unfilled = buffer.initialize_unfilled();
+            let wanted = unfilled.len();
+            let count = match recv(socket.watched.get_ref(), unfilled, RecvFlags::empty()) {
+                Err(Errno::WOULDBLOCK) => {
+                    input.clear_ready();
+                    continue;
+                }
+                received => received?.0,
+            };
+            // Less than asked for: that was all. What comes later is announced.
+            if 0 < count && count < wanted {
+                input.clear_ready();
+            }
+            return socket.has_read(count, buffer);
         }
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        self.poll_send(cx, bytes.len(), |socket| send(socket, bytes, SendFlags::NOSIGNAL))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = parts.iter().map(|part| part.len()).sum();
+        self.poll_send(cx, wanted, |socket| {
+            sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+        })
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(shutdown(&self.watched, Shutdown::Write)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const BYTES: usize = 16 << 20;
+
+    /// Sends more than any buffer holds to a peer that reads all of it and answers in two parts.
+    async fn a_full_socket_is_written_to_once_there_is_room(
+        mut ours: Socket,
+        mut theirs: impl AsyncRead + AsyncWrite + Unpin,
+    ) {
+        let writing = tokio::spawn(async move {
+            ours.write_all(&vec![7; BYTES]).await.unwrap();
+            let mut answer = [0; 2];
+            ours.read_exact(&mut answer).await.unwrap();
+            (ours, answer)
+        });
+        let mut bytes = vec![0; BYTES];
+        theirs.read_exact(&mut bytes).await.unwrap();
+        theirs.write_all(b"o").await.unwrap();
+        theirs.write_all(b"k").await.unwrap();
+        let (mut ours, answer) = writing.await.unwrap();
+        assert_eq!((bytes.iter().all(|byte| *byte == 7), &answer), (true, b"ok"));
+        assert!(ours.room.is_none());
+        drop(theirs);
+        assert_eq!(ours.peek().await.unwrap(), None);
+        assert_eq!(ours.read(&mut bytes).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn room_at_a_unix_socket() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ours = Socket::of_backend(ours).unwrap();
+        a_full_socket_is_written_to_once_there_is_room(ours, theirs).await;
+    }
+
+    #[tokio::test]
+    async fn room_at_a_tcp_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let ours = UnwatchedSocket::tcp(listener.accept().await.unwrap().0).unwrap();
+        a_full_socket_is_written_to_once_there_is_room(ours.watch().unwrap(), theirs).await;
     }
 }

@@ -1,13 +1,11 @@
 //! A client's byte stream, encrypted or not.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use crate::socket::Socket;
@@ -90,11 +88,7 @@ impl Hangup {
     /// in use elsewhere.
     pub(crate) fn watch(stream: &Stream) -> io::Result<Self> {
         let socket = stream.socket().ok_or(io::ErrorKind::NotConnected)?;
-        let duplicate = socket.as_fd().try_clone_to_owned()?;
-        Ok(Self(match socket {
-            Socket::Tcp(_) => Socket::Tcp(TcpStream::from_std(duplicate.into())?),
-            Socket::Unix(_) => Socket::Unix(UnixStream::from_std(duplicate.into())?),
-        }))
+        Ok(Self(socket.duplicate()?))
     }
 
     /// Returns when the peer is gone. Once the peer has sent something that nobody reads, its

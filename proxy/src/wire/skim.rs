@@ -45,11 +45,17 @@ impl Skimmer {
     /// Takes the next bytes of the stream.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.lost {
-            if self.remaining > 0 {
-                bytes = self.skip_body(bytes);
+            bytes = if self.remaining > 0 {
+                self.skip_body(bytes)
+            } else if self.have == 0
+                && let Some((header, rest)) = bytes.split_first_chunk()
+            {
+                self.header = *header;
+                self.enter_body();
+                rest
             } else {
-                bytes = self.read_header(bytes);
-            }
+                self.read_header(bytes)
+            };
         }
     }
 
@@ -71,15 +77,19 @@ impl Skimmer {
         }
         self.have += taken.len();
         if self.have == self.header.len() {
-            let [_, length @ ..] = self.header;
-            match usize::try_from(u32::from_be_bytes(length)).ok().and_then(|l| l.checked_sub(4)) {
-                Some(remaining) => self.remaining = remaining,
-                None => self.lost = true,
-            }
-            self.have = 0;
-            self.ready = None;
+            self.enter_body();
         }
         rest
+    }
+
+    fn enter_body(&mut self) {
+        let [_, length @ ..] = self.header;
+        match usize::try_from(u32::from_be_bytes(length)).ok().and_then(|l| l.checked_sub(4)) {
+            Some(remaining) => self.remaining = remaining,
+            None => self.lost = true,
+        }
+        self.have = 0;
+        self.ready = None;
     }
 
     fn skip_body<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, future, stream};
+use proxy::Sample;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
@@ -112,8 +113,13 @@ async fn notices_come_while_the_statement_runs() {
     let (cancelled, ()) = within(future::join(forever, cancel)).await;
     assert_eq!(cancelled.unwrap_err().code().unwrap().code(), "57014");
     assert_eq!(door.console.dropped.load(Ordering::SeqCst), 1);
-    // A cancel that comes late hits nothing.
+    // A cancel that comes late hits nothing. Its sender does not wait until it was looked at.
     client.cancel_token().cancel_query(NoTls).await.unwrap();
+    let is_second = |sample: &Sample| {
+        sample.name == "ardent_proxy_cancel_requests_total" && sample.value >= 2.0
+    };
+    let meters = &door.settings.meters;
+    until("the late cancel was looked at", || meters.samples().iter().any(is_second)).await;
     client.batch_execute("SELECT 1").await.unwrap();
 }
 
