@@ -88,9 +88,12 @@ impl Branches {
         }
         let parent = self.parent(request)?;
         request.connector.check_ready()?;
-        let record = self.insert_row(request, parent.as_deref())?;
-        match self.bring_up(record.clone(), request, parent).await {
-            Ok(record) => Ok(record),
+        let mut record = self.insert_row(request, parent.as_deref())?;
+        match self.bring_up(&mut record, request, parent).await {
+            Ok(()) => {
+                self.register(record.clone());
+                Ok(Arc::new(record))
+            }
             Err(error @ BranchError::Hook { .. }) => {
                 self.fail(record, &error).await?;
                 Err(error)
@@ -107,10 +110,10 @@ impl Branches {
     async fn fail(&self, mut record: BranchRecord, error: &BranchError) -> Result<(), BranchError> {
         let failure = error.to_string();
         tracing::warn!(branch = %record.made.name, error = %failure, "new branch is kept unconnectable");
-        self.services.catalog.set_branch_failed(record.number, &failure)?;
-        self.services.computes.stop(record.number).await?;
         record.state = BranchState::Failed;
         record.failure = Some(failure);
+        self.services.catalog.settle_branch(&record)?;
+        self.services.computes.stop(record.number).await?;
         self.keep_failed(record);
         Ok(())
     }
@@ -150,26 +153,25 @@ impl Branches {
 
     async fn bring_up(
         &self,
-        mut record: BranchRecord,
+        record: &mut BranchRecord,
         request: &CreateBranch,
         parent: Option<Arc<BranchRecord>>,
-    ) -> Result<Arc<BranchRecord>, BranchError> {
+    ) -> Result<(), BranchError> {
         let begun = Instant::now();
         let mut cut = match parent {
-            Some(parent) => self.fork_branch(&record, &parent).await?,
+            Some(parent) => self.fork_branch(record, &parent).await?,
             None => {
                 let freshness_timeout = self.freshness_timeout(request)?;
                 let cut = CutRequest { branch: record.number, freshness_timeout };
                 request.connector.cut(cut).await?
             }
         };
-        self.limit(&record).await?;
+        (record.lsn, record.commit_time, record.stale) = (cut.lsn, cut.commit_time, cut.stale);
+        self.limit(record).await?;
         let was_cut = Instant::now();
-        let catalog = &self.services.catalog;
-        catalog.set_branch_position(record.number, cut.lsn, cut.commit_time, cut.stale)?;
         let computes = &self.services.computes;
         let (lease, durable) = tokio::join!(
-            computes.wake(ComputeTarget::of(&record)),
+            computes.wake(ComputeTarget::of(record)),
             computes.sync_wal(record.number)
         );
         let lease = lease?;
@@ -183,9 +185,10 @@ impl Branches {
             let branch = TrunkAccess { socket_dir, database };
             enable_triggers(&branch).await.map_err(BranchError::Triggers)?;
         }
-        self.dress(&record, &request.connector, lease.compute().socket_dir()).await?;
-        self.prove(&record, request, lease.compute().socket_dir()).await?;
-        catalog.set_branch_state(record.number, BranchState::Active)?;
+        self.dress(record, &request.connector, lease.compute().socket_dir()).await?;
+        self.prove(record, request, lease.compute().socket_dir()).await?;
+        record.state = BranchState::Active;
+        self.services.catalog.settle_branch(record)?;
         tracing::info!(
             branch = %record.made.name,
             number = record.number.get(),
@@ -196,10 +199,7 @@ impl Branches {
             total_ms = millis(begun.elapsed()),
             "created branch"
         );
-        record.state = BranchState::Active;
-        (record.lsn, record.commit_time, record.stale) = (cut.lsn, cut.commit_time, cut.stale);
-        self.register(record.clone());
-        Ok(Arc::new(record))
+        Ok(())
     }
 
     fn setting(

@@ -196,21 +196,6 @@ impl Catalog {
         Ok(records)
     }
 
-    /// Records the source position a branch equals.
-    pub fn set_branch_position(
-        &self,
-        number: BranchId,
-        lsn: Option<Lsn>,
-        commit_time: Option<SystemTime>,
-        stale: bool,
-    ) -> Result<(), CatalogError> {
-        let sql = "UPDATE branch SET lsn = ?2, commit_time = ?3, stale = ?4 WHERE number = ?1";
-        let lsn = lsn.map(|lsn| lsn.to_string());
-        let commit_time = commit_time.map(to_micros);
-        self.lock().execute(sql, params![number.get(), lsn, commit_time, stale])?;
-        Ok(())
-    }
-
     /// Moves a branch.
     pub fn set_branch_state(
         &self,
@@ -222,11 +207,16 @@ impl Catalog {
         Ok(())
     }
 
-    /// Keeps a branch that must not be connected to, and why.
-    pub fn set_branch_failed(&self, number: BranchId, failure: &str) -> Result<(), CatalogError> {
-        let sql = "UPDATE branch SET state = ?2, failure = ?3 WHERE number = ?1";
-        let state = BranchState::Failed.as_str();
-        self.lock().execute(sql, params![number.get(), state, failure])?;
+    /// Records what a new branch has become: its state, the source position it equals, and why it
+    /// failed if it did.
+    pub fn settle_branch(&self, record: &BranchRecord) -> Result<(), CatalogError> {
+        let sql = "UPDATE branch SET state = ?2, lsn = ?3, commit_time = ?4, stale = ?5, \
+                   failure = ?6 WHERE number = ?1";
+        let BranchRecord { number, stale, failure, .. } = record;
+        let lsn = record.lsn.map(|lsn| lsn.to_string());
+        let commit_time = record.commit_time.map(to_micros);
+        let state = record.state.as_str();
+        self.lock().execute(sql, params![number.get(), state, lsn, commit_time, stale, failure])?;
         Ok(())
     }
 

@@ -70,10 +70,11 @@ fn branch_numbers_are_never_reused() {
 fn branch_keeps_its_position() {
     let catalog = catalog();
     let id = catalog.insert_connector(&connector("prod")).unwrap();
-    let number = catalog.insert_branch(&branch("a", "a", id)).unwrap().number;
+    let mut record = catalog.insert_branch(&branch("a", "a", id)).unwrap();
     let at = from_micros(1_700_000_000_000_001);
-    catalog.set_branch_position(number, "1/2A".parse().ok(), Some(at), true).unwrap();
-    catalog.set_branch_state(number, BranchState::Active).unwrap();
+    (record.lsn, record.commit_time, record.stale) = ("1/2A".parse().ok(), Some(at), true);
+    record.state = BranchState::Active;
+    catalog.settle_branch(&record).unwrap();
     let stored = catalog.branches().unwrap().remove(0);
     assert_eq!(stored.lsn.unwrap().to_string(), "1/2A");
     assert_eq!((stored.commit_time, stored.stale), (Some(at), true));

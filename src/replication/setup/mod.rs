@@ -10,6 +10,7 @@ mod copy;
 mod database;
 mod extensions;
 mod foreign_keys;
+mod materialized_views;
 mod resume;
 mod roles;
 mod schema;
@@ -300,6 +301,7 @@ impl Setup<'_> {
         self.enter(state, Stage::Indexes);
         warnings.extend(dump.restore_rest(self).await?);
         let unmet = foreign_keys::add_unvalidated(self, &ledger.foreign_keys).await?;
+        warnings.extend(materialized_views::refresh(self).await?);
         roles::end_restore(&system, facts).await?;
         let wanted = settings::read(self.link).await?;
         warnings.extend(settings::mirror(&system, &self.trunk.database, &wanted).await?);

@@ -114,3 +114,27 @@ async fn tables_that_the_trunk_cannot_have_are_named_and_the_rest_is_copied() {
     assert_eq!(chain.stream().status().quarantined.len(), 2);
     assert_eq!(chain.trunk.value("app", "SELECT count(*)::text FROM public.small").await, "1002");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn materialized_views_are_filled_from_the_copied_tables() {
+    let schema = "
+CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item SELECT generate_series(1, 7);
+CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM item;
+CREATE MATERIALIZED VIEW twice AS SELECT n * 2 AS n FROM total;
+CREATE MATERIALIZED VIEW empty AS SELECT 1 AS n WITH NO DATA;
+CREATE MATERIALIZED VIEW broken AS SELECT 1 / (5 - count(*)) AS n FROM item WHERE id < 7;
+DELETE FROM item WHERE id = 1";
+    let mut chain = Chain::prepare(schema).await;
+    chain.copy().await;
+    let trunk = chain.trunk.session("app").await;
+    for (view, n) in [("total", 6_i64), ("twice", 12)] {
+        let held = trunk.query_one(&format!("SELECT n FROM public.{view}"), &[]).await.unwrap();
+        assert_eq!(held.get::<_, i64>(0), n, "{view}");
+    }
+    let populated = "SELECT string_agg(matviewname, ' ' ORDER BY 1) FROM pg_matviews
+                      WHERE schemaname = 'public' AND ispopulated";
+    let populated = trunk.query_one(populated, &[]).await.unwrap();
+    assert_eq!(populated.get::<_, String>(0), "total twice");
+    let [warning] = &chain.warnings[..] else { panic!("{:?}", chain.warnings) };
+    assert_eq!(warning, "materialized view public.broken stays empty: division by zero");
+}
