@@ -36,6 +36,9 @@ impl Branch {
             let data = body.and_then(|body| Some((body.data_name(file), body.data?)));
             (if own { inode.record } else { 0 }, data)
         };
+        if data.is_some() {
+            top.write_out();
+        }
         let synced = top.sync_promised().and_then(|()| {
             if let Some((name, made)) = data {
                 match top.data(name) {

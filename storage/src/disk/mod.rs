@@ -83,6 +83,8 @@ pub(crate) trait Medium: Send + Sync {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Begins to write what a sync would have to. Only a hint, which a medium may ignore.
+    fn write_out(&self) {}
     /// Makes data and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
     /// The first run of bytes at or after `from` that was written, if any.

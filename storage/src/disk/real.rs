@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,6 +160,16 @@ impl Medium for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn write_out(&self) {
+        // SAFETY: the descriptor is open for as long as the file is borrowed.
+        let begun =
+            unsafe { libc::sync_file_range(self.0.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+        if begun != 0 {
+            // The sync that follows tells whoever asked.
+            tracing::debug!(error = %io::Error::last_os_error(), "write out");
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

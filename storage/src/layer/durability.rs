@@ -4,11 +4,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::{Layer, held};
 use crate::files::{DataFile, layer_dir};
 use crate::id::DataName;
 use crate::inode::Names;
+
+/// Syncs that follow each other this closely are taken for those of one checkpoint.
+const WRITE_OUT_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Layer {
     /// Everything the layer holds now must be durable before [`Layer::sync_promised`] returns.
@@ -30,6 +34,20 @@ impl Layer {
             self.flush()?;
         }
         self.check()
+    }
+
+    /// Begins to write everything that waits for a sync, once in a while. A checkpoint syncs one
+    /// file after the other: what it finds written, in blocks that the file system has recorded,
+    /// it need not wait for each time.
+    pub(crate) fn write_out(&self) {
+        let mut last = held(&self.written_out);
+        if last.is_some_and(|last| last.elapsed() < WRITE_OUT_INTERVAL) {
+            return;
+        }
+        *last = Some(Instant::now());
+        for (_, file) in self.dirty_files() {
+            file.medium.write_out();
+        }
     }
 
     /// Makes the first `made` names in the directory durable.

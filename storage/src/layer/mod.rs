@@ -11,7 +11,8 @@
 //! * After a failed sync the layer has failed for good; every branch above it learns by its next
 //!   fsync.
 //!
-//! Locks, innermost of the store, in order: `flushing`, a file's `syncing`, `dirty`, `names`.
+//! Locks, innermost of the store, in order: `flushing`, a file's `syncing`, `written_out`, `dirty`,
+//! `names`.
 
 mod durability;
 
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use crate::disk::{Disk, Open};
 use crate::files::{DataFile, Files, layer_dir};
@@ -73,6 +75,8 @@ pub(crate) struct Layer {
     /// Data files without a name any more, and the record that says so.
     retired: Mutex<Vec<(u64, DataName)>>,
     flushing: Mutex<()>,
+    /// When what waited for a sync was last begun to be written.
+    written_out: Mutex<Option<Instant>>,
     flushes_wanted: AtomicU64,
     flushes_done: AtomicU64,
     durable: AtomicBool,
@@ -112,6 +116,7 @@ impl Layer {
             pages: AtomicU64::new(0),
             retired: Mutex::default(),
             flushing: Mutex::default(),
+            written_out: Mutex::default(),
             flushes_wanted: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
             durable: AtomicBool::new(false),
