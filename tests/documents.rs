@@ -118,9 +118,10 @@ fn create_list_switch_update_and_delete_read_as_documented() {
     let data_dir = server.data_dir();
     let create = ["connector", "create", "postgresql", &source.url(), "--name", "prod-db"];
     let created = server.ardent(&create);
+    let id = created.stdout.split("ID: conn_").nth(1).and_then(|rest| rest.get(..6)).unwrap_or("");
     assert_eq!(
-        created.stdout,
-        "✓ Connector created and ready\n  ID: c1\n  Ready to branch:\n  ardent branch create <name>\n",
+        created.stdout.replace(id, "abc123"),
+        "✓ Connector created and ready\n  ID: conn_abc123\n  Ready to branch:\n  ardent branch create <name>\n",
         "{created:#?}"
     );
     psql(&source.socket_url().replace("/postgres?", "/staging?"), "create table audit (note text)")

@@ -8,13 +8,38 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::{Catalog, CatalogError, from_micros, taken, to_micros};
 use crate::lsn::Lsn;
 
-/// Number of a connector, never reused; names its slot on the source (`ardent_c7`).
+/// Number of a connector. It names its slot on the source (`ardent_conn_1x0z9q`), where other
+/// servers have theirs: so it is drawn by chance.
+///
+/// | number | printed |
+/// |---|---|
+/// | below 2^31: of builds that counted | `c7` |
+/// | 2^31 and above | `conn_` and six digits to the base of 36 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectorId(pub i64);
 
+impl ConnectorId {
+    const DRAWN: i64 = 1 << 31;
+    const BASE: i64 = 36;
+    const DIGITS: u32 = 6;
+
+    fn draw() -> Self {
+        Self(Self::DRAWN + rand::random_range(0..Self::BASE.pow(Self::DIGITS)))
+    }
+}
+
 impl fmt::Display for ConnectorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "c{}", self.0)
+        let drawn = self.0 - Self::DRAWN;
+        if drawn < 0 {
+            return write!(f, "c{}", self.0);
+        }
+        f.write_str("conn_")?;
+        (0..Self::DIGITS).rev().try_for_each(|place| {
+            let digit = drawn / Self::BASE.pow(place) % Self::BASE;
+            let digit = u32::try_from(digit).ok().and_then(|digit| char::from_digit(digit, 36));
+            write!(f, "{}", digit.unwrap_or('0'))
+        })
     }
 }
 
@@ -130,13 +155,15 @@ impl Catalog {
     /// Stores a new connector in state `Validating`.
     pub fn insert_connector(&self, new: &NewConnector) -> Result<ConnectorId, CatalogError> {
         let connection = self.lock();
+        let id = ConnectorId::draw();
         connection
             .execute(
-                "INSERT INTO connector (name, state, url, schemas, decisions, plugin, \
+                "INSERT INTO connector (id, name, state, url, schemas, decisions, plugin, \
                  system_identifier, database_oid, database, created_at, environment, \
                  private_link, drop_extensions) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 params![
+                    id.0,
                     new.name,
                     ConnectorState::Validating.as_str(),
                     new.url,
@@ -153,13 +180,13 @@ impl Catalog {
                 ],
             )
             .map_err(|error| taken(error, || format!("connector \"{}\"", new.name)))?;
-        Ok(ConnectorId(connection.last_insert_rowid()))
+        Ok(id)
     }
 
     /// All connectors, oldest first.
     pub fn connectors(&self) -> Result<Vec<ConnectorRecord>, CatalogError> {
         let connection = self.lock();
-        let sql = format!("SELECT {COLUMNS} FROM connector ORDER BY id");
+        let sql = format!("SELECT {COLUMNS} FROM connector ORDER BY created_at, id");
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         let mut records = Vec::new();

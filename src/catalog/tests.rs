@@ -49,7 +49,7 @@ fn connector_names_are_unique() {
     assert_eq!(error.to_string(), "connector \"prod\" already exists");
     catalog.set_connector_state(id, ConnectorState::Broken, Some("slot is gone")).unwrap();
     let stored = catalog.connector("prod").unwrap().unwrap();
-    assert_eq!((stored.state, stored.id.to_string()), (ConnectorState::Broken, "c1".to_owned()));
+    assert_eq!((stored.state, stored.id), (ConnectorState::Broken, id));
     assert_eq!(catalog.connector_of_source("7", 5).unwrap().as_deref(), Some("prod"));
     assert_eq!(catalog.connector_of_source("7", 6).unwrap(), None);
 }
@@ -150,4 +150,14 @@ fn what_a_connector_goes_through_cannot_be_deleted() {
     catalog.delete_connector(id).unwrap();
     assert!(catalog.delete_environment("env_1").unwrap());
     assert!(catalog.environments().unwrap().is_empty());
+}
+
+#[test]
+fn a_connector_is_named_as_no_other_server_names_one() {
+    let printed = |number| ConnectorId(number).to_string();
+    assert_eq!([printed(7), printed(1 << 31)], ["c7", "conn_000000"]);
+    assert_eq!(printed((1 << 31) + 36_i64.pow(6) - 1), "conn_zzzzzz");
+    let ids =
+        [catalog(), catalog()].map(|catalog| catalog.insert_connector(&connector("a")).unwrap());
+    assert_ne!(ids[0], ids[1]);
 }

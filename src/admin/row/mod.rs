@@ -87,7 +87,7 @@ pub enum ConnectorState {
 pub struct ConnectorRow {
     /// Its name.
     pub name: Name,
-    /// `c1`, `c2`, ...
+    /// `conn_1x0z9q`
     pub id: String,
     /// Where it stands.
     pub state: ConnectorState,

@@ -86,14 +86,28 @@ async fn install_with(session: &Session) -> Result<Capture, Error> {
     })
 }
 
-/// Removes what [`install`] made. What is not ours stays, in a schema of our name too.
+/// Removes what [`install`] made. What is not ours stays, in a schema of our name too, and all of it
+/// while another connector, of whichever server, follows the same database.
 pub(in super::super) async fn drop_capture(source: &SourceUrl) -> Result<(), Error> {
     let target = source.pinned().with_options(SESSION_OPTIONS);
     let session = Session::open(&target).await.map_err(at_source)?;
-    let outcome = session.batch_execute(&drop_sql()).await.map_err(at_source);
+    let outcome = drop_with(&session).await.map_err(at_source);
     session.close().await;
     outcome
 }
+
+async fn drop_with(session: &Session) -> Result<(), tokio_postgres::Error> {
+    if session.query_opt(OTHERS_SQL, &[]).await?.is_some() {
+        tracing::info!("event triggers stay on the source: another connector needs them");
+        return Ok(());
+    }
+    session.batch_execute(&drop_sql()).await
+}
+
+// The slot of the connector that goes is gone already.
+const OTHERS_SQL: &str = "\
+SELECT slot_name FROM pg_catalog.pg_replication_slots
+ WHERE database = pg_catalog.current_database() AND slot_name ~ '^ardent_c(onn_)?[0-9a-z]+$' LIMIT 1";
 
 const TRIGGERS: i64 = 3;
 
