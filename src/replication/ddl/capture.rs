@@ -86,8 +86,8 @@ async fn install_with(session: &Session) -> Result<Capture, Error> {
     })
 }
 
-/// Removes what [`install`] made. What is not ours stays, in a schema of our name too, and all of it
-/// while another connector, of whichever server, follows the same database.
+/// Removes what [`install`] made. What is not ours stays, in a schema of our name too, and all of
+/// it while another connector, of whichever server, follows the same database.
 pub(in super::super) async fn drop_capture(source: &SourceUrl) -> Result<(), Error> {
     let target = source.pinned().with_options(SESSION_OPTIONS);
     let session = Session::open(&target).await.map_err(at_source)?;
