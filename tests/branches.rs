@@ -43,7 +43,7 @@ fn children_of_a_busy_branch_hold_one_moment_of_it_each() {
     let parent = server.branch("busy");
     psql(&parent, "create table marker (id bigint primary key)").ok();
     let load = Pgbench::on_branch(&source, &parent);
-    for number in 1..=5 {
+    for number in 1..=3 {
         // Log that a checkpoint removes goes while forks are made.
         let switched = "select pg_switch_wal(); checkpoint";
         psql(&superuser(&server, "busy"), &format!("insert into marker values ({number})")).ok();
