@@ -39,6 +39,23 @@ impl Site {
     }
 }
 
+/// A running compute with a table, and a session on it.
+async fn busy_site() -> (Site, Compute, Client) {
+    let site = Site::with_database("app").await;
+    let compute = site.start().await;
+    let client = login(compute.socket_dir(), "branch_owner", "app").await;
+    client.batch_execute(TABLE).await.unwrap();
+    (site, compute, client)
+}
+
+/// Starts a fork and counts what it holds. The parent, of the same account, ends with it.
+async fn rows_of(fork: ComputeSpec) -> i64 {
+    let child = Compute::start(fork).await.unwrap();
+    let rows = rows(&login(child.socket_dir(), "branch_owner", "app").await).await;
+    child.stop().await.unwrap();
+    rows
+}
+
 /// Commits a row with enough log to go round in a segment in some rounds.
 async fn commit(client: &Client, row: i32) {
     let sql = format!("INSERT INTO t SELECT {row}, repeat('x', 90000) FROM generate_series(1, 20)");
@@ -93,10 +110,7 @@ async fn a_log_that_is_taken_out_after_a_crash_holds_what_was_committed() {
 
 #[tokio::test]
 async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
-    let site = Site::with_database("app").await;
-    let parent = site.start().await;
-    let client = login(parent.socket_dir(), "branch_owner", "app").await;
-    client.batch_execute(TABLE).await.unwrap();
+    let (site, parent, client) = busy_site().await;
     Session::system(parent.socket_dir()).await.unwrap().checkpoint().await.unwrap();
     for row in 0..20 {
         commit(&client, row).await;
@@ -104,19 +118,14 @@ async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
     assert!(site.segments("wal/7").len() > 2, "the log is to cross segments");
     let fork = site.fork().unwrap();
     commit(&client, 20).await;
-    let child = Compute::start(fork).await.unwrap();
-    let of_child = login(child.socket_dir(), "branch_owner", "app").await;
-    assert_eq!((rows(&of_child).await, rows(&client).await), (20, 21));
-    child.stop().await.unwrap();
+    assert_eq!(rows(&client).await, 21);
+    assert_eq!(rows_of(fork).await, 20);
     parent.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_fork_reads_on_where_the_log_was_switched() {
-    let site = Site::with_database("app").await;
-    let parent = site.start().await;
-    let client = login(parent.socket_dir(), "branch_owner", "app").await;
-    client.batch_execute(TABLE).await.unwrap();
+    let (site, parent, client) = busy_site().await;
     let system = Session::system(parent.socket_dir()).await.unwrap();
     system.checkpoint().await.unwrap();
     for row in 0..3 {
@@ -124,18 +133,13 @@ async fn a_fork_reads_on_where_the_log_was_switched() {
         system.client().batch_execute("SELECT pg_switch_wal()").await.unwrap();
     }
     commit(&client, 3).await;
-    let child = Compute::start(site.fork().unwrap()).await.unwrap();
-    assert_eq!(rows(&login(child.socket_dir(), "branch_owner", "app").await).await, 4);
-    child.stop().await.unwrap();
+    assert_eq!(rows_of(site.fork().unwrap()).await, 4);
     parent.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_fork_of_a_stopped_compute_costs_a_few_pages_of_log() {
-    let site = Site::with_database("app").await;
-    let parent = site.start().await;
-    let client = login(parent.socket_dir(), "branch_owner", "app").await;
-    client.batch_execute(TABLE).await.unwrap();
+    let (site, parent, client) = busy_site().await;
     for row in 0..20 {
         commit(&client, row).await;
     }
@@ -143,9 +147,7 @@ async fn a_fork_of_a_stopped_compute_costs_a_few_pages_of_log() {
     let fork = site.fork().unwrap();
     let taken = wal::bytes_of(&site.root.join("wal/8")).unwrap();
     assert!((8192..=32768).contains(&taken), "{taken} bytes");
-    let child = Compute::start(fork).await.unwrap();
-    assert_eq!(rows(&login(child.socket_dir(), "branch_owner", "app").await).await, 20);
-    child.stop().await.unwrap();
+    assert_eq!(rows_of(fork).await, 20);
 }
 
 #[tokio::test]
