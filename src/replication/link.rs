@@ -116,8 +116,8 @@ pub fn drop_sql(connector: &str) -> String {
     let slot = slot_name(connector);
     let [all, inserts] = publication_names(connector);
     format!(
-        "SELECT pg_drop_replication_slot('{slot}'); DROP PUBLICATION IF EXISTS {all}, {inserts}; \
-         DROP SCHEMA IF EXISTS ardent CASCADE;"
+        "SELECT pg_drop_replication_slot('{slot}'); DROP PUBLICATION IF EXISTS {all}, {inserts}; {}",
+        ddl::drop_schema_sql()
     )
 }
 

@@ -106,8 +106,8 @@ async fn drop_with(session: &Session) -> Result<(), tokio_postgres::Error> {
 
 // The slot of the connector that goes is gone already.
 const OTHERS_SQL: &str = "\
-SELECT slot_name FROM pg_catalog.pg_replication_slots
- WHERE database = pg_catalog.current_database() AND slot_name ~ '^ardent_c(onn_)?[0-9a-z]+$' LIMIT 1";
+SELECT slot_name FROM pg_catalog.pg_replication_slots \
+WHERE database = pg_catalog.current_database() AND slot_name ~ '^ardent_c(onn_)?[0-9a-z]+$' LIMIT 1";
 
 const TRIGGERS: i64 = 3;
 
@@ -129,6 +129,14 @@ DROP EVENT TRIGGER IF EXISTS ardent_drop;
 DROP EVENT TRIGGER IF EXISTS ardent_rewrite;
 DROP FUNCTION IF EXISTS ardent.capture(), ardent.touched(text), ardent.emit(text),
   ardent.describe(oid[], oid[], oid[], oid[], boolean)";
+
+/// What an operator can run instead, once the slot is gone.
+pub(in super::super) fn drop_schema_sql() -> String {
+    format!(
+        "DO $$ BEGIN IF NOT EXISTS ({OTHERS_SQL}) THEN \
+         DROP SCHEMA IF EXISTS ardent CASCADE; END IF; END $$;"
+    )
+}
 
 /// The schema goes only if nothing else is in it.
 fn drop_sql() -> String {

@@ -33,7 +33,7 @@ mod rewrite;
 mod role;
 mod undo;
 
-pub(super) use capture::{Capture, MODE_POLLING, drop_capture, install};
+pub(super) use capture::{Capture, MODE_POLLING, drop_capture, drop_schema_sql, install};
 pub(super) use hold::Held;
 pub(super) use known::{known_table, remember_all};
 pub(super) use poll::{Poll, Poller};

@@ -1,6 +1,6 @@
 //! Faults: whatever ends, nothing is lost, doubled or skipped.
 
-use crate::replication::{Link, Phase, Replication, SlotWal, drop_source_objects, setup};
+use crate::replication::{Link, Phase, Replication, SlotWal, drop_source_objects, drop_sql, setup};
 
 use crate::source::{Plugin, TableName};
 
@@ -201,6 +201,25 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
         let left = "SELECT count(*)::text FROM pg_replication_slots";
         assert_eq!(chain.source.value("app", left).await, "0");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_runs_instead_leaves_what_another_connector_needs() {
+    let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    chain.replication.take().unwrap().stop().await;
+    let free = "SELECT bool_or(active)::text FROM pg_replication_slots";
+    chain.source.until("app", free, "false").await;
+    let other = "pg_create_logical_replication_slot('ardent_conn_abc123', 'pgoutput')";
+    chain.on_source(&format!("SELECT {other}")).await;
+    chain.on_source(&drop_sql("c1")).await;
+    let left = "SELECT string_agg(slot_name, ' ') || (SELECT count(*) FROM pg_event_trigger)
+                  FROM pg_replication_slots";
+    assert_eq!(chain.source.value("app", left).await, "ardent_conn_abc1233");
+    chain.on_source(&drop_sql("conn_abc123")).await;
+    let left = "SELECT ((SELECT count(*) FROM pg_replication_slots)
+                  + (SELECT count(*) FROM pg_event_trigger))::text";
+    assert_eq!(chain.source.value("app", left).await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
