@@ -40,11 +40,13 @@ impl Layer {
     /// file after the other: what it finds written, in blocks that the file system has recorded,
     /// it need not wait for each time.
     pub(crate) fn write_out(&self) {
-        let mut last = held(&self.written_out);
-        if last.is_some_and(|last| last.elapsed() < WRITE_OUT_INTERVAL) {
-            return;
+        {
+            let mut last = held(&self.written_out);
+            if last.is_some_and(|last| last.elapsed() < WRITE_OUT_INTERVAL) {
+                return;
+            }
+            *last = Some(Instant::now());
         }
-        *last = Some(Instant::now());
         for (_, file) in self.dirty_files() {
             file.medium.write_out();
         }

@@ -137,14 +137,10 @@ impl Requests {
             }
             branch.read_dir(file, after.max(2), |item| {
                 let attributes = &item.attributes;
-                // Gone since it was looked at: it need not be listed.
-                if plus && branch.learn(attributes.node.file).is_err() {
-                    return true;
-                }
                 let full = add(item.cookie, OsStr::from_bytes(&item.name), &file_attr(attributes));
-                if plus && full {
-                    // Not told of it after all.
-                    return branch.forget(attributes.node.file, 1).is_err();
+                if plus && !full {
+                    // If it is gone by now, nobody opens it through this listing.
+                    let _ = branch.learn(attributes.node.file);
                 }
                 !full
             })
