@@ -215,14 +215,18 @@ fn few_at_once(source: &Source) -> Server {
     Server::start_with("[replication]\ncopy_jobs = 1\n")
 }
 
+fn kill_amid_copy(source: &Source, server: &mut Server) {
+    let (holder, create) = stuck_setup(source, server);
+    server.kill();
+    create.join().expect("create ends with its server");
+    holder.end();
+}
+
 #[test]
 fn a_first_copy_goes_on_after_its_server_was_killed() {
     let source = Source::start();
     let mut server = few_at_once(&source);
-    let (holder, create) = stuck_setup(&source, &server);
-    server.kill();
-    create.join().expect("create ends with its server");
-    holder.end();
+    kill_amid_copy(&source, &mut server);
     write_all(&source, 1);
     source.sql("alter table whole add c int default 7; alter table changed add c int default 8");
     source.sql(
@@ -261,10 +265,7 @@ fn a_first_copy_goes_on_after_its_postgres_was_killed() {
 fn a_first_copy_that_cannot_go_on_begins_anew() {
     let source = Source::start();
     let mut server = few_at_once(&source);
-    let (holder, create) = stuck_setup(&source, &server);
-    server.kill();
-    create.join().expect("create ends with its server");
-    holder.end();
+    kill_amid_copy(&source, &mut server);
     write_all(&source, 1);
     eventually(PATIENCE, "the slot is free", || {
         let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots \
@@ -279,10 +280,7 @@ fn a_first_copy_that_cannot_go_on_begins_anew() {
     assert_same(&server, &source);
     server.ardent(&["branch", "delete", "after"]).ok();
     server.ardent(&["connector", "delete", "prod"]).ok();
-    let (holder, create) = stuck_setup(&source, &server);
-    server.kill();
-    create.join().expect("create ends with its server");
-    holder.end();
+    kill_amid_copy(&source, &mut server);
     let run = server.data_dir().join("run");
     let notes: Vec<_> = std::fs::read_dir(run)
         .expect("list")

@@ -44,7 +44,7 @@ fn check_account(account: Account, spec: &ComputeSpec) -> Result<(), PostgresErr
     if has_user(account.uid) {
         return Err(PostgresError::AccountTaken(account.uid));
     }
-    for path in [&spec.data_dir, &spec.socket_dir] {
+    for path in [&spec.data_dir, &spec.socket_dir].into_iter().chain(&spec.wal_dir) {
         // The directory itself belongs to the account; those above must let it through.
         for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
             if !may_enter(above, account) {
