@@ -37,6 +37,7 @@ use super::progress::{self, Progress};
 use super::publication;
 use super::sequences;
 use super::settings;
+use resume::Earlier;
 
 /// How far setup is. Every call tells the whole state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,15 +139,18 @@ pub async fn setup(
     jobs: usize,
     report: &(dyn Fn(&SetupProgress) + Send + Sync),
 ) -> Result<SetupOutcome, Error> {
-    if let Some(lsn) = progress::finished(link, trunk).await? {
-        return Ok(SetupOutcome { lsn, warnings: Vec::new() });
-    }
     let mut state = SetupProgress::default();
     report(&state);
     let found = resume::find(link, trunk).await;
     let is_resumed = !matches!(found, Ok(None));
     let begun = match found {
-        Ok(Some((ledger, snapshot))) => Ok((Some(ledger), snapshot)),
+        Ok(Some(Earlier::Finished(lsn))) => {
+            return Ok(SetupOutcome { lsn, warnings: Vec::new() });
+        }
+        Ok(Some(Earlier::CutShort(found))) => {
+            let (ledger, snapshot) = *found;
+            Ok((Some(ledger), snapshot))
+        }
         Ok(None) => begin(link).await.map(|snapshot| (None, snapshot)),
         Err(error) => Err(error),
     };

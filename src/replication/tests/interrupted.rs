@@ -195,3 +195,23 @@ async fn a_copy_whose_slot_is_gone_begins_anew() {
     assert_ne!(chain.reads().await, before, "nothing was there to go on with");
     chain.even_out().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_another_build_begins_anew() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    for other in [
+        "COMMENT ON SCHEMA ardent IS 'Ardent: format 99'",
+        "DROP TABLE ardent.known; COMMENT ON SCHEMA ardent IS NULL",
+        "DROP TABLE ardent.first_copy, ardent.copied;
+         COMMENT ON SCHEMA ardent IS 'Ardent: format 2'",
+        "UPDATE ardent.first_copy SET foreign_keys = '[{}]'",
+    ] {
+        chain.cut_short(Some("held"), is_at("held")).await;
+        chain.trunk.run_in("app", other).await;
+        chain.on_source(ROWS).await;
+    }
+    let before = chain.reads().await;
+    chain.copy().await;
+    assert_ne!(chain.reads().await, before, "what another build wrote was gone on with");
+    chain.even_out().await;
+}
