@@ -11,6 +11,7 @@ mod database;
 mod extensions;
 mod foreign_keys;
 mod materialized_views;
+mod orphans;
 mod resume;
 mod roles;
 mod schema;
@@ -18,6 +19,7 @@ mod snapshot;
 
 pub(super) use database::maintenance_database;
 pub(super) use extensions::is_extension_allowed;
+pub use orphans::RelationFiles;
 pub(super) use roles::mirror_again as mirror_roles;
 pub(super) use snapshot::{FILE_SQL, Snapshot};
 
