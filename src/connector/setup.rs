@@ -12,8 +12,8 @@
 //! | the files are given to the store | goes on with the tables that are not whole |
 //! | the row says `Active` | begins anew |
 //!
-//! It goes on only if the host has run on, the source still keeps its log for us, and no other build
-//! left it in a format that this one does not know.
+//! It goes on only if the host has run on, the source still keeps its log for us, and no other
+//! build left it in a format that this one does not know.
 //! A source or a loading Postgres that goes away is waited for, [`RETRIES_MAX`] times in a row
 //! without a table more. Then nothing is left, here and on the source.
 
