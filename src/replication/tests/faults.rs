@@ -1,6 +1,8 @@
 //! Faults: whatever ends, nothing is lost, doubled or skipped.
 
-use crate::replication::{Link, Phase, Replication, SlotWal, drop_source_objects, drop_sql, setup};
+use crate::replication::{
+    Link, Phase, Replication, SetupProgress, SlotWal, Stage, drop_source_objects, drop_sql, setup,
+};
 
 use crate::source::{Plugin, TableName};
 
@@ -194,7 +196,8 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
     let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.catch_up().await;
     let (link, trunk) = (chain.source.link(), chain.trunk.access());
-    setup(&link, &trunk, &bin_dir(), 2, &|_| panic!("works again")).await.unwrap();
+    let looks_only = |progress: &SetupProgress| assert_eq!(progress.stage, Stage::Slot);
+    setup(&link, &trunk, &bin_dir(), 2, &looks_only).await.unwrap();
     chain.replication.take().unwrap().stop().await;
     for _ in 0..2 {
         drop_source_objects(&link.source, "c1").await.unwrap();
