@@ -206,6 +206,7 @@ async fn the_source_hears_of_a_follower_whose_trunk_is_stuck() {
     chain.source.until("app", &heard, "true").await;
     let status = chain.stream().status();
     assert_eq!((status.applied_lsn, status.confirmed_lsn), (stands, stands));
+    assert!(status.lag_bytes > 1 << 20, "{status:?}");
     let end = chain.source.value("app", "SELECT pg_current_wal_lsn()::text").await;
     assert!(status.received_lsn < end.parse().unwrap(), "the queue is not full: {status:?}");
     holder.batch_execute("COMMIT").await.unwrap();
