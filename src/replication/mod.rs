@@ -17,6 +17,7 @@
 //!   mirrored owner, never as a superuser.
 
 mod applier;
+mod blocks;
 mod cache;
 mod call;
 mod catalog;
