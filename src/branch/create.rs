@@ -246,7 +246,8 @@ impl Branches {
     }
 
     /// Forks a running or suspended branch as it is. A running one is forked at a moment between
-    /// two writes, which is what Postgres recovers from as from a crash.
+    /// two writes, without those that the kernel still holds back, which is what Postgres recovers
+    /// from as from a loss of power.
     async fn fork_branch(
         &self,
         child: &BranchRecord,
