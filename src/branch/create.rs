@@ -158,7 +158,7 @@ impl Branches {
         parent: Option<Arc<BranchRecord>>,
     ) -> Result<(), BranchError> {
         let begun = Instant::now();
-        let mut cut = match parent {
+        let cut = match parent {
             Some(parent) => self.fork_branch(record, &parent).await?,
             None => {
                 let freshness_timeout = self.freshness_timeout(request)?;
@@ -176,7 +176,6 @@ impl Branches {
         );
         let lease = lease?;
         durable?;
-        drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
         } else if request.connector.view().status.has_disabled_triggers {
@@ -264,7 +263,6 @@ impl Branches {
             freshness_wait: Duration::ZERO,
             quiesce: Duration::ZERO,
             fork: begun.elapsed(),
-            start: None,
         })
     }
 }
