@@ -158,7 +158,7 @@ impl Branches {
         parent: Option<Arc<BranchRecord>>,
     ) -> Result<(), BranchError> {
         let begun = Instant::now();
-        let mut cut = match parent {
+        let cut = match parent {
             Some(parent) => self.fork_branch(record, &parent).await?,
             None => {
                 let freshness_timeout = self.freshness_timeout(request)?;
@@ -176,7 +176,6 @@ impl Branches {
         );
         let lease = lease?;
         durable?;
-        drop(cut.start.take());
         if record.made.parent.is_some() {
             forget_passwords(lease.compute().socket_dir()).await?;
         } else if request.connector.view().status.has_disabled_triggers {
@@ -246,7 +245,8 @@ impl Branches {
     }
 
     /// Forks a running or suspended branch as it is. A running one is forked at a moment between
-    /// two writes, which is what Postgres recovers from as from a crash.
+    /// two writes, without those that the kernel still holds back, which is what Postgres recovers
+    /// from as from a loss of power.
     async fn fork_branch(
         &self,
         child: &BranchRecord,
@@ -263,7 +263,6 @@ impl Branches {
             freshness_wait: Duration::ZERO,
             quiesce: Duration::ZERO,
             fork: begun.elapsed(),
-            start: None,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::postgres::{ComputeKind, PostgresError, Session, wal};
 
 /// Bytes of log since the last checkpoint past which a shutdown would have to write, and a fork to
 /// copy, so much that a checkpoint comes first. With less of it the fork is there sooner without.
-const WAL_BYTES_MAX: i64 = 16 << 20;
+const WAL_BYTES_MAX: i64 = 8 << 20;
 
 impl Computes {
     /// Makes a branch that holds what another holds now. The other's compute may run, but neither

@@ -1,26 +1,24 @@
-//! Cutting branches from a trunk that stands still, at one commit of the source.
+//! Cutting branches from a trunk whose applier stands still, at one commit of the source.
 //!
 //! ```text
 //! freshness   a message emitted on the source now has been applied: everything before it has
-//!             beside that, a checkpoint of the trunk if its log has grown since the last
-//! quiesce     the applier stands between two source transactions; fast shutdown of the trunk
-//! fork        one record in the store for each branch that waits
-//! resume      the trunk starts again once the branches are up, soon in any case
+//!             beside that, a checkpoint of the trunk if its log has grown long since the last
+//! quiesce     the applier stands between two source transactions, its last commit durable
+//! fork        one record in the store for each branch that waits, and the trunk's log since its
+//!             last checkpoint
+//! resume      the applier goes on
 //! ```
 //!
-//! The trunk was shut down cleanly, so a branch needs no recovery. The checkpoint beforehand is for
-//! the trunk: it shortens the shutdown, for which the applier waits. Requests that wait at the same
-//! time share one pause.
+//! The trunk runs all the while. A branch recovers from its log, which is short: see `warm.rs`.
+//! Requests that wait at the same time share one pause.
 //!
 //! A branch that is to be compared with the source is cut alone, where a snapshot of the source
 //! stands: the applier waits for the snapshot, and stops before the first commit it does not see.
 
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::join_all;
 use storage::BranchId;
-use tokio::sync::oneshot;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::follow::Followed;
 use super::worker::{Command, Next, Reply, Worker};
@@ -38,8 +36,7 @@ pub struct CutRequest {
     pub freshness_timeout: Duration,
 }
 
-/// A branch that was cut. As long as it is held, but not for long, the trunk stays down and leaves
-/// the processors to the branch's start.
+/// A branch that was cut.
 #[derive(Debug)]
 pub struct Cut {
     /// The source position it equals.
@@ -52,10 +49,8 @@ pub struct Cut {
     pub freshness_wait: Duration,
     /// Time until the trunk stood still.
     pub quiesce: Duration,
-    /// Time the store took.
+    /// Time the store took, and the copy of the log.
     pub fork: Duration,
-    /// Told when the cut is dropped; none if no trunk waits.
-    pub(crate) start: Option<oneshot::Sender<()>>,
 }
 
 /// A branch that was cut to be compared with the source.
@@ -82,7 +77,7 @@ pub enum CutError {
     /// The trunk could not be brought to a stand.
     #[error("trunk could not be cut: {0}")]
     Trunk(String),
-    /// The trunk's compute did not stop.
+    /// The trunk could not be forked.
     #[error(transparent)]
     Compute(#[from] ComputeError),
     /// The server is stopping.
@@ -95,10 +90,6 @@ const ATTEMPTS_MAX: u32 = 3;
 /// Longest wait for the trunk to stand where a snapshot of the source does; other branches wait.
 const REFERENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The trunk starts again when the branches are up, and in any case when the applier has waited so
-/// long: with the start that makes less than 100 ms on a host that is not busy.
-const HOLD_MAX: Duration = Duration::from_millis(65);
-
 type Waiting = (CutRequest, Reply<Cut, CutError>);
 
 /// The trunk at a stand.
@@ -108,8 +99,6 @@ struct Stand {
     stale: bool,
     freshness_wait: Duration,
     quiesce: Duration,
-    /// When the applier was told to wait.
-    since: tokio::time::Instant,
 }
 
 impl Worker {
@@ -125,20 +114,19 @@ impl Worker {
         for attempt in 1..=ATTEMPTS_MAX {
             match self.bring_to_stand(followed, request.freshness_timeout).await {
                 Ok(stand) => {
-                    let starts = self.fork_all(followed, waiting, stand).await;
-                    // Whether they are up or late: the stream must go on.
-                    let _ = timeout_at(stand.since + HOLD_MAX, join_all(starts)).await;
-                    return self.restart_trunk(followed).await.err();
+                    self.fork_all(followed, waiting, stand).await;
+                    followed.warm.keep();
+                    return self.go_on(followed).await.err();
                 }
                 Err(error) if attempt == ATTEMPTS_MAX => {
                     refuse_all(waiting, &error);
-                    return self.restart_trunk(followed).await.err();
+                    return self.go_on(followed).await.err();
                 }
                 Err(error) => {
                     tracing::warn!(error = %Causes(&error), attempt, "trunk did not come to a stand");
                 }
             }
-            if let Err(next) = self.restart_trunk(followed).await {
+            if let Err(next) = self.go_on(followed).await {
                 refuse_all(waiting, &CutError::Stopping);
                 return Some(next);
             }
@@ -178,19 +166,16 @@ impl Worker {
                 let _ = reply.send(Err(error));
             }
         }
-        self.restart_trunk(followed).await.err()
+        self.go_on(followed).await.err()
     }
 
-    /// Forks the trunk, whose applier stands, shut down.
+    /// Forks the trunk, whose applier stands.
     async fn fork_standing(
         &self,
-        followed: &mut Followed,
+        followed: &Followed,
         request: &CutRequest,
     ) -> Result<Link, CutError> {
-        followed.lease = None;
-        let computes = &self.services.computes;
-        computes.stop(followed.target.branch).await?;
-        computes.fork(&followed.target, request.branch).await?;
+        self.services.computes.fork(&followed.target, request.branch).await?;
         super::setup::link(&self.services, &self.record, &self.source)
             .map_err(|error| CutError::Trunk(Causes(&error).to_string()))
     }
@@ -225,30 +210,20 @@ impl Worker {
             timeout(freshness_timeout, computes.shorten_wal(trunk))
         );
         let stale = !matches!(fresh, Ok(Ok(_)));
-        let freshness_wait = begun.elapsed();
-        let since = tokio::time::Instant::now();
+        let (freshness_wait, since) = (begun.elapsed(), Instant::now());
         let paused = followed.stream.pause().await;
         let position = paused.map_err(|error| CutError::Trunk(error.to_string()))?;
         // Whoever gets a branch may ask at once what of the source is not in it.
         self.publish(followed);
-        followed.lease = None;
-        computes.stop(trunk).await?;
         let quiesce = since.elapsed();
-        Ok(Stand { position, stale, freshness_wait, quiesce, since })
+        Ok(Stand { position, stale, freshness_wait, quiesce })
     }
 
-    /// Forks and replies. Each receiver ends when the branch is up or given up.
-    async fn fork_all(
-        &self,
-        followed: &Followed,
-        waiting: Vec<Waiting>,
-        stand: Stand,
-    ) -> Vec<oneshot::Receiver<()>> {
-        let mut starts = Vec::new();
+    /// Forks and replies.
+    async fn fork_all(&self, followed: &Followed, waiting: Vec<Waiting>, stand: Stand) {
         for (request, reply) in waiting {
             let begun = Instant::now();
             let forked = self.services.computes.fork(&followed.target, request.branch).await;
-            let (start, started) = oneshot::channel();
             let cut = forked.map_err(CutError::Compute).map(|()| Cut {
                 lsn: Some(stand.position.lsn),
                 commit_time: stand.position.commit_time,
@@ -256,13 +231,10 @@ impl Worker {
                 freshness_wait: stand.freshness_wait,
                 quiesce: stand.quiesce,
                 fork: begun.elapsed(),
-                start: Some(start),
             });
             // A requester that left finds its branch unfinished and undoes it.
             let _ = reply.send(cut);
-            starts.push(started);
         }
-        starts
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::setup;
+use super::warm::Warm;
 use super::worker::{Command, Next, Worker};
 use super::{ConnectorError, SetupError};
 use crate::catalog::ConnectorState;
@@ -25,8 +26,10 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Followed {
     pub(super) target: ComputeTarget,
     pub(super) stream: Replication,
-    /// Keeps the trunk's compute; none while it is stopped for a cut.
+    /// Keeps the trunk's compute; none while it is started again.
     pub(super) lease: Option<Lease>,
+    /// Keeps its log short for a while after each cut.
+    pub(super) warm: Warm,
 }
 
 impl Worker {
@@ -70,8 +73,9 @@ impl Worker {
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
+        let warm = Warm::new(access.socket_dir.clone());
         let stream = Replication::start(link, access);
-        Ok(Followed { target, stream, lease: Some(lease) })
+        Ok(Followed { target, stream, lease: Some(lease), warm })
     }
 
     /// Starts the trunk, however often that takes: it fails only while the host is in trouble.
@@ -105,7 +109,7 @@ impl Worker {
                 () = self.stop.cancelled() => return Next::Stop,
                 () = exit => {
                     tracing::error!(connector = %self.record.made.name, "trunk ended; restarting it");
-                    if let Err(error) = self.restart_trunk(followed).await {
+                    if let Err(error) = self.go_on(followed).await {
                         return error;
                     }
                 }
@@ -168,8 +172,8 @@ impl Worker {
         matches!(timeout(limit, followed.stream.barrier()).await, Ok(Ok(_)))
     }
 
-    /// Starts the trunk again and lets the stream go on there.
-    pub(super) async fn restart_trunk(&self, followed: &mut Followed) -> Result<(), Next> {
+    /// Lets the stream go on in the trunk, which is started again if it does not run.
+    pub(super) async fn go_on(&self, followed: &mut Followed) -> Result<(), Next> {
         followed.lease = None;
         let lease = self.wake_trunk(&followed.target).await.map_err(|_| Next::Stop)?;
         let access = access(&lease, &followed.target);

@@ -16,6 +16,7 @@ mod cut;
 mod error;
 mod follow;
 mod setup;
+mod warm;
 mod way;
 mod worker;
 mod write_out;

@@ -110,6 +110,10 @@ fn protect() {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         tracing::info!(%error, "may be killed when memory is short: not privileged");
     }
+    // Nor may it wait, when it needs memory, for pages that wait for it.
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        tracing::debug!(%error, "may wait for its own mount when memory is short");
+    }
 }
 
 /// Raises the limit of open files as far as may be. Returns how many idle data files to keep open.

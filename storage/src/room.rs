@@ -10,10 +10,14 @@
 //! change that is about to be refused asks, so that space that was freed is seen at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::disk::{Disk, Space};
 use crate::error::Error;
+
+/// Most bytes that the kernel may hold back of what Postgres has written, in all branches together.
+/// They find their room when they come.
+pub(crate) const HELD_BACK_MAX: u64 = 64 << 20;
 
 /// Most bytes to be used before the disk is asked again.
 const UNASKED_MAX: u64 = 64 << 20;
@@ -23,11 +27,13 @@ pub(crate) struct Room {
     reserve: u64,
     /// Bytes that may be used before the disk is asked again; nothing or less while room is short.
     unasked: AtomicI64,
+    /// Whether there is room above the reserve for all that the kernel may hold back as well.
+    is_ample: AtomicBool,
 }
 
 impl Room {
     pub(crate) fn new(disk: Arc<dyn Disk>, reserve: u64) -> Self {
-        let room = Self { disk, reserve, unasked: AtomicI64::new(0) };
+        let room = Self { disk, reserve, unasked: AtomicI64::new(0), is_ample: AtomicBool::new(false) };
         room.ask();
         room
     }
@@ -41,6 +47,7 @@ impl Room {
         };
         let unasked = (above / 4).clamp(above.min(1), UNASKED_MAX);
         self.unasked.store(i64::try_from(unasked).unwrap_or(0), Ordering::Relaxed);
+        self.is_ample.store(above > UNASKED_MAX + HELD_BACK_MAX, Ordering::Relaxed);
         unasked > 0
     }
 
@@ -56,6 +63,11 @@ impl Room {
     /// Whether files may grow.
     pub(crate) fn is_there(&self) -> bool {
         self.unasked.load(Ordering::Relaxed) > 0 || self.ask()
+    }
+
+    /// Whether the kernel may hold writes back.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.is_ample.load(Ordering::Relaxed)
     }
 
     /// Refuses what must leave the reserve to others.

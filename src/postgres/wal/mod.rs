@@ -78,16 +78,18 @@ impl PinnedWal {
             // Of a parent that has not been started since its log was in the store.
             return Ok(());
         }
-        remove_dir(wal_dir)
-            .and_then(|()| self.copy(&child.data_dir, wal_dir, child.account))
-            .map_err(PostgresError::io("copy write-ahead log"))
+        let copied = remove_dir(wal_dir).and_then(|()| {
+            let control = Control::read(&child.data_dir)?;
+            self.copy(&control, wal_dir, child.account)?;
+            control.skip_sync(&child.data_dir)
+        });
+        copied.map_err(PostgresError::io("copy write-ahead log"))
     }
 
-    fn copy(&self, data_dir: &Path, to: &Path, account: Option<Account>) -> io::Result<()> {
-        let control = Control::read(data_dir)?;
+    fn copy(&self, control: &Control, to: &Path, account: Option<Account>) -> io::Result<()> {
         // Postgres would make the inner one itself, and say so in its log.
         DirBuilder::new().mode(0o700).recursive(true).create(to.join("archive_status"))?;
-        let end = self.copy_segments(&control, to)?;
+        let end = self.copy_segments(control, to)?;
         if end <= control.checkpoint {
             let (end, needed) = (end, control.checkpoint);
             let lacking = format!("write-ahead log ends at {end}, recovery begins at {needed}");
@@ -195,7 +197,8 @@ pub(super) fn attach(spec: &ComputeSpec) -> Result<(), PostgresError> {
 fn take_out(spec: &ComputeSpec, wal_dir: &Path) -> io::Result<()> {
     let (inside, taken_out) = (spec.data_dir.join(LINK), spec.data_dir.join(TAKEN_OUT));
     remove_dir(wal_dir)?;
-    PinnedWal::open(&inside)?.copy(&spec.data_dir, wal_dir, spec.account)?;
+    let control = Control::read(&spec.data_dir)?;
+    PinnedWal::open(&inside)?.copy(&control, wal_dir, spec.account)?;
     sync_all(wal_dir)?;
     remove_dir(&taken_out)?;
     fs::rename(&inside, &taken_out)?;

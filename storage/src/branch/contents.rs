@@ -116,6 +116,22 @@ impl Branch {
 
     /// Writes all of `data`.
     pub(crate) fn write(&self, file: FileId, offset: u64, data: &[u8]) -> FsResult<()> {
+        self.write_checked(file, offset, data, Self::check_growth)
+    }
+
+    /// Writes all of `data`, which the kernel has accepted from Postgres some time ago: neither
+    /// limit nor reserve can refuse it any more.
+    pub(crate) fn write_held_back(&self, file: FileId, offset: u64, data: &[u8]) -> FsResult<()> {
+        self.write_checked(file, offset, data, |_, _, _| Ok(()))
+    }
+
+    fn write_checked(
+        &self,
+        file: FileId,
+        offset: u64,
+        data: &[u8],
+        check: impl FnOnce(&Self, &Change<'_>, u64) -> FsResult<()>,
+    ) -> FsResult<()> {
         if data.is_empty() {
             return Ok(());
         }
@@ -128,7 +144,7 @@ impl Branch {
         let cell = self.find_own(file, top)?;
         let _io = locks::lock(&cell.io)?;
         let change = Change { file, top, cell: &cell };
-        self.check_growth(&change, end)?;
+        check(self, &change, end)?;
         let data_file = self.own_data(&change)?;
         let (name, size) = self.zero_cut_tail(&change, end)?;
         let (start, bytes) = self.whole_pages(&change, offset, data)?;
@@ -290,6 +306,9 @@ impl Branch {
         let gained = body.pages.set(page_of(range.start)..pages_in(range.end), change.top.id);
         body.own_pages += gained;
         change.top.count_pages(gained, 0);
+        if gained > 0 {
+            self.note_size(self.account.unique() + change.top.bytes());
+        }
         Ok(())
     }
 

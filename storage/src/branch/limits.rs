@@ -5,6 +5,11 @@
 //! never refused: a checkpoint that cannot write them could not end, and WAL would pile up until
 //! the branch dies. So a branch may come to hold its quota, what it changes of the pages it shares,
 //! and its WAL, which `max_wal_size` bounds.
+//!
+//! What the kernel holds back it has accepted from Postgres, and nothing can refuse it any more
+//! ([`Branch::write_held_back`]). So it is told to stop that while there is still room for all that
+//! it may hold ([`Branch::may_hold_back`]); from then on each write comes here first, and is
+//! refused in time.
 
 use std::sync::atomic::Ordering;
 
@@ -15,6 +20,7 @@ use super::contents::Change;
 use crate::filter::is_vital;
 use crate::locks::{self, FsResult};
 use crate::pages::pages_in;
+use crate::room::HELD_BACK_MAX;
 
 /// Every file may grow to this: the visibility map of 8 GiB of a table, without which VACUUM could
 /// not make room in it.
@@ -33,6 +39,18 @@ impl Branch {
 
     pub(crate) fn set_max_bytes(&self, max: Option<u64>) {
         self.max_bytes.store(max.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.note_size(self.unique_bytes());
+    }
+
+    /// Whether the kernel may hold writes back: none of those that it may hold would be refused.
+    pub(crate) fn may_hold_back(&self) -> bool {
+        !self.near_limit.load(Ordering::Relaxed) && self.media.room.is_ample()
+    }
+
+    /// It holds as many bytes of its own by now.
+    pub(super) fn note_size(&self, unique: u64) {
+        let is_near = unique.saturating_add(HELD_BACK_MAX) >= self.max();
+        self.near_limit.store(is_near, Ordering::Relaxed);
     }
 
     fn max(&self) -> u64 {

@@ -21,7 +21,7 @@ mod names;
 mod resize;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
@@ -38,7 +38,6 @@ use crate::wire::Owner;
 
 pub(crate) use audit::Tally;
 pub(crate) use names::{NewAttributes, Renaming};
-pub(crate) use resize::Sought;
 
 /// Longest file. Postgres cuts relations into segments of 1 GiB; this bounds what a stray write
 /// far out can make a page map cost.
@@ -63,6 +62,8 @@ pub(crate) struct Attributes {
     pub(crate) modified: i64,
     pub(crate) changed: i64,
     pub(crate) owner: Owner,
+    /// Whether the kernel may hold back what is written to it.
+    pub(crate) may_hold_back: bool,
 }
 
 /// What the gate guards.
@@ -91,6 +92,8 @@ pub(crate) struct Branch {
     pub(crate) account: Arc<Account>,
     /// The most it may come to hold of its own; [`u64::MAX`] if there is no limit.
     max_bytes: AtomicU64,
+    /// Whether it may come to its limit by what the kernel may hold back.
+    near_limit: AtomicBool,
     failed: OnceLock<String>,
 }
 
@@ -114,7 +117,7 @@ pub(crate) struct Frozen {
 
 impl Branch {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self {
+        let branch = Self {
             id: parts.id,
             parent: parts.parent,
             media: parts.top.media().clone(),
@@ -126,8 +129,11 @@ impl Branch {
             logical_bytes: AtomicU64::new(parts.logical_bytes),
             account: parts.account,
             max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
+            near_limit: AtomicBool::new(false),
             failed: OnceLock::new(),
-        }
+        };
+        branch.note_size(branch.unique_bytes());
+        branch
     }
 
     pub(crate) fn owner(&self) -> Owner {
@@ -256,7 +262,13 @@ impl Branch {
             modified: inode.modified,
             changed: inode.changed,
             owner: self.owner(),
+            may_hold_back: self.may_hold_back(),
         }
+    }
+
+    /// Every file that the kernel may know.
+    pub(crate) fn known_files(&self) -> FsResult<Vec<FileId>> {
+        Ok(locks::lock(&self.known)?.keys().copied().collect())
     }
 
     fn count_bytes(&self, before: u64, after: u64) {

@@ -19,13 +19,6 @@ use crate::pages::{PAGE, page_of, pages_in};
 /// Most bytes that one copy or zeroing step holds in memory.
 const STEP: u64 = 1 << 20;
 
-/// What `lseek` looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sought {
-    Data,
-    Hole,
-}
-
 impl Branch {
     /// Sets the size of a file.
     pub(crate) fn set_size(&self, file: FileId, size: u64) -> FsResult<()> {
@@ -172,23 +165,6 @@ impl Branch {
         self.read(from, from_offset, step, &mut buffer)?;
         self.write(to, to_offset, &buffer)?;
         Ok(buffer.len() as u64)
-    }
-
-    /// The first place at or after `offset` that holds data or is a hole.
-    pub(crate) fn seek(&self, file: FileId, offset: u64, sought: Sought) -> FsResult<u64> {
-        let cell = self.find(file)?;
-        let inode = locks::read(&cell.inode)?;
-        let body = inode.file().ok_or(Errno::ISDIR)?;
-        if offset >= body.size {
-            return Err(Errno::NXIO);
-        }
-        let mut runs = body.pages.runs(page_of(offset)..pages_in(body.size));
-        let found = runs.find(|run| run.layer.is_some() == (sought == Sought::Data));
-        match (found, sought) {
-            (Some(run), _) => Ok((run.pages.start * PAGE).max(offset)),
-            (None, Sought::Hole) => Ok(body.size),
-            (None, Sought::Data) => Err(Errno::NXIO),
-        }
     }
 }
 

@@ -10,6 +10,10 @@ use crate::locks::FsResult;
 
 /// How long the kernel may keep what it learned inside a branch.
 pub(super) const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How long it may keep attributes that stop it from holding writes back.
+const SHORT: Duration = Duration::from_secs(1);
+/// The set-user-ID bit; see `held_back.rs`.
+const WRITTEN_AT_ONCE: u32 = 0o4000;
 /// How long it may keep what it learned of the root directory.
 pub(super) const NEVER: Duration = Duration::ZERO;
 
@@ -38,6 +42,8 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
     let modified = time(attributes.modified);
+    let is_written_at_once = attributes.kind == Kind::File && !attributes.may_hold_back;
+    let mark = if is_written_at_once { WRITTEN_AT_ONCE } else { 0 };
     FileAttr {
         ino: INodeNo(attributes.node.number()),
         size: attributes.size,
@@ -47,7 +53,7 @@ pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
         ctime: time(attributes.changed),
         crtime: UNIX_EPOCH,
         kind: file_type(attributes.kind),
-        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or(0),
+        perm: u16::try_from(attributes.mode & 0o7777 | mark).unwrap_or(0),
         nlink: attributes.links,
         uid: attributes.owner.uid,
         gid: attributes.owner.gid,
@@ -55,6 +61,11 @@ pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
         blksize: 4096,
         flags: 0,
     }
+}
+
+/// How long the kernel may keep the attributes of something in a branch.
+pub(super) fn attr_valid(attr: &FileAttr) -> Duration {
+    if u32::from(attr.perm) & WRITTEN_AT_ONCE == 0 { LONG } else { SHORT }
 }
 
 /// The directory that lists the branches.

@@ -14,7 +14,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answer::{LONG, file_attr};
+use super::answer::{LONG, attr_valid, file_attr};
 use super::requests::{Replied, Requests, Wanted};
 use crate::branch::{Attributes, Branch};
 
@@ -46,11 +46,17 @@ macro_rules! answer {
 }
 
 fn entry(reply: ReplyEntry, made: Replied<Attributes>) {
-    answer!(reply, made, made => reply.entry(&LONG, &file_attr(&made), GENERATION));
+    answer!(reply, made, made => {
+        let attr = file_attr(&made);
+        reply.entry_with_ttls(&attr_valid(&attr), &LONG, &attr, GENERATION);
+    });
 }
 
 fn attr(reply: ReplyAttr, found: Replied<Attributes>) {
-    answer!(reply, found, found => reply.attr(&LONG, &file_attr(&found)));
+    answer!(reply, found, found => {
+        let attr = file_attr(&found);
+        reply.attr(&attr_valid(&attr), &attr);
+    });
 }
 
 fn empty(reply: ReplyEmpty, done: Replied<()>) {
@@ -70,6 +76,11 @@ impl Filesystem for Requests {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!(?wanted, "the kernel has no such capability");
             }
+        }
+        if self.holds_back() {
+            let both = InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+            let offered = config.add_capabilities(both).is_ok();
+            tracing::debug!(offered, "writes are held back");
         }
         if self.over_rings() {
             // Only what was offered is promised: otherwise every request would wait for rings.
@@ -205,7 +216,8 @@ impl Filesystem for Requests {
     ) {
         let made = self.on(parent, |branch, file| branch.create(file, name.as_bytes(), mode));
         answer!(reply, made, made => {
-            reply.created(&LONG, &file_attr(&made), GENERATION, HANDLE, OPENED);
+            let attr = file_attr(&made);
+            reply.created(&attr_valid(&attr), &attr, GENERATION, HANDLE, OPENED);
         });
     }
 
@@ -234,12 +246,13 @@ impl Filesystem for Requests {
         _: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
+        flags: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.on(node, |branch, file| branch.write(file, offset, data));
+        let is_held_back = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let written = Self::write(self, node, offset, data, is_held_back);
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         answer!(reply, written, () => reply.written(len));
     }
@@ -275,8 +288,8 @@ impl Filesystem for Requests {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let ttl = Self::listed_valid(node);
         let add = |cookie, name: &OsStr, attr: &FileAttr| {
+            let ttl = Self::listed_valid(node, attr);
             reply.add(attr.ino, cookie, name, &ttl, attr, GENERATION)
         };
         let listed = self.list(node, offset, (true, add));
@@ -334,13 +347,14 @@ impl Filesystem for Requests {
     fn lseek(
         &self,
         _: &Request,
-        node: INodeNo,
+        _: INodeNo,
         _: FileHandle,
-        offset: i64,
-        whence: i32,
+        _: i64,
+        _: i32,
         reply: ReplyLseek,
     ) {
-        answer!(reply, self.seek(node, offset, whence), place => reply.offset(place));
+        // What is held back may lie in what is a hole here; the kernel says that there are none.
+        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn copy_file_range(

@@ -8,10 +8,13 @@
 //! It opens and closes files without a word. What it was told of it may have open, until it says
 //! that it forgets it; a file that lost its last name lives as long.
 //!
+//! What Postgres writes may wait in the kernel, see `held_back.rs`.
+//!
 //! A panic in a request is EIO for that request; what it may have left half done is behind a
 //! poisoned lock (see `locks`).
 
 mod answer;
+mod held_back;
 mod links;
 mod syncs;
 mod requests;

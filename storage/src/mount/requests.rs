@@ -11,10 +11,11 @@ use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
 use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
-use super::answer::{LONG, NEVER, file_attr, guarded, root_attr};
+use super::answer::{LONG, NEVER, attr_valid, file_attr, guarded, root_attr};
+use super::held_back::HeldBack;
 use super::links::Links;
 use super::syncs::Syncs;
-use crate::branch::{Attributes, Branch, NewAttributes, Renaming, Sought};
+use crate::branch::{Attributes, Branch, NewAttributes, Renaming};
 use crate::id::{BranchId, FileId, NodeId};
 use crate::inode::nanoseconds;
 use crate::journal::Making;
@@ -29,6 +30,7 @@ pub(crate) struct Requests {
     store: Arc<Store>,
     links: Links,
     syncs: Arc<Syncs>,
+    held_back: Option<HeldBack>,
     over_rings: bool,
 }
 
@@ -49,8 +51,18 @@ pub(super) struct Wanted {
 }
 
 impl Requests {
-    pub(super) fn new(store: Arc<Store>, links: Links, over_rings: bool) -> io::Result<Self> {
-        Ok(Self { store, links, syncs: Arc::new(Syncs::start()?), over_rings })
+    pub(super) fn new(
+        store: Arc<Store>,
+        links: Links,
+        held_back: Option<HeldBack>,
+        over_rings: bool,
+    ) -> io::Result<Self> {
+        Ok(Self { store, links, syncs: Arc::new(Syncs::start()?), held_back, over_rings })
+    }
+
+    /// Whether the kernel is to be let hold writes back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.held_back.is_some()
     }
 
     /// Whether the kernel is to be promised rings.
@@ -88,7 +100,8 @@ impl Requests {
     }
 
     pub(super) fn look_up(&self, parent: INodeNo, name: &OsStr) -> Replied<Named> {
-        let named = |attr, name_valid| Named { attr, name_valid, attributes_valid: LONG };
+        let named =
+            |attr, name_valid| Named { attr, name_valid, attributes_valid: attr_valid(&attr) };
         if parent == INodeNo::ROOT {
             let attr = self.branch_attr(name).ok_or(fuser::Errno::ENOENT)?;
             return Ok(named(attr, NEVER));
@@ -108,12 +121,33 @@ impl Requests {
         if node == INodeNo::ROOT {
             return Ok((root_attr(), NEVER));
         }
-        Ok((file_attr(&self.on(node, |branch, file| branch.stat(file))?), LONG))
+        let attr = file_attr(&self.on(node, |branch, file| branch.stat(file))?);
+        Ok((attr, attr_valid(&attr)))
     }
 
-    /// How long the kernel may keep what a listing of `node` told it.
-    pub(super) fn listed_valid(node: INodeNo) -> Duration {
-        if node == INodeNo::ROOT { NEVER } else { LONG }
+    /// How long the kernel may keep what a listing of `node` told it of one of its entries.
+    pub(super) fn listed_valid(node: INodeNo, attr: &FileAttr) -> Duration {
+        if node == INodeNo::ROOT { NEVER } else { attr_valid(attr) }
+    }
+
+    /// Writes, at once or what the kernel has held back.
+    pub(super) fn write(
+        &self,
+        node: INodeNo,
+        offset: u64,
+        data: &[u8],
+        is_held_back: bool,
+    ) -> Replied<()> {
+        if !is_held_back {
+            return self.on(node, |branch, file| branch.write(file, offset, data));
+        }
+        self.on(node, |branch, file| {
+            branch.write_held_back(file, offset, data)?;
+            if let (false, Some(held_back)) = (branch.may_hold_back(), &self.held_back) {
+                held_back.surprised_by(node);
+            }
+            Ok(())
+        })
     }
 
     /// Lists a directory; `add` returns true when the reply is full. `.` and `..` come first.
@@ -267,20 +301,6 @@ impl Requests {
                 mode if mode.is_empty() => branch.allocate(file, at, len, keep_size),
                 _ => Err(Errno::OPNOTSUPP),
             }
-        })
-    }
-
-    pub(super) fn seek(&self, node: INodeNo, offset: i64, whence: i32) -> Replied<i64> {
-        self.on(node, |branch, file| {
-            // The values of SEEK_DATA and SEEK_HOLE in the Linux ABI.
-            let sought = match whence {
-                3 => Sought::Data,
-                4 => Sought::Hole,
-                _ => return Err(Errno::INVAL),
-            };
-            let place =
-                branch.seek(file, u64::try_from(offset).map_err(|_| Errno::NXIO)?, sought)?;
-            i64::try_from(place).map_err(|_| Errno::OVERFLOW)
         })
     }
 

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::held_back::{self, HeldBack};
 use super::links::Links;
 use super::requests::Requests;
 use super::ring::{self, Rings};
@@ -59,12 +60,22 @@ impl Mounted {
         config.acl = if privileged { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
         let links = Links::new(dir.clone(), wal);
-        let requests = Requests::new(store, links, io_uring && ring::are_there()).map_err(fault)?;
+        let (held_back, surprises) = HeldBack::new();
+        let held_back = (privileged && held_back::can_be_bounded()).then_some(held_back);
+        let is_bounded = held_back.is_some();
+        let over_rings = io_uring && ring::are_there();
+        let requests =
+            Requests::new(store.clone(), links, held_back, over_rings).map_err(fault)?;
         let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
         let rings = start_rings(&session, requests).map_err(fault)?;
         let session = session.spawn().map_err(fault)?;
         let notifier = session.notifier();
-        if let Err(error) = read_far_ahead(&dir) {
+        let device = device_of(&dir).map_err(fault)?;
+        if is_bounded {
+            held_back::bound(&device).map_err(fault)?;
+            surprises.serve(Arc::downgrade(&store), notifier.clone()).map_err(fault)?;
+        }
+        if let Err(error) = read_far_ahead(&device) {
             // Unprivileged, or /sys is not to be written: long scans are slower.
             tracing::debug!(%error, "the kernel reads as far ahead as it does by itself");
         }
@@ -128,11 +139,15 @@ fn start_rings(session: &Session<Requests>, requests: Requests) -> io::Result<Op
     Rings::start(session.as_fd().try_clone_to_owned()?, requests).map(Some)
 }
 
-/// Sets how far ahead of a long scan the kernel reads. Which device that is, is asked without a
-/// request to the mount: nothing may wait for it here.
-fn read_far_ahead(dir: &Path) -> io::Result<()> {
+/// The mount's device, `major:minor`, asked without a request to the mount: nothing may wait for it
+/// here.
+fn device_of(dir: &Path) -> io::Result<String> {
     let about = statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
-    let device = format!("{}:{}", about.stx_dev_major, about.stx_dev_minor);
+    Ok(format!("{}:{}", about.stx_dev_major, about.stx_dev_minor))
+}
+
+/// Sets how far ahead of a long scan the kernel reads.
+fn read_far_ahead(device: &str) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB)
 }
 

@@ -229,7 +229,8 @@ fn one_file_changes_as_on_ext4() {
             let size = |file: &File| file.metadata().unwrap().size();
             assert_eq!(size(&both[0]), size(&both[1]), "seed {seed} step {step}");
             if step % 60 == 59 {
-                // On in a fork of it, so that most pages lie below.
+                // On in a fork of it, so that most pages lie below. It holds what was synced.
+                both[0].sync_all().unwrap();
                 served.client().fork(id(branch), id(branch + 1), root()).unwrap();
                 branch += 1;
             }

@@ -132,9 +132,9 @@ fn sparse_files_span_the_border_of_a_segment() {
     file.read_exact_at(&mut bytes[..24_576], border - 16_384).unwrap();
     assert!(bytes[..8192].iter().all(|byte| *byte == 0));
     assert!(bytes[8192..24_576].iter().all(|byte| *byte == 1));
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)), Ok(border - 8192));
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(border)), Ok(border + 8192));
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)), Ok(0));
+    // Nobody is told of holes: what the kernel holds back may lie in them.
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)), Ok(0));
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)), Ok(border + 8192));
     assert!(served.client().usage(id(3)).unwrap().unique_bytes < 65_536);
 }
 

@@ -109,11 +109,20 @@ fn a_full_disk_refuses_growth_and_stops_nobody() {
 
 #[test]
 fn a_branch_stops_growing_at_its_limit_and_goes_on() {
+    stops_growing_at(60 << 20);
+}
+
+/// Its first writes are held back by the kernel, which has to be told to stop that.
+#[test]
+fn a_branch_with_room_to_begin_with_stops_growing_at_its_limit() {
+    stops_growing_at(200 << 20);
+}
+
+fn stops_growing_at(max_bytes: u64) {
     let mut served = Served::new();
     prepare(&served);
     let mut client = served.client();
     client.fork(id(1), id(2), postgres()).unwrap();
-    let max_bytes = 60 << 20;
     client.limit(id(2), Some(max_bytes)).unwrap();
     served.kill();
     served.start();

@@ -11,9 +11,12 @@ use fuser::{Errno, FileAttr, INodeNo, RenameFlags, TimeOrNow};
 use super::call::Call;
 use super::reply::Reply;
 use crate::branch::{Attributes, Branch};
-use crate::mount::answer::{LONG, file_attr};
+use crate::mount::answer::{LONG, attr_valid, file_attr};
 use crate::mount::filesystem::OPENED;
 use crate::mount::requests::{Named, Replied, Requests, Wanted};
+
+/// In the flags of a write.
+const WRITE_CACHE: u32 = 1 << 0;
 
 mod opcode {
     pub(super) const LOOKUP: u32 = 1;
@@ -38,7 +41,6 @@ mod opcode {
     pub(super) const FALLOCATE: u32 = 43;
     pub(super) const READDIRPLUS: u32 = 44;
     pub(super) const RENAME2: u32 = 45;
-    pub(super) const LSEEK: u32 = 46;
     pub(super) const COPY_FILE_RANGE: u32 = 47;
 }
 
@@ -53,7 +55,8 @@ pub(super) fn answer(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -
         }
         opcode::WRITE => {
             let data = call.payload(payload);
-            requests.on(node, |branch, file| branch.write(file, call.u64(8), data))?;
+            let is_held_back = call.u32(20) & WRITE_CACHE != 0;
+            requests.write(node, call.u64(8), data, is_held_back)?;
             Ok(Reply::new(payload).u32(call.u32(16)).u32(0).len())
         }
         opcode::FSYNC | opcode::FSYNCDIR => sync(requests, call),
@@ -66,11 +69,6 @@ pub(super) fn answer(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -
         opcode::FALLOCATE => {
             let mode = call.u32(24).cast_signed();
             requests.allocate(node, call.u64(8), call.u64(16), mode).map(|()| 0)
-        }
-        opcode::LSEEK => {
-            let whence = i32::try_from(call.u32(16)).map_err(|_| Errno::EINVAL)?;
-            let place = requests.seek(node, call.u64(8).cast_signed(), whence)?;
-            Ok(Reply::new(payload).u64(place.cast_unsigned()).len())
         }
         opcode::COPY_FILE_RANGE => {
             let to = (INodeNo(call.u64(16)), call.u64(32));
@@ -98,7 +96,7 @@ fn answer_names(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -> Rep
         }
         opcode::SETATTR => {
             let changed = file_attr(&requests.change(node, &wanted(call))?);
-            return Ok(Reply::new(payload).attributes_valid(&changed, LONG).len());
+            return Ok(Reply::new(payload).attributes_valid(&changed, attr_valid(&changed)).len());
         }
         opcode::READLINK => {
             let target = requests.read_link(node)?;
@@ -125,7 +123,7 @@ fn answer_names(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -> Rep
         opcode::RENAME2 => {
             return rename(requests, call, payload, RenameFlags::from_bits_retain(call.u32(8)));
         }
-        // To open, flush, list extended attributes: the kernel need not ask again.
+        // To open, flush, seek, list extended attributes: the kernel need not ask again.
         _ => return Err(Errno::ENOSYS),
     };
     Ok(Reply::new(payload).name(&made).len())
@@ -161,7 +159,7 @@ fn list(
     let max = usize::try_from(call.u32(16)).unwrap_or(usize::MAX);
     let mut reply = Reply::new(payload);
     let add = |cookie, name: &OsStr, attr: &FileAttr| {
-        let valid = Requests::listed_valid(node);
+        let valid = Requests::listed_valid(node, attr);
         let named = Named { attr: *attr, name_valid: valid, attributes_valid: valid };
         reply.entry(cookie, name, (attr, with_attributes.then_some(&named)), max)
     };
@@ -171,7 +169,7 @@ fn list(
 
 fn named(made: &Attributes) -> Named {
     let attr: FileAttr = file_attr(made);
-    Named { attr, name_valid: LONG, attributes_valid: LONG }
+    Named { attr, name_valid: LONG, attributes_valid: attr_valid(&attr) }
 }
 
 /// `struct fuse_setattr_in`, whose first field says which of the others count.

@@ -1,0 +1,73 @@
+//! A trunk from which branches are being cut keeps its log short: a branch recovers from what the
+//! trunk has logged since its last checkpoint, and a checkpoint that has to come before a cut is
+//! what a create waits for longest. Where none has been cut for a while, checkpoints come when
+//! Postgres thinks fit.
+//!
+//! Bounds: one connection and one checkpoint at a time, none more often than every [`LOOK`], for
+//! [`WARM_FOR`] after the last cut.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::cause::Causes;
+use crate::postgres::{PostgresError, Session};
+
+/// Branches of a test run or a team come in bursts; between two of a burst lies less.
+const WARM_FOR: Duration = Duration::from_secs(20);
+/// How often the log is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// What a branch recovers in some milliseconds.
+const LOG_BYTES_MAX: i64 = 512 << 10;
+
+/// Keeps the log of one trunk short while it is told to; ends when dropped.
+pub(super) struct Warm {
+    socket_dir: PathBuf,
+    until: Arc<Mutex<Instant>>,
+    keeping: Option<JoinHandle<()>>,
+}
+
+impl Warm {
+    /// Of the trunk whose socket is there. Does nothing yet.
+    pub(super) fn new(socket_dir: PathBuf) -> Self {
+        Self { socket_dir, until: Arc::new(Mutex::new(Instant::now())), keeping: None }
+    }
+
+    /// Keeps the log short from now on, for a while.
+    pub(super) fn keep(&mut self) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + WARM_FOR;
+        if self.keeping.as_ref().is_some_and(|keeping| !keeping.is_finished()) {
+            return;
+        }
+        let (socket_dir, until) = (self.socket_dir.clone(), self.until.clone());
+        self.keeping = Some(tokio::spawn(async move {
+            if let Err(error) = keep_short(&socket_dir, &until).await {
+                // The next cut begins again; without it a cut only takes longer.
+                tracing::debug!(error = %Causes(&error), "the trunk's log is not kept short");
+            }
+        }));
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.abort();
+        }
+    }
+}
+
+async fn keep_short(socket_dir: &Path, until: &Mutex<Instant>) -> Result<(), PostgresError> {
+    let session = Session::system(socket_dir).await?;
+    let is_due = || *until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now();
+    while is_due() {
+        if session.log_since_checkpoint().await? > LOG_BYTES_MAX {
+            session.checkpoint().await?;
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
