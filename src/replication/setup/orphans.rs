@@ -2,12 +2,14 @@
 //! removes. A kill amid a first copy leaves as much as the table that was being copied, and every
 //! branch would count it.
 //!
-//! A file is removed if it was there while no Postgres ran and no relation of the database has it
-//! once one runs. That is safe, for
-//! * whoever made it has ended, and if it had committed, recovery would have brought its relation;
-//! * Postgres gives no new relation a name that a file has.
+//! The files of a number are removed if it was there while no Postgres ran, and no relation of the
+//! database has it once one runs. That is safe, for
+//! * whoever made them has ended, and if it had committed, recovery would have brought its relation;
+//! * Postgres gives no new relation a number that a file has.
+//!
+//! They are listed again by then: recovery may have made more of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,61 +19,67 @@ use super::super::error::{Error, at_trunk};
 use super::super::link::TrunkAccess;
 use super::super::progress;
 
-/// The files of relations below a data directory, by database.
+/// The numbers that files of relations have, by database.
 #[derive(Debug)]
-pub struct RelationFiles(Vec<RelationFile>);
-
-#[derive(Debug)]
-struct RelationFile {
-    database: u32,
-    number: u32,
-    path: PathBuf,
+pub struct RelationFiles {
+    base: PathBuf,
+    numbers: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 impl RelationFiles {
-    /// Lists them. No Postgres may run on the directory, or what it is at work on would be taken
-    /// for nobody's.
+    /// Lists those below a data directory. No Postgres may run on it, or what it is at work on
+    /// would be taken for nobody's.
     pub fn list(data_dir: &Path) -> io::Result<Self> {
-        let mut files = Vec::new();
-        for directory in std::fs::read_dir(data_dir.join("base"))? {
-            let directory = directory?;
-            let Some(database) = directory.file_name().to_str().and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            for file in std::fs::read_dir(directory.path())? {
-                let file = file?;
-                let number = file.file_name().to_str().and_then(relation_of);
-                files.extend(number.map(|number| RelationFile {
-                    database,
-                    number,
-                    path: file.path(),
-                }));
-            }
+        let base = data_dir.join("base");
+        let mut numbers = BTreeMap::new();
+        for (name, directory) in entries(&base)? {
+            let Ok(database) = name.parse() else { continue };
+            let files = entries(&directory)?.into_iter();
+            numbers.insert(database, files.filter_map(|(name, _)| name.parse().ok()).collect());
         }
-        Ok(Self(files))
+        Ok(Self { base, numbers })
     }
 
-    /// Removes those of the trunk's database that no relation has. To be called once Postgres runs
-    /// again, before anybody works with it. What cannot be removed only takes room.
-    pub async fn remove_orphans(self, trunk: &TrunkAccess) {
-        let outcome = match self.orphans(trunk).await {
-            Ok(orphans) => remove(&orphans).await.map_err(|error| error.to_string()),
+    /// Removes what no relation of the trunk's database has. To be called once Postgres runs again.
+    /// What cannot be removed only takes room.
+    pub async fn remove_orphans(mut self, trunk: &TrunkAccess) {
+        let removed = match self.take_orphans(trunk).await {
+            Ok(Some((database, orphans))) => {
+                let directory = self.base.join(database.to_string());
+                remove(&directory, &orphans).await.map_err(|error| error.to_string())
+            }
+            Ok(None) => return,
             Err(error) => Err(error.chain()),
         };
-        if let Err(reason) = outcome {
-            tracing::warn!(reason, "files that no table has stay in a first copy");
+        match removed {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "what no table has was removed from a first copy"),
+            Err(reason) => tracing::warn!(reason, "files that no table has stay in a first copy"),
         }
     }
 
-    async fn orphans(self, trunk: &TrunkAccess) -> Result<Vec<PathBuf>, Error> {
-        let Some(system) = progress::open_existing(trunk).await? else { return Ok(Vec::new()) };
+    /// None if the database is not there.
+    async fn take_orphans(
+        &mut self,
+        trunk: &TrunkAccess,
+    ) -> Result<Option<(u32, BTreeSet<u32>)>, Error> {
+        let Some(system) = progress::open_existing(trunk).await? else { return Ok(None) };
         let read = read(&system).await;
         system.close().await;
-        let (own, known) = read.map_err(at_trunk)?;
-        let is_orphan = |file: &RelationFile| file.database == own && !known.contains(&file.number);
-        Ok(self.0.into_iter().filter(is_orphan).map(|file| file.path).collect())
+        let (database, known) = read.map_err(at_trunk)?;
+        let mut numbers = self.numbers.remove(&database).unwrap_or_default();
+        numbers.retain(|number| !known.contains(number));
+        Ok(Some((database, numbers)))
     }
+}
+
+/// What is in a directory, by name.
+fn entries(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let named = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+    };
+    std::fs::read_dir(directory)?.map(named).collect()
 }
 
 /// The number in `16384`, `16384.1`, `16384_fsm` or `16384_vm.2`; none of what is no relation's.
@@ -97,17 +105,20 @@ async fn read(system: &Session) -> Result<(u32, BTreeSet<u32>), tokio_postgres::
     Ok((own, known?))
 }
 
-async fn remove(orphans: &[PathBuf]) -> io::Result<()> {
-    for path in orphans {
+/// Returns how many files there were.
+async fn remove(directory: &Path, orphans: &BTreeSet<u32>) -> io::Result<usize> {
+    let mut removed = 0;
+    for (name, path) in entries(directory)? {
+        if !relation_of(&name).is_some_and(|number| orphans.contains(&number)) {
+            continue;
+        }
         match tokio::fs::remove_file(path).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             outcome => outcome?,
         }
+        removed += 1;
     }
-    if !orphans.is_empty() {
-        tracing::info!(files = orphans.len(), "what no table has was removed from a first copy");
-    }
-    Ok(())
+    Ok(removed)
 }
 
 #[cfg(test)]
