@@ -93,8 +93,8 @@ impl Replication {
         }
     }
 
-    /// Returns once the applier stands at the end of a source transaction, its trunk connections
-    /// are closed, and its progress is durable. Reading from the source goes on until queues are
+    /// Returns once the applier stands at the end of a source transaction and its progress is
+    /// durable. Reading from the source goes on until queues are
     /// full.
     pub async fn pause(&self) -> Result<Position, Error> {
         let (answer, answered) = oneshot::channel();
@@ -346,7 +346,7 @@ impl Stream {
         }
     }
 
-    /// Releases the trunk until resumed. None if told to stop meanwhile.
+    /// Leaves the trunk alone until resumed. None if told to stop meanwhile.
     async fn pause(
         &mut self,
         mut applier: Applier,
@@ -357,18 +357,11 @@ impl Stream {
         self.shared.update(|status| status.has_disabled_triggers = is_any);
         let position = applier.position();
         self.position = Some(position);
-        let resyncs = std::mem::take(&mut applier.resyncs).suspend();
-        applier.close().await;
         self.shared.enter(Phase::Paused);
         // Who asked may have gone, and will not resume then.
         if answer.send(Ok(position)).is_ok() && self.stand_by(None, "paused").await.is_err() {
             return Ok(None);
         }
-        let mut applier = self.open_applier().await?;
-        if applier.position().lsn != position.lsn {
-            return Err(Error::Ended);
-        }
-        applier.resume_resyncs(resyncs);
         self.shared.enter(Phase::Streaming);
         Ok(Some(applier))
     }

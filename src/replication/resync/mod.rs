@@ -170,23 +170,6 @@ impl Resyncs {
         }
     }
 
-    /// To be called when the trunk is about to stop. What is kept goes into the next applier.
-    pub(super) fn suspend(self) -> Self {
-        if let Some(current) = &self.current {
-            current.trunk.send_replace(None);
-        }
-        self
-    }
-
-    /// Goes on with what a pause interrupted.
-    fn adopt(&mut self, kept: Self, trunk: &TrunkAccess) {
-        let loaded = std::mem::replace(self, kept);
-        if let Some(current) = &self.current {
-            current.trunk.send_replace(Some(trunk.clone()));
-        }
-        loaded.due.iter().for_each(|due| self.add(&due.table));
-    }
-
     /// The next table, of those that need not wait for the stream.
     fn next(&mut self, passed: Lsn) -> Option<Due> {
         let is_held_back = self.not_before.is_some_and(|at| Instant::now() < at);
@@ -210,11 +193,6 @@ impl Resyncs {
 }
 
 impl Applier {
-    /// To be called after a pause, at the very position it began at.
-    pub(super) fn resume_resyncs(&mut self, kept: Resyncs) {
-        self.resyncs.adopt(kept, &self.replay.trunk);
-    }
-
     /// To be called between two source transactions. `passed` is how far the stream is.
     pub(super) async fn tend_resyncs(&mut self, passed: Lsn) -> Result<(), Error> {
         if let Some(position) = self.copied().await?
