@@ -1,6 +1,7 @@
 //! Setup and deletion under kill -9 and unreachable sources: whatever dies when, the next server
 //! carries on, and the source holds exactly one connector's things, or none.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -215,6 +216,34 @@ fn few_at_once(source: &Source) -> Server {
     Server::start_with("[replication]\ncopy_jobs = 1\n")
 }
 
+/// What a transaction leaves that dies with its Postgres, by a name that none comes to.
+fn leave_a_file(server: &Server) {
+    for database in databases(server, "store/incoming/1/base") {
+        std::fs::write(database.join(ORPHAN), "rows of nobody").expect("write a file");
+    }
+}
+
+fn assert_removed(server: &Server) {
+    let databases = databases(server, "mnt/1/base");
+    let left: Vec<_> = databases.iter().filter(|path| path.join(ORPHAN).exists()).collect();
+    assert_eq!(left, [] as [&PathBuf; 0]);
+}
+
+const ORPHAN: &str = "4000000001.1";
+
+/// The folders of databases that are no template's.
+fn databases(server: &Server, base: &str) -> Vec<PathBuf> {
+    let base = server.data_dir().join(base);
+    let is_made = |path: &PathBuf| {
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        number.is_some_and(|number: u32| number >= 16_384)
+    };
+    let listed = std::fs::read_dir(base).expect("list databases");
+    let databases: Vec<_> = listed.filter_map(|e| Some(e.ok()?.path())).filter(is_made).collect();
+    assert_eq!(databases.len(), 1, "{databases:?}");
+    databases
+}
+
 fn kill_amid_copy(source: &Source, server: &mut Server) {
     let (holder, create) = stuck_setup(source, server);
     server.kill();
@@ -227,6 +256,7 @@ fn a_first_copy_goes_on_after_its_server_was_killed() {
     let source = Source::start();
     let mut server = few_at_once(&source);
     kill_amid_copy(&source, &mut server);
+    leave_a_file(&server);
     write_all(&source, 1);
     source.sql("alter table whole add c int default 7; alter table changed add c int default 8");
     source.sql(
@@ -238,6 +268,7 @@ fn a_first_copy_goes_on_after_its_server_was_killed() {
     let log = server.log_text();
     assert!(log.contains("whole=2 left=2"), "{log}");
     assert_eq!(source.sql(READS), READ_ONCE);
+    assert_removed(&server);
     assert_same(&server, &source);
     assert_eq!(slots(&source), "ours");
 }
@@ -250,6 +281,7 @@ fn a_first_copy_goes_on_after_its_postgres_was_killed() {
     let loading = server.data_dir().join("store/incoming/1/postmaster.pid");
     let loading = std::fs::read_to_string(loading).expect("read the pid of the loading Postgres");
     let pid = loading.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    leave_a_file(&server);
     processes::signal(pid, Signal::KILL);
     holder.end();
     write_all(&source, 1);
@@ -258,6 +290,7 @@ fn a_first_copy_goes_on_after_its_postgres_was_killed() {
     let log = server.log_text();
     assert!(log.contains("whole=2 left=3"), "{log}");
     assert_eq!(source.sql(READS), READ_ONCE);
+    assert_removed(&server);
     assert_same(&server, &source);
 }
 

@@ -12,7 +12,8 @@
 //! | the files are given to the store | goes on with the tables that are not whole |
 //! | the row says `Active` | begins anew |
 //!
-//! It goes on only if the host has run on and the source still keeps its log for us.
+//! It goes on only if the host has run on, the source still keeps its log for us, and no other
+//! build left it in a format that this one does not know.
 //! A source or a loading Postgres that goes away is waited for, [`RETRIES_MAX`] times in a row
 //! without a table more. Then nothing is left, here and on the source.
 
@@ -30,7 +31,7 @@ use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, New
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
 use crate::postgres::{self, Installation, LocaleProvider, TemplateSpec};
-use crate::replication::{self, Link, SetupProgress, SlotWal, TrunkAccess};
+use crate::replication::{self, Link, RelationFiles, SetupProgress, SlotWal, TrunkAccess};
 use crate::source::{self, Facts, SourceUrl, TableName};
 
 const MIB: u64 = 1 << 20;
@@ -177,8 +178,7 @@ impl Setup {
         trunk: &BranchRecord,
         installation: &Installation,
     ) -> Result<Vec<String>, SetupError> {
-        let computes = &self.services.computes;
-        let lease = computes.wake(ComputeTarget::load_of(trunk)).await?;
+        let lease = self.start_loading(trunk).await?;
         let access = self.access(&lease);
         let link = link(&self.services, &self.record, &self.source)?;
         let report = |progress: &SetupProgress| {
@@ -196,8 +196,18 @@ impl Setup {
             never = write_out(self.services.data_dir.incoming(trunk.number)) => match never {},
         };
         drop(lease);
-        computes.release(trunk.number).await?;
+        self.services.computes.release(trunk.number).await?;
         Ok(copied.warnings)
+    }
+
+    /// Starts the compute anew: what one that was killed left is told while none runs.
+    async fn start_loading(&self, trunk: &BranchRecord) -> Result<Lease, SetupError> {
+        let computes = &self.services.computes;
+        computes.release(trunk.number).await?;
+        let files = RelationFiles::list(&self.services.data_dir.incoming(trunk.number))?;
+        let lease = computes.wake(ComputeTarget::load_of(trunk)).await?;
+        files.remove_orphans(&self.access(&lease)).await;
+        Ok(lease)
     }
 
     fn access(&self, lease: &Lease) -> TrunkAccess {

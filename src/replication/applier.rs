@@ -72,6 +72,8 @@ pub(super) struct Applier {
     pub(super) tokens: Vec<String>,
     /// Number of the last message of ours that was taken in.
     pub(super) heard: u64,
+    /// Number of the last one that is committed.
+    pub(super) heard_in_trunk: u64,
     /// A trunk transaction is open.
     pub(super) is_open: bool,
     /// The last whole source transaction that is not committed in the trunk.
@@ -141,6 +143,7 @@ impl Applier {
             sequences: Vec::new(),
             tokens: Vec::new(),
             heard: shared.heard(),
+            heard_in_trunk: shared.heard(),
             is_open: false,
             pending: None,
             transactions: 0,

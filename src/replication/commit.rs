@@ -1,14 +1,22 @@
 //! The end of trunk transactions: the position moves with the changes, and is told once durable.
 //!
-//! While more is at hand, a commit need not wait for the disk: what a crash of the trunk takes of
-//! such commits, it takes from the end and with their positions, and the source still has it. One
-//! in [`FLUSH_INTERVAL`] waits, which makes all before it durable, and so does every commit that
-//! somebody hears of.
+//! A commit need not wait for the disk: what a crash of the trunk takes of such commits, it takes
+//! from the end and with their positions, and the source still has it. What waits, and makes all
+//! before it durable:
+//!
+//! | commit | waits |
+//! |---|---|
+//! | that somebody hears of: a barrier, a pause, a schema change | always |
+//! | of a full group, with more at hand | once in [`FLUSH_INTERVAL`] |
+//! | of the last that is at hand | once in [`QUIET_INTERVAL`] |
+//!
+//! Where no commit comes any more, the last ones are made durable [`QUIET_INTERVAL`] after the one
+//! that waited. So a trunk that keeps up takes little from a source on the same disk.
 
 use std::time::Duration;
 
 use proxy::client::Session;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Statement;
 
 use crate::lsn::Lsn;
@@ -22,18 +30,25 @@ use super::flight::Ending;
 const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 /// The source is told as often; what it keeps for us meanwhile is little.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Short beside the time in which a person looks again, long beside a write to the disk.
+const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Applier {
-    /// Commits what is pending; what was committed before is durable then. A position reached
+    /// Commits what is pending; all is durable once [`Applier::flush_is_due`]. A position reached
     /// without any change is written now and then only, so that a flood of empty transactions costs
     /// nothing.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
+        let is_quiet = self.flushed_at.elapsed() >= QUIET_INTERVAL;
         let is_empty = !self.is_open && self.plan.is_empty() && self.has_rows_only();
         if is_empty && self.written_at.elapsed() < EMPTY_INTERVAL {
             self.settle().await?;
-            return self.flush().await;
+            return if is_quiet { self.flush().await } else { Ok(()) };
         }
-        self.commit_all().await
+        if is_quiet || !self.has_rows_only() {
+            return self.commit_all().await;
+        }
+        self.send_commit(false).await?;
+        self.settle().await
     }
 
     /// Commits what is pending, be it an empty transaction. Everything is durable then.
@@ -113,9 +128,9 @@ impl Applier {
             self.progress.commit_time_us = commit.time_us;
         }
         self.shared.update(|status| status.transactions += ending.transactions);
+        self.heard_in_trunk = ending.heard;
         if ending.is_flushed {
             self.flushed();
-            self.shared.hear(ending.heard);
         }
         // Nothing that refers to it is planned: the next group has not begun, or is this one's.
         if self.plan.is_empty() {
@@ -132,6 +147,7 @@ impl Applier {
     fn flushed(&mut self) {
         self.flushed_at = Instant::now();
         self.durable.send_replace(self.progress.start());
+        self.shared.hear(self.heard_in_trunk);
         let position = self.position();
         self.shared.update(|status| {
             status.applied_lsn = self.progress.start();
@@ -139,9 +155,18 @@ impl Applier {
         });
     }
 
+    /// Returns when it is time to [`Applier::flush`]; never, if all is durable or will be with the
+    /// transaction at hand.
+    pub(super) async fn flush_is_due(&self) {
+        if self.is_open || self.is_flushed() {
+            std::future::pending::<()>().await;
+        }
+        sleep_until(self.flushed_at + QUIET_INTERVAL).await;
+    }
+
     /// Waits until every commit so far is durable: one that writes and waits for the disk takes
     /// those before it along. Amid a transaction its commit will.
-    async fn flush(&mut self) -> Result<(), Error> {
+    pub(super) async fn flush(&mut self) -> Result<(), Error> {
         if self.is_open || self.is_flushed() {
             return Ok(());
         }

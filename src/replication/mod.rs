@@ -17,6 +17,7 @@
 //!   mirrored owner, never as a superuser.
 
 mod applier;
+mod blocks;
 mod cache;
 mod call;
 mod catalog;
@@ -60,7 +61,7 @@ mod wal2json;
 pub use error::{Action, Error};
 pub use ledger::is_uneven;
 pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects, drop_sql};
-pub use setup::{SetupOutcome, SetupProgress, Stage, TableProgress, setup};
+pub use setup::{RelationFiles, SetupOutcome, SetupProgress, Stage, TableProgress, setup};
 pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
 pub use triggers::enable_triggers;

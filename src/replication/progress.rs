@@ -46,9 +46,8 @@ pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<
     }
 }
 
-/// A session of the superuser in a trunk's database that has our schema, in this build's format;
-/// none if there is no such database.
-pub(super) async fn open_database(trunk: &TrunkAccess) -> Result<Option<Session>, Error> {
+/// A session of the superuser in a trunk's database; none if there is no such database.
+pub(super) async fn open_existing(trunk: &TrunkAccess) -> Result<Option<Session>, Error> {
     let maintenance = maintenance_database(&trunk.database);
     let system = Session::open(&trunk.as_system(maintenance)).await.map_err(at_trunk)?;
     let exists = system
@@ -60,7 +59,12 @@ pub(super) async fn open_database(trunk: &TrunkAccess) -> Result<Option<Session>
     if !exists {
         return Ok(None);
     }
-    let system = Session::open(&trunk.as_system(&trunk.database)).await.map_err(at_trunk)?;
+    Session::open(&trunk.as_system(&trunk.database)).await.map(Some).map_err(at_trunk)
+}
+
+/// The same, if it has our schema, in this build's format.
+pub(super) async fn open_database(trunk: &TrunkAccess) -> Result<Option<Session>, Error> {
+    let Some(system) = open_existing(trunk).await? else { return Ok(None) };
     match format::bring_up_in(&system).await {
         Ok(()) => Ok(Some(system)),
         Err(error) => {

@@ -321,6 +321,10 @@ impl Stream {
                         events = batch.ok_or(Error::Ended)?.events.into_iter().peekable();
                         None
                     }
+                    () = applier.flush_is_due(), if applier.is_at_boundary() => {
+                        applier.flush().await?;
+                        None
+                    }
                     // Amid a transaction nothing may be committed for anybody.
                     control = self.controls.recv(), if applier.is_at_boundary() => {
                         Some(control.unwrap_or(Control::Stop))

@@ -86,7 +86,7 @@ pub struct RoleFacts {
 }
 
 /// A table to copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
     pub name: TableName,

@@ -18,6 +18,7 @@ use tokio_postgres::CopyInSink;
 use crate::lsn::Lsn;
 use crate::source::{self, Plugin, Table, TableName};
 
+use super::super::blocks::Blocks;
 use super::super::error::{Error, at_source, at_trunk};
 use super::super::link::{Link, TrunkAccess};
 use super::super::publication;
@@ -27,9 +28,8 @@ use super::super::setup::{FILE_SQL, Snapshot};
 /// A message that says nothing: it takes the stream past the position of the copy at once.
 pub(in super::super) const NUDGE_SQL: &str =
     "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')::text";
-/// Blocks of one part: 64 MiB, about a second.
-const PART_BLOCKS: u64 = 8192;
-const BLOCK_BYTES: u64 = 8192;
+/// One part takes about a second.
+const PART_BYTES: u64 = 64 << 20;
 /// A trunk that fails without being stopped for a cut gets this long; the stream fails then too.
 const TRUNK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A table that is rewritten under its copy this often has to wait for a while.
@@ -156,19 +156,14 @@ struct Part {
     filter: Option<String>,
 }
 
-/// The last one is open to its end: the table may have grown since it was measured.
 fn parts(table: &Table) -> Vec<Part> {
-    let count =
-        if table.is_heap { table.bytes.div_ceil(PART_BLOCKS * BLOCK_BYTES).max(1) } else { 1 };
-    let range = |at: u64| {
-        let from = format!("ctid >= '({},0)'", at * PART_BLOCKS);
-        match at + 1 == count {
-            _ if count == 1 => String::new(),
-            true => format!(" WHERE {from}"),
-            false => format!(" WHERE {from} AND ctid < '({},0)'", (at + 1) * PART_BLOCKS),
-        }
-    };
-    let filters = std::iter::once(None).chain((0..count).map(|at| Some(range(at))));
+    let mut filters = vec![None];
+    if table.is_heap && table.bytes > PART_BYTES {
+        let ranges = Blocks::split(table.bytes, PART_BYTES);
+        filters.extend(ranges.map(|blocks| Some(format!(" WHERE {}", blocks.condition()))));
+    } else {
+        filters.push(Some(String::new()));
+    }
     (0..).zip(filters).map(|(number, filter)| Part { number, filter }).collect()
 }
 
@@ -279,28 +274,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_a_table_once() {
-        let table = |bytes, is_heap| Table {
-            name: TableName::default(),
-            bytes,
-            total_bytes: bytes,
-            columns: Vec::new(),
-            has_identity: true,
-            is_heap,
-            is_portable: true,
+    fn a_table_is_emptied_first() {
+        let filters = |bytes, is_heap| -> Vec<Option<String>> {
+            let table = Table { bytes, is_heap, ..Table::default() };
+            parts(&table).into_iter().map(|part| part.filter).collect()
         };
-        let filters = |table: &Table| -> Vec<Option<String>> {
-            parts(table).into_iter().map(|part| part.filter).collect()
-        };
-        let part = PART_BLOCKS * BLOCK_BYTES;
-        assert_eq!(filters(&table(0, true)), [None, Some(String::new())]);
-        assert_eq!(filters(&table(part * 9, false)), [None, Some(String::new())]);
-        let three = [
-            " WHERE ctid >= '(0,0)' AND ctid < '(8192,0)'",
-            " WHERE ctid >= '(8192,0)' AND ctid < '(16384,0)'",
-            " WHERE ctid >= '(16384,0)'",
-        ];
-        let three = std::iter::once(None).chain(three.map(|text| Some(text.to_owned())));
-        assert_eq!(filters(&table(part * 2 + 1, true)), three.collect::<Vec<_>>());
+        for (bytes, is_heap) in [(0, true), (PART_BYTES, true), (PART_BYTES * 9, false)] {
+            assert_eq!(filters(bytes, is_heap), [None, Some(String::new())]);
+        }
+        let split = filters(PART_BYTES * 2 + 1, true);
+        assert_eq!(
+            split.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, true, true, true]
+        );
+        let last = " WHERE ctid >= '(16384,0)'::pg_catalog.tid";
+        assert_eq!(split.last(), Some(&Some(last.to_owned())));
     }
 }

@@ -11,6 +11,7 @@ mod database;
 mod extensions;
 mod foreign_keys;
 mod materialized_views;
+mod orphans;
 mod resume;
 mod roles;
 mod schema;
@@ -18,6 +19,7 @@ mod snapshot;
 
 pub(super) use database::maintenance_database;
 pub(super) use extensions::is_extension_allowed;
+pub use orphans::RelationFiles;
 pub(super) use roles::mirror_again as mirror_roles;
 pub(super) use snapshot::{FILE_SQL, Snapshot};
 
@@ -37,6 +39,7 @@ use super::progress::{self, Progress};
 use super::publication;
 use super::sequences;
 use super::settings;
+use resume::Earlier;
 
 /// How far setup is. Every call tells the whole state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,15 +141,18 @@ pub async fn setup(
     jobs: usize,
     report: &(dyn Fn(&SetupProgress) + Send + Sync),
 ) -> Result<SetupOutcome, Error> {
-    if let Some(lsn) = progress::finished(link, trunk).await? {
-        return Ok(SetupOutcome { lsn, warnings: Vec::new() });
-    }
     let mut state = SetupProgress::default();
     report(&state);
     let found = resume::find(link, trunk).await;
     let is_resumed = !matches!(found, Ok(None));
     let begun = match found {
-        Ok(Some((ledger, snapshot))) => Ok((Some(ledger), snapshot)),
+        Ok(Some(Earlier::Finished(lsn))) => {
+            return Ok(SetupOutcome { lsn, warnings: Vec::new() });
+        }
+        Ok(Some(Earlier::CutShort(found))) => {
+            let (ledger, snapshot) = *found;
+            Ok((Some(ledger), snapshot))
+        }
         Ok(None) => begin(link).await.map(|snapshot| (None, snapshot)),
         Err(error) => Err(error),
     };

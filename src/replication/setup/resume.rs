@@ -13,11 +13,13 @@ use std::time::SystemTime;
 
 use proxy::client::{ReplicationConnection, Session};
 
+use crate::lsn::Lsn;
 use crate::source::{Facts, Table, TableName};
 
 use super::super::error::{Action, Error, at_source, at_trunk};
 use super::super::ledger::{self, Entry, Ledger};
 use super::super::link::{Link, TrunkAccess};
+use super::super::progress;
 use super::super::quarantine;
 use super::super::start;
 use super::super::status::Quarantined;
@@ -26,24 +28,34 @@ use super::schema::Dump;
 use super::snapshot::Snapshot;
 use super::{Begun, Setup, SetupProgress, Stage};
 
-/// What there is to go on with, and the moment to copy the rest at. None is said with the reason.
-pub(super) async fn find(
-    link: &Link,
-    trunk: &TrunkAccess,
-) -> Result<Option<(Ledger, Snapshot)>, Error> {
-    let Some(ledger) = Ledger::find(trunk).await? else { return Ok(None) };
-    let found = match check(link, &ledger).await {
-        Ok(()) => Snapshot::take_another(link).await,
-        Err(error) => Err(error),
-    };
-    match found {
-        Ok(snapshot) => Ok(Some((ledger, snapshot))),
+/// What an earlier setup left.
+pub(super) enum Earlier {
+    /// A whole copy, which stands there.
+    Finished(Lsn),
+    /// Some tables, and the moment to copy the others at.
+    CutShort(Box<(Ledger, Snapshot)>),
+}
+
+/// None is said with the reason, if there is something that cannot be gone on with: that another
+/// build wrote it is one.
+pub(super) async fn find(link: &Link, trunk: &TrunkAccess) -> Result<Option<Earlier>, Error> {
+    match look(link, trunk).await {
         Err(error) if error.action() == Action::Stop => {
             tracing::warn!(slot = link.slot(), reason = error.chain(), "first copy begins anew");
             Ok(None)
         }
-        Err(error) => Err(error),
+        found => found,
     }
+}
+
+async fn look(link: &Link, trunk: &TrunkAccess) -> Result<Option<Earlier>, Error> {
+    if let Some(lsn) = progress::finished(link, trunk).await? {
+        return Ok(Some(Earlier::Finished(lsn)));
+    }
+    let Some(ledger) = Ledger::find(trunk).await? else { return Ok(None) };
+    check(link, &ledger).await?;
+    let snapshot = Snapshot::take_another(link).await?;
+    Ok(Some(Earlier::CutShort(Box::new((ledger, snapshot)))))
 }
 
 /// Refuses if the stream could not begin where the first snapshot was.

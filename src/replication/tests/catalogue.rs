@@ -181,3 +181,72 @@ async fn a_promoted_standby_is_followed_only_from_where_the_trunk_stands() {
     let reason = chain.until_stopped().await;
     assert!(reason.contains("older timeline"), "{reason}");
 }
+
+/// However long the trunk takes for a round, and with all queues full.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_hears_of_a_follower_whose_trunk_is_stuck() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    chain.catch_up().await;
+    let holder = chain.trunk.session("app").await;
+    holder.batch_execute("BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let walsender = "SELECT active_pid::text FROM pg_replication_slots";
+    let before = chain.source.value("app", walsender).await;
+    let rows = "SELECT g, repeat('x', 10000) FROM generate_series(1, 2000) g";
+    for first in ["0", "2000", "4000"] {
+        chain
+            .on_source(&format!("INSERT INTO t SELECT g + {first}, v FROM ({rows}) r (g, v)"))
+            .await;
+    }
+    let written = chain.source.value("app", "SELECT clock_timestamp()::text").await;
+    let stands = chain.stream().status().applied_lsn;
+    let heard = format!(
+        "SELECT (reply_time > '{written}'::timestamptz + interval '5 seconds')::text
+           FROM pg_stat_replication"
+    );
+    chain.source.until("app", &heard, "true").await;
+    let status = chain.stream().status();
+    assert_eq!((status.applied_lsn, status.confirmed_lsn), (stands, stands));
+    assert!(status.lag_bytes > 1 << 20, "{status:?}");
+    let end = chain.source.value("app", "SELECT pg_current_wal_lsn()::text").await;
+    assert!(status.received_lsn < end.parse().unwrap(), "the queue is not full: {status:?}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    chain.assert_equal().await;
+    assert_eq!(chain.source.value("app", walsender).await, before, "the stream began anew");
+}
+
+/// Such as a row that is too large to be printed: the server ends the stream with its words.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_source_cannot_decode_is_not_skipped() {
+    let chain = Chain::start_with(Plugin::Pgoutput, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.on_source("INSERT INTO t VALUES (1)").await;
+    chain.catch_up().await;
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
+    chain.on_source("DROP PUBLICATION ardent_c1").await;
+    let before = chain.source.value("app", "SELECT pg_current_wal_lsn()::text").await;
+    chain.on_source("INSERT INTO t VALUES (2)").await;
+    let reason = chain.until_stopped().await;
+    assert!(reason.contains("publication \"ardent_c1\" does not exist"), "{reason}");
+    for _ in 0..3 {
+        chain.stream().resume(chain.trunk.access()).await.unwrap();
+        chain.until_stopped().await;
+    }
+    let is_kept = format!("SELECT (({confirmed})::pg_lsn <= '{before}')::text");
+    assert_eq!(chain.source.value("app", &is_kept).await, "true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_empty_transactions_costs_the_trunk_nothing() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    let moved = "SELECT xmin::text FROM ardent.progress";
+    let before = chain.trunk.value("app", moved).await;
+    let session = chain.source.session("app").await;
+    for _ in 0..1_000 {
+        // Writes what no plugin prints.
+        session.batch_execute("SELECT pg_catalog.lo_create(0)").await.unwrap();
+    }
+    chain.catch_up().await;
+    let written = chain.trunk.value("app", "SELECT txid_current()::text").await;
+    let writes = written.parse::<u64>().unwrap() - before.parse::<u64>().unwrap();
+    assert!(writes <= 5, "{writes} transactions of the trunk");
+}

@@ -1,6 +1,10 @@
 //! Faults: whatever ends, nothing is lost, doubled or skipped.
 
-use crate::replication::{Link, Phase, Replication, SlotWal, drop_source_objects, drop_sql, setup};
+use std::time::{Duration, Instant};
+
+use crate::replication::{
+    Link, Phase, Replication, SetupProgress, SlotWal, Stage, drop_source_objects, drop_sql, setup,
+};
 
 use crate::source::{Plugin, TableName};
 
@@ -67,6 +71,34 @@ async fn what_a_crash_takes_of_the_trunk_comes_again() {
     let kept = chain.trunk.value("app", "SELECT lsn::text FROM ardent.progress").await;
     assert!(status.confirmed_lsn <= status.applied_lsn);
     assert!(status.applied_lsn <= kept.parse().unwrap(), "told of more than {kept}");
+    chain.assert_equal().await;
+}
+
+/// A trunk that keeps up with small transactions commits each by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_that_keeps_up_seldom_waits_for_its_disk() {
+    let mut chain = Chain::prepare("SELECT 1").await;
+    assert!(chain.source.pgbench("app", &["-i", "-q", "-s", "1"]).wait().unwrap().success());
+    chain.copy().await;
+    // Whoever waits for the disk writes, and nobody else does.
+    chain.trunk.run("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    chain.trunk.run("SELECT pg_reload_conf()").await;
+    chain.follow();
+    chain.catch_up().await;
+    let waits = "SELECT wal_write::text FROM pg_stat_wal";
+    let before: u64 = chain.trunk.value("app", waits).await.parse().unwrap();
+    let arguments = ["-n", "-c", "2", "-T", "5", "-R", "200"];
+    assert!(chain.source.pgbench("app", &arguments).wait().unwrap().success());
+    let transactions = chain.stream().status().transactions;
+    // The last of them are durable long before an idle source says its next word.
+    let end = chain.trunk.value("app", "SELECT lsn::text FROM ardent.progress").await;
+    let (end, began) = (end.parse().unwrap(), Instant::now());
+    chain.until("durable", |status| status.applied_lsn >= end).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    chain.replication.take().unwrap().stop().await;
+    let after: u64 = chain.trunk.value("app", waits).await.parse().unwrap();
+    assert!(transactions > 500 && after - before < transactions / 4, "{before} {after}");
+    chain.follow();
     chain.assert_equal().await;
 }
 
@@ -194,7 +226,8 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
     let mut chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
     chain.catch_up().await;
     let (link, trunk) = (chain.source.link(), chain.trunk.access());
-    setup(&link, &trunk, &bin_dir(), 2, &|_| panic!("works again")).await.unwrap();
+    let looks_only = |progress: &SetupProgress| assert_eq!(progress.stage, Stage::Slot);
+    setup(&link, &trunk, &bin_dir(), 2, &looks_only).await.unwrap();
     chain.replication.take().unwrap().stop().await;
     for _ in 0..2 {
         drop_source_objects(&link.source, "c1").await.unwrap();

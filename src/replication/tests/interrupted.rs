@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
-use crate::replication::{SetupProgress, Stage, setup};
+use crate::replication::{RelationFiles, SetupProgress, Stage, TrunkAccess, setup};
 use crate::source::Plugin;
 
 use super::support::server::bin_dir;
@@ -194,4 +194,65 @@ async fn a_copy_whose_slot_is_gone_begins_anew() {
     chain.copy().await;
     assert_ne!(chain.reads().await, before, "nothing was there to go on with");
     chain.even_out().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_another_build_begins_anew() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    for other in [
+        "COMMENT ON SCHEMA ardent IS 'Ardent: format 99'",
+        "DROP TABLE ardent.known; COMMENT ON SCHEMA ardent IS NULL",
+        "DROP TABLE ardent.first_copy, ardent.copied;
+         COMMENT ON SCHEMA ardent IS 'Ardent: format 2'",
+        "UPDATE ardent.first_copy SET foreign_keys = '[{}]'",
+    ] {
+        chain.cut_short(Some("held"), is_at("held")).await;
+        chain.trunk.run_in("app", other).await;
+        chain.on_source(ROWS).await;
+    }
+    let before = chain.reads().await;
+    chain.copy().await;
+    assert_ne!(chain.reads().await, before, "what another build wrote was gone on with");
+    chain.even_out().await;
+}
+
+/// As a part of a table does it, and dies.
+const HALF_LOADED: &str = "
+BEGIN; TRUNCATE ONLY held; INSERT INTO held SELECT g, g, repeat('h', 3000) FROM generate_series(1, 999) g;
+CREATE TABLE never (id int PRIMARY KEY, v text); INSERT INTO never SELECT g FROM generate_series(1, 9) g";
+const FILES: &str = "
+SELECT string_agg(f.name, ' ' ORDER BY f.name)
+  FROM pg_database d, pg_ls_dir('base/' || d.oid) AS f (name)
+ WHERE d.datname = current_database() AND f.name ~ '^[0-9]'
+   AND NOT EXISTS (SELECT FROM pg_class c
+                    WHERE pg_relation_filenode(c.oid)::text = substring(f.name, '^[0-9]+'))";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_postgres_left_of_a_table_is_removed() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    chain.copy_until(Some("held"), is_at("held")).await;
+    let loading = chain.trunk.session("app").await;
+    loading.batch_execute("SET search_path = public").await.unwrap();
+    loading.batch_execute(HALF_LOADED).await.unwrap();
+    chain.trunk.kill();
+    let files = RelationFiles::list(&chain.trunk.data_dir()).unwrap();
+    chain.trunk.start_again().await;
+    let orphans = chain.trunk.value("app", FILES).await;
+    assert!(orphans.split(' ').count() >= 4, "{orphans}");
+    // Whoever is at work already has files that were not there.
+    let working = chain.trunk.session("app").await;
+    working.batch_execute("BEGIN; CREATE TABLE public.mine AS SELECT 7 AS id").await.unwrap();
+    files.remove_orphans(&chain.trunk.access()).await;
+    working.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(chain.trunk.value("app", FILES).await, "");
+    assert_eq!(chain.trunk.value("app", "SELECT id::text FROM public.mine").await, "7");
+    chain.trunk.run_in("app", "DROP TABLE public.mine").await;
+    chain.copy().await;
+    chain.even_out().await;
+    // A database that is not there has none.
+    let files = RelationFiles::list(&chain.trunk.data_dir()).unwrap();
+    let nowhere = TrunkAccess { database: "nowhere".into(), ..chain.trunk.access() };
+    files.remove_orphans(&nowhere).await;
+    chain.trunk.restart().await;
+    chain.assert_equal().await;
 }

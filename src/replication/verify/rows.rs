@@ -119,11 +119,8 @@ mod tests {
         let table = Table {
             name: crate::source::TableName { schema: "s".into(), name: "t".into() },
             bytes: 28_000,
-            total_bytes: 0,
             columns: vec!["id".into(), "v".into()],
-            has_identity: true,
-            is_heap: true,
-            is_portable: true,
+            ..Table::default()
         };
         let sql = sum_sql(&table, &["id".into()], Some(10));
         assert!(

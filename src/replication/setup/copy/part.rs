@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 
 use crate::source::Table;
 
+use super::super::super::blocks::Blocks;
+
 /// The first version that reads a range of blocks by itself.
 const VERSION_TID_RANGE: u32 = 140_000;
 /// Smaller tables are one part.
@@ -16,16 +18,14 @@ const SPLIT_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 4 << 30 };
 /// Large enough that a part's start costs nothing, small enough to give one up.
 /// Tests have no such tables.
 const PART_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
-/// Postgres' block size; a server built with another only gets parts of another size.
-const BLOCK_BYTES: u64 = 8192;
 
 /// Some rows of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     /// The table's place in the list.
     pub(super) table: usize,
-    /// First block and the block after the last; none means all rows.
-    pub(super) blocks: Option<(u64, Option<u64>)>,
+    /// None means all rows.
+    pub(super) blocks: Option<Blocks>,
     /// Tried before.
     pub(super) attempts: u32,
 }
@@ -39,9 +39,7 @@ impl Part {
 
     /// SQL that is true for its rows.
     pub(super) fn condition(&self) -> Option<String> {
-        let (first, end) = self.blocks?;
-        let below = end.map(|end| format!(" AND ctid < '({end},0)'::pg_catalog.tid"));
-        Some(format!("ctid >= '({first},0)'::pg_catalog.tid{}", below.unwrap_or_default()))
+        self.blocks.as_ref().map(Blocks::condition)
     }
 }
 
@@ -49,20 +47,11 @@ impl Part {
 pub(super) fn split(tables: &[Table], version: u32) -> VecDeque<Part> {
     let mut parts = VecDeque::new();
     for (index, table) in tables.iter().enumerate() {
-        let count = match table.is_heap && version >= VERSION_TID_RANGE {
-            true if table.bytes > SPLIT_BYTES => table.bytes.div_ceil(PART_BYTES),
-            _ => 1,
-        };
-        if count == 1 {
-            parts.push_back(Part { table: index, blocks: None, attempts: 0 });
-            continue;
-        }
-        let size = PART_BYTES / BLOCK_BYTES;
-        for number in 0..count {
-            // The last one is open: the table may have grown since it was measured.
-            let end = (number + 1 < count).then_some((number + 1) * size);
-            let blocks = Some((number * size, end));
-            parts.push_back(Part { table: index, blocks, attempts: 0 });
+        let part = |blocks| Part { table: index, blocks, attempts: 0 };
+        if table.is_heap && version >= VERSION_TID_RANGE && table.bytes > SPLIT_BYTES {
+            parts.extend(Blocks::split(table.bytes, PART_BYTES).map(Some).map(part));
+        } else {
+            parts.push_back(part(None));
         }
     }
     parts
@@ -71,39 +60,22 @@ pub(super) fn split(tables: &[Table], version: u32) -> VecDeque<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::TableName;
 
     fn table(bytes: u64, is_heap: bool) -> Table {
-        Table {
-            name: TableName::default(),
-            bytes,
-            total_bytes: bytes,
-            columns: Vec::new(),
-            has_identity: true,
-            is_heap,
-            is_portable: true,
-        }
+        Table { bytes, is_heap, ..Table::default() }
     }
 
     #[test]
-    fn parts_cover_a_table_once() {
-        let conditions: Vec<_> = split(&[table(3 * PART_BYTES - 1, true)], 150_000)
-            .iter()
-            .filter_map(Part::condition)
-            .collect();
-        assert_eq!(
-            conditions,
-            [
-                "ctid >= '(0,0)'::pg_catalog.tid AND ctid < '(128,0)'::pg_catalog.tid",
-                "ctid >= '(128,0)'::pg_catalog.tid AND ctid < '(256,0)'::pg_catalog.tid",
-                "ctid >= '(256,0)'::pg_catalog.tid",
-            ]
-        );
-        for (table, version) in
-            [(table(9 * PART_BYTES, false), 150_000), (table(9 * PART_BYTES, true), 130_000)]
-        {
-            assert_eq!(split(&[table], version).len(), 1);
+    fn what_can_be_read_in_ranges_and_is_large_is_several_parts() {
+        let large = SPLIT_BYTES + 1;
+        let parts = split(&[table(large, true), table(large, false), table(1, true)], 150_000);
+        let ranges = usize::try_from(large.div_ceil(PART_BYTES)).unwrap();
+        let of = |at| parts.iter().filter(|part| part.table == at).collect::<Vec<_>>();
+        assert_eq!(of(0).len(), ranges);
+        assert!(of(0).iter().all(|part| part.condition().is_some()));
+        for whole in [of(1), of(2)] {
+            assert_eq!(whole.iter().map(|part| part.condition()).collect::<Vec<_>>(), [None]);
         }
-        assert_eq!(split(&[table(0, true)], 150_000)[0].condition(), None);
+        assert_eq!(split(&[table(large, true)], 130_000).len(), 1);
     }
 }

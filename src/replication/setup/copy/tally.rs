@@ -110,19 +110,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::TableName;
 
     #[test]
     fn what_is_rolled_back_is_not_counted() {
-        let table = Table {
-            name: TableName::default(),
-            bytes: 100,
-            total_bytes: 0,
-            columns: Vec::new(),
-            has_identity: true,
-            is_heap: true,
-            is_portable: true,
-        };
+        let table = Table { bytes: 100, ..Table::default() };
         let tally = Tally::new(&|_| {}, SetupProgress::default());
         let first = tally.begin(&table);
         first.add(30, 3);

@@ -150,8 +150,18 @@ impl Server {
 
     /// kill -9 of the postmaster, then a start that waits until its children are gone.
     pub(in super::super) async fn crash(&mut self) {
-        self.child.kill().unwrap();
+        self.kill();
         self.start_again().await;
+    }
+
+    /// kill -9 of the postmaster, until it is started again.
+    pub(in super::super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(in super::super) fn data_dir(&self) -> PathBuf {
+        self.directory.join("data")
     }
 
     /// A fast shutdown and a start.
