@@ -295,9 +295,9 @@ impl Stream {
             {
                 match due.arrive().await {
                     Arrival::GoOn(left) => halt = left,
-                    Arrival::Release(answer) => match self.pause(applier, answer).await? {
-                        Some(resumed) => applier = resumed,
-                        None => return Ok(StopRequested),
+                    Arrival::Release(answer) => match self.pause(&mut applier, answer).await? {
+                        Ok(()) => {}
+                        Err(stop) => return Ok(stop),
                     },
                 }
                 continue;
@@ -350,12 +350,12 @@ impl Stream {
         }
     }
 
-    /// Leaves the trunk alone until resumed. None if told to stop meanwhile.
+    /// Leaves the trunk alone until resumed, or told to stop.
     async fn pause(
         &mut self,
-        mut applier: Applier,
+        applier: &mut Applier,
         answer: Answer,
-    ) -> Result<Option<Applier>, Error> {
+    ) -> Result<Result<(), StopRequested>, Error> {
         applier.commit_all().await?;
         let is_any = triggers::are_disabled(&applier.session).await?;
         self.shared.update(|status| status.has_disabled_triggers = is_any);
@@ -363,10 +363,12 @@ impl Stream {
         self.position = Some(position);
         self.shared.enter(Phase::Paused);
         // Who asked may have gone, and will not resume then.
-        if answer.send(Ok(position)).is_ok() && self.stand_by(None, "paused").await.is_err() {
-            return Ok(None);
+        if answer.send(Ok(position)).is_ok()
+            && let Err(stop) = self.stand_by(None, "paused").await
+        {
+            return Ok(Err(stop));
         }
         self.shared.enter(Phase::Streaming);
-        Ok(Some(applier))
+        Ok(Ok(()))
     }
 }

@@ -33,7 +33,8 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new(disk: Arc<dyn Disk>, reserve: u64) -> Self {
-        let room = Self { disk, reserve, unasked: AtomicI64::new(0), is_ample: AtomicBool::new(false) };
+        let room =
+            Self { disk, reserve, unasked: AtomicI64::new(0), is_ample: AtomicBool::new(false) };
         room.ask();
         room
     }

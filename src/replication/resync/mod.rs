@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proxy::client::Session;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -42,7 +42,6 @@ use super::applier::Applier;
 use super::change::{Change, Commit};
 use super::error::{Action, Error, at_trunk};
 use super::ledger;
-use super::link::TrunkAccess;
 use super::quarantine;
 use super::status::Quarantined;
 use copier::Copied;
@@ -79,8 +78,6 @@ struct Resync {
     /// Some schema change has come since.
     has_changed: bool,
     spool: Spool,
-    /// Tells the copy where the trunk is; none while it is stopped.
-    trunk: watch::Sender<Option<TrunkAccess>>,
     copying: JoinHandle<()>,
     outcome: oneshot::Receiver<Result<Copied, Error>>,
     copied: Option<Copied>,
@@ -249,15 +246,14 @@ impl Applier {
             return Ok(());
         };
         tracing::info!(table = %due.table, "copying table again");
-        let (trunk, whereabouts) = watch::channel(Some(self.replay.trunk.clone()));
         let (told, outcome) = oneshot::channel();
-        let work = copier::copy(self.replay.link.clone(), whereabouts, due.table.clone(), told);
+        let (link, trunk) = (self.replay.link.clone(), self.replay.trunk.clone());
+        let work = copier::copy(link, trunk, due.table.clone(), told);
         self.resyncs.current = Some(Resync {
             due,
             seen,
             has_changed: false,
             spool: Spool::default(),
-            trunk,
             copying: tokio::spawn(work),
             outcome,
             copied: None,

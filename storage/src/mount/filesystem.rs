@@ -344,15 +344,7 @@ impl Filesystem for Requests {
         empty(reply, self.allocate(node, offset, len, mode));
     }
 
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: i64,
-        _: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
         // What is held back may lie in what is a hole here; the kernel says that there are none.
         reply.error(fuser::Errno::ENOSYS);
     }

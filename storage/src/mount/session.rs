@@ -64,8 +64,7 @@ impl Mounted {
         let held_back = (privileged && held_back::can_be_bounded()).then_some(held_back);
         let is_bounded = held_back.is_some();
         let over_rings = io_uring && ring::are_there();
-        let requests =
-            Requests::new(store.clone(), links, held_back, over_rings).map_err(fault)?;
+        let requests = Requests::new(store.clone(), links, held_back, over_rings).map_err(fault)?;
         let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
         let rings = start_rings(&session, requests).map_err(fault)?;
         let session = session.spawn().map_err(fault)?;
