@@ -3,7 +3,7 @@
 //! | step | durable after it | undone by |
 //! |---|---|---|
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
-//! | cut | the fork in the store, with its limit, but nothing in it | deleting the branch from the store |
+//! | cut | that there is a fork in the store, and its limit | deleting the branch from the store |
 //! | start | nothing | killing the compute |
 //! | hooks | `Failed` if one failed: kept for its operator | DELETE, or CREATE again |
 //! | proof | what the branch holds, then `Active`: the URL works | DELETE |

@@ -10,8 +10,8 @@ use super::{ComputeError, ComputeTarget, Computes};
 use crate::cause::Causes;
 use crate::postgres::{ComputeKind, PostgresError, Session, wal};
 
-/// Bytes of log since the last checkpoint past which a shutdown would have to write, and a fork to
-/// copy, so much that a checkpoint comes first. With less of it the fork is there sooner without.
+/// Bytes of log since the last checkpoint past which a fork would have to copy and to replay so
+/// much that a checkpoint comes first. With less of it the fork is there sooner without.
 const WAL_BYTES_MAX: i64 = 8 << 20;
 
 impl Computes {
@@ -74,7 +74,7 @@ impl Computes {
         let Some(compute) = self.running(branch).await else { return };
         let shortened = async {
             let session = Session::system(compute.socket_dir()).await?;
-            if session.log_since_checkpoint().await? > WAL_BYTES_MAX {
+            if session.wants_checkpoint(WAL_BYTES_MAX).await? {
                 session.checkpoint().await?;
             }
             Ok::<(), PostgresError>(())

@@ -69,7 +69,7 @@ async fn keep_short(socket_dir: &Path, cut_at: &Mutex<Instant>) -> Result<(), Po
         if since > WARM_FOR {
             return Ok(());
         }
-        if since > START && session.log_since_checkpoint().await? > LOG_BYTES_MAX {
+        if since > START && session.wants_checkpoint(LOG_BYTES_MAX).await? {
             session.checkpoint().await?;
         }
         sleep(LOOK).await;

@@ -15,8 +15,8 @@ const ASK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Stream {
     /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
-    /// as nothing is at work in the trunk, and lasts until resumed; it is refused while somebody else
-    /// has the trunk.
+    /// as nothing is at work in the trunk, and lasts until resumed; it is refused while somebody
+    /// else has the trunk.
     pub(super) async fn stand_by(
         &mut self,
         limit: Option<Duration>,
