@@ -10,13 +10,13 @@ use super::{ComputeError, ComputeTarget, Computes};
 use crate::cause::Causes;
 use crate::postgres::{ComputeKind, PostgresError, Session, wal};
 
-/// Bytes of log since the last checkpoint past which a shutdown would have to write, and a fork to
-/// copy, so much that a checkpoint comes first. With less of it the fork is there sooner without.
+/// Bytes of log since the last checkpoint past which a fork would have to copy and to replay so
+/// much that a checkpoint comes first. With less of it the fork is there sooner without.
 const WAL_BYTES_MAX: i64 = 8 << 20;
 
 impl Computes {
     /// Makes a branch that holds what another holds now. The other's compute may run, but neither
-    /// starts nor stops meanwhile. The log is not durable before [`Computes::sync_wal`] returns.
+    /// starts nor stops meanwhile. Nothing of it is durable before [`Computes::confirm`] returns.
     pub async fn fork(&self, parent: &ComputeTarget, child: BranchId) -> Result<(), ComputeError> {
         let slot = self.slot(parent.clone());
         let _still = slot.compute.lock().await;
@@ -30,11 +30,17 @@ impl Computes {
                 Ok(pinned) => pinned,
                 Err(error) => return Ok(Err(error)),
             };
-            client.fork(from, child, owner)?;
+            client.fork_tentative(from, child, owner)?;
             Ok(pinned.copy_to(&spec))
         };
         self.0.store.call(call).await.map_err(Arc::new)?.map_err(Arc::new)?;
         Ok(())
+    }
+
+    /// Makes a new branch durable, whose log is already, and all that it syncs from then on.
+    pub async fn confirm(&self, branch: BranchId) -> Result<(), ComputeError> {
+        let call = move |client: &mut StoreClient| client.confirm(branch);
+        Ok(self.0.store.call(call).await.map_err(Arc::new)?)
     }
 
     /// Makes the log of a new branch durable, also beside its start.
@@ -68,7 +74,7 @@ impl Computes {
         let Some(compute) = self.running(branch).await else { return };
         let shortened = async {
             let session = Session::system(compute.socket_dir()).await?;
-            if session.log_since_checkpoint().await? > WAL_BYTES_MAX {
+            if session.wants_checkpoint(WAL_BYTES_MAX).await? {
                 session.checkpoint().await?;
             }
             Ok::<(), PostgresError>(())

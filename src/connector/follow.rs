@@ -73,7 +73,8 @@ impl Worker {
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
-        let warm = Warm::new(access.socket_dir.clone());
+        let mut warm = Warm::new(access.socket_dir.clone());
+        warm.keep();
         let stream = Replication::start(link, access);
         Ok(Followed { target, stream, lease: Some(lease), warm })
     }

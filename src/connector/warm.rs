@@ -4,7 +4,7 @@
 //! Postgres thinks fit.
 //!
 //! Bounds: one connection and one checkpoint at a time, none more often than every [`LOOK`], for
-//! [`WARM_FOR`] after the last cut.
+//! [`WARM_FOR`] after the last cut; none while the branch that was cut last starts.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,8 @@ use crate::postgres::{PostgresError, Session};
 
 /// Branches of a test run or a team come in bursts; between two of a burst lies less.
 const WARM_FOR: Duration = Duration::from_secs(20);
+/// As long a branch takes to start on a busy host; both want the disk.
+const START: Duration = Duration::from_millis(300);
 /// How often the log is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// What a branch recovers in some milliseconds.
@@ -26,25 +28,25 @@ const LOG_BYTES_MAX: i64 = 512 << 10;
 /// Keeps the log of one trunk short while it is told to; ends when dropped.
 pub(super) struct Warm {
     socket_dir: PathBuf,
-    until: Arc<Mutex<Instant>>,
+    cut_at: Arc<Mutex<Instant>>,
     keeping: Option<JoinHandle<()>>,
 }
 
 impl Warm {
     /// Of the trunk whose socket is there. Does nothing yet.
     pub(super) fn new(socket_dir: PathBuf) -> Self {
-        Self { socket_dir, until: Arc::new(Mutex::new(Instant::now())), keeping: None }
+        Self { socket_dir, cut_at: Arc::new(Mutex::new(Instant::now())), keeping: None }
     }
 
     /// Keeps the log short from now on, for a while.
     pub(super) fn keep(&mut self) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + WARM_FOR;
+        *self.cut_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if self.keeping.as_ref().is_some_and(|keeping| !keeping.is_finished()) {
             return;
         }
-        let (socket_dir, until) = (self.socket_dir.clone(), self.until.clone());
+        let (socket_dir, cut_at) = (self.socket_dir.clone(), self.cut_at.clone());
         self.keeping = Some(tokio::spawn(async move {
-            if let Err(error) = keep_short(&socket_dir, &until).await {
+            if let Err(error) = keep_short(&socket_dir, &cut_at).await {
                 // The next cut begins again; without it a cut only takes longer.
                 tracing::debug!(error = %Causes(&error), "the trunk's log is not kept short");
             }
@@ -60,14 +62,16 @@ impl Drop for Warm {
     }
 }
 
-async fn keep_short(socket_dir: &Path, until: &Mutex<Instant>) -> Result<(), PostgresError> {
+async fn keep_short(socket_dir: &Path, cut_at: &Mutex<Instant>) -> Result<(), PostgresError> {
     let session = Session::system(socket_dir).await?;
-    let is_due = || *until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now();
-    while is_due() {
-        if session.log_since_checkpoint().await? > LOG_BYTES_MAX {
+    loop {
+        let since = cut_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if since > WARM_FOR {
+            return Ok(());
+        }
+        if since > START && session.wants_checkpoint(LOG_BYTES_MAX).await? {
             session.checkpoint().await?;
         }
         sleep(LOOK).await;
     }
-    Ok(())
 }

@@ -86,19 +86,22 @@ impl Session {
         Ok(())
     }
 
-    /// Writes what is only in memory, so that a shutdown soon after has little left to write.
+    /// Writes what is only in memory, so that a fork has little to recover, and a shutdown little
+    /// to write.
     pub async fn checkpoint(&self) -> Result<(), PostgresError> {
         let done = self.client.batch_execute("CHECKPOINT").await;
         done.map_err(PostgresError::query("checkpoint"))
     }
 
-    /// Bytes of log written since the last checkpoint began.
-    pub async fn log_since_checkpoint(&self) -> Result<i64, PostgresError> {
-        let sql = "SELECT (pg_current_wal_insert_lsn() - redo_lsn)::bigint \
-                   FROM pg_control_checkpoint()";
-        let row = self.client.query_one(sql, &[]).await;
-        let bytes = row.and_then(|row| row.try_get(0));
-        bytes.map_err(PostgresError::query("measure the log"))
+    /// Whether a checkpoint would spare a fork much of its recovery: more than so many bytes of log
+    /// were written since the last one began, or that one was of a shutdown, after which a fork
+    /// syncs everything before it recovers (see [`super::wal`]).
+    pub async fn wants_checkpoint(&self, log_bytes_max: i64) -> Result<bool, PostgresError> {
+        let sql = "SELECT pg_current_wal_insert_lsn() - redo_lsn > $1::int8 \
+                   OR redo_lsn = checkpoint_lsn FROM pg_control_checkpoint()";
+        let row = self.client.query_one(sql, &[&log_bytes_max]).await;
+        let wants = row.and_then(|row| row.try_get(0));
+        wants.map_err(PostgresError::query("measure the log"))
     }
 
     /// For statements that this module has no function for.

@@ -93,8 +93,8 @@ impl Replication {
         }
     }
 
-    /// Returns once the applier stands at the end of a source transaction, its trunk connections
-    /// are closed, and its progress is durable. Reading from the source goes on until queues are
+    /// Returns once the applier stands at the end of a source transaction and its progress is
+    /// durable. Reading from the source goes on until queues are
     /// full.
     pub async fn pause(&self) -> Result<Position, Error> {
         let (answer, answered) = oneshot::channel();
@@ -295,9 +295,9 @@ impl Stream {
             {
                 match due.arrive().await {
                     Arrival::GoOn(left) => halt = left,
-                    Arrival::Release(answer) => match self.pause(applier, answer).await? {
-                        Some(resumed) => applier = resumed,
-                        None => return Ok(StopRequested),
+                    Arrival::Release(answer) => match self.pause(&mut applier, answer).await? {
+                        Ok(()) => {}
+                        Err(stop) => return Ok(stop),
                     },
                 }
                 continue;
@@ -350,30 +350,25 @@ impl Stream {
         }
     }
 
-    /// Releases the trunk until resumed. None if told to stop meanwhile.
+    /// Leaves the trunk alone until resumed, or told to stop.
     async fn pause(
         &mut self,
-        mut applier: Applier,
+        applier: &mut Applier,
         answer: Answer,
-    ) -> Result<Option<Applier>, Error> {
+    ) -> Result<Result<(), StopRequested>, Error> {
         applier.commit_all().await?;
         let is_any = triggers::are_disabled(&applier.session).await?;
         self.shared.update(|status| status.has_disabled_triggers = is_any);
         let position = applier.position();
         self.position = Some(position);
-        let resyncs = std::mem::take(&mut applier.resyncs).suspend();
-        applier.close().await;
         self.shared.enter(Phase::Paused);
         // Who asked may have gone, and will not resume then.
-        if answer.send(Ok(position)).is_ok() && self.stand_by(None, "paused").await.is_err() {
-            return Ok(None);
+        if answer.send(Ok(position)).is_ok()
+            && let Err(stop) = self.stand_by(None, "paused").await
+        {
+            return Ok(Err(stop));
         }
-        let mut applier = self.open_applier().await?;
-        if applier.position().lsn != position.lsn {
-            return Err(Error::Ended);
-        }
-        applier.resume_resyncs(resyncs);
         self.shared.enter(Phase::Streaming);
-        Ok(Some(applier))
+        Ok(Ok(()))
     }
 }

@@ -48,7 +48,25 @@ impl StoreClient {
 
     /// Makes `child` a copy of what `parent` holds now; durable on return.
     pub fn fork(&mut self, parent: BranchId, child: BranchId, owner: Owner) -> Result<(), Error> {
-        self.command(&Request::Fork { parent, child, owner })
+        self.command(&Request::Fork { parent, child, owner, tentative: false })
+    }
+
+    /// A fork of which nobody knows before it is confirmed: until then its syncs do nothing, so
+    /// that a first start does not wait for the disk. After a crash of the host what it holds is
+    /// undefined; whoever made it has to delete it.
+    pub fn fork_tentative(
+        &mut self,
+        parent: BranchId,
+        child: BranchId,
+        owner: Owner,
+    ) -> Result<(), Error> {
+        self.command(&Request::Fork { parent, child, owner, tentative: true })
+    }
+
+    /// Makes a tentative branch durable with all it holds; on return, and what it syncs from then
+    /// on.
+    pub fn confirm(&mut self, branch: BranchId) -> Result<(), Error> {
+        self.command(&Request::Confirm { branch })
     }
 
     /// Removes a branch; durable on return, its space follows in the background.

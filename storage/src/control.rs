@@ -112,10 +112,15 @@ impl Control {
                 self.store.import(branch, owner)?;
                 self.mounted.relist();
             }
-            Request::Fork { parent, child, owner } => {
-                self.store.fork(parent, child, owner)?;
+            Request::Fork { parent, child, owner, tentative } => {
+                if tentative {
+                    self.store.fork_tentative(parent, child, owner)?;
+                } else {
+                    self.store.fork(parent, child, owner)?;
+                }
                 self.mounted.relist();
             }
+            Request::Confirm { branch } => self.store.confirm(branch)?,
             Request::Delete { branch } => {
                 self.store.delete(branch)?;
                 self.mounted.forget(branch);

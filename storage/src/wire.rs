@@ -9,7 +9,7 @@ use crate::error::RefusalCode;
 use crate::id::BranchId;
 
 /// Version of this protocol. Raised with every change that an older end would misread.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Longest line either end accepts. A list of 10,000 branches is about 1 MB.
 pub const LINE_MAX: usize = 64 << 20;
@@ -104,6 +104,13 @@ pub enum Request {
         child: BranchId,
         /// Owner of the copy's files.
         owner: Owner,
+        /// Whether it is durable, and what syncs promise, only once it is confirmed.
+        tentative: bool,
+    },
+    /// Makes a tentative branch durable, and its syncs from here on.
+    Confirm {
+        /// The branch.
+        branch: BranchId,
     },
     /// Removes a branch. Branches forked from it stay whole.
     Delete {

@@ -48,6 +48,13 @@ async fn busy_site() -> (Site, Compute, Client) {
     (site, compute, client)
 }
 
+/// The state of the cluster in `pg_control`.
+fn state_of(compute: &ComputeSpec) -> u8 {
+    fs::read(compute.data_dir.join("global/pg_control")).unwrap()[16]
+}
+
+const SHUT_DOWN: u8 = 1;
+
 /// Starts a fork and counts what it holds. The parent, of the same account, ends with it.
 async fn rows_of(fork: ComputeSpec) -> i64 {
     let child = Compute::start(fork).await.unwrap();
@@ -117,10 +124,27 @@ async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
     }
     assert!(site.segments("wal/7").len() > 2, "the log is to cross segments");
     let fork = site.fork().unwrap();
+    assert_eq!(state_of(&fork), SHUT_DOWN, "it would sync the whole host");
     commit(&client, 20).await;
     assert_eq!(rows(&client).await, 21);
     assert_eq!(rows_of(fork).await, 20);
     parent.stop().await.unwrap();
+}
+
+/// Its last checkpoint is one of a shutdown: told that it was shut down, Postgres would not recover.
+#[tokio::test]
+async fn a_fork_of_a_compute_without_a_checkpoint_since_its_start_recovers() {
+    let (site, parent, client) = busy_site().await;
+    let system = Session::system(parent.socket_dir()).await.unwrap();
+    assert!(system.wants_checkpoint(i64::MAX).await.unwrap());
+    commit(&client, 1).await;
+    let fork = site.fork().unwrap();
+    assert_ne!(state_of(&fork), SHUT_DOWN);
+    system.checkpoint().await.unwrap();
+    assert!(!system.wants_checkpoint(i64::MAX).await.unwrap());
+    assert!(system.wants_checkpoint(-1).await.unwrap());
+    parent.stop().await.unwrap();
+    assert_eq!(rows_of(fork).await, 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! fork     pin the parent's segments -> the store forks -> copy from the redo position of the
-//!          child's own pg_control to the end -> (beside the child's start) sync
+//!          child's own pg_control to the end -> pg_control: no sync before recovery
+//!          -> (beside the child's start) sync
 //! attach   pg_wal is a link: nothing to do. A directory: what recovery needs is copied out and
 //!          made durable, then the link takes its place, durably
 //! ```

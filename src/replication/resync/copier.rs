@@ -1,18 +1,14 @@
 //! Copies one table at a snapshot whose position in the log is known, part by part.
 //!
 //! A part is a range of the source's blocks and one trunk transaction, which also counts it in
-//! `ardent.quarantine`. A trunk that goes away, as it does whenever a branch is cut, costs the part
-//! at work; the snapshot and the parts before it stay. The source's table is locked for one part at
-//! a time, and whoever waits for it comes in between; if that was a rewrite or a truncation, the
-//! snapshot shows no rows any more, and another one is taken.
-
-use std::time::Duration;
+//! `ardent.quarantine`. The source's table is locked for one part at a time, and whoever waits for
+//! it comes in between; if that was a rewrite or a truncation, the snapshot shows no rows any more,
+//! and another one is taken.
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use proxy::client::{Session, quote_identifier};
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 use tokio_postgres::CopyInSink;
 
 use crate::lsn::Lsn;
@@ -30,13 +26,8 @@ pub(in super::super) const NUDGE_SQL: &str =
     "SELECT pg_catalog.pg_logical_emit_message(true, 'ardent.heartbeat', '')::text";
 /// One part takes about a second.
 const PART_BYTES: u64 = 64 << 20;
-/// A trunk that fails without being stopped for a cut gets this long; the stream fails then too.
-const TRUNK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A table that is rewritten under its copy this often has to wait for a while.
 const SNAPSHOTS_MAX: usize = 5;
-
-/// Where the trunk is; none while it is stopped.
-pub(super) type Whereabouts = watch::Receiver<Option<TrunkAccess>>;
 
 /// A copy that came to its end.
 #[derive(Debug)]
@@ -59,11 +50,11 @@ enum Outcome {
 /// position, so that whoever sees it there knows already.
 pub(super) async fn copy(
     link: Link,
-    trunk: Whereabouts,
+    trunk: TrunkAccess,
     table: TableName,
     told: oneshot::Sender<Result<Copied, Error>>,
 ) {
-    let outcome = copy_whole(&link, trunk, &table).await;
+    let outcome = copy_whole(&link, &trunk, &table).await;
     // Whoever began this copy may have given it up.
     if told.send(outcome).is_ok()
         && let Err(error) = nudge(&link).await
@@ -79,18 +70,14 @@ async fn nudge(link: &Link) -> Result<(), Error> {
     Ok(())
 }
 
-async fn copy_whole(
-    link: &Link,
-    mut trunk: Whereabouts,
-    table: &TableName,
-) -> Result<Copied, Error> {
+async fn copy_whole(link: &Link, trunk: &TrunkAccess, table: &TableName) -> Result<Copied, Error> {
     if link.plugin == Plugin::Pgoutput {
         publication::place_by_name(link, table).await?;
     }
     for _ in 0..SNAPSHOTS_MAX {
         let snapshot = Snapshot::take_temporary(link).await?;
         let position = snapshot.lsn;
-        let outcome = copy_at(&snapshot, &mut trunk, table).await;
+        let outcome = copy_at(&snapshot, trunk, table).await;
         snapshot.release().await;
         match outcome? {
             Outcome::Rewritten => {}
@@ -103,7 +90,7 @@ async fn copy_whole(
 
 async fn copy_at(
     snapshot: &Snapshot,
-    trunk: &mut Whereabouts,
+    trunk: &TrunkAccess,
     name: &TableName,
 ) -> Result<Outcome, Error> {
     let schemas = [name.schema.clone()];
@@ -113,39 +100,16 @@ async fn copy_at(
     let Some(table) = tables.pop() else { return Ok(Outcome::Whole) };
     snapshot.session.batch_execute("SAVEPOINT part").await.map_err(at_source)?;
     for part in parts(&table) {
-        match copy_part_at_last(snapshot, trunk, &table, &part).await? {
+        let outcome = copy_part(&snapshot.session, trunk, &table, &part).await;
+        // Lets go of the lock on the table, and only of that.
+        let unlock = "ROLLBACK TO SAVEPOINT part";
+        snapshot.session.batch_execute(unlock).await.map_err(at_source)?;
+        match outcome? {
             Outcome::Whole => {}
             other => return Ok(other),
         }
     }
     Ok(Outcome::Whole)
-}
-
-/// One part, as often as the trunk goes away under it.
-async fn copy_part_at_last(
-    snapshot: &Snapshot,
-    trunk: &mut Whereabouts,
-    table: &Table,
-    part: &Part,
-) -> Result<Outcome, Error> {
-    loop {
-        let access = whereabouts(trunk).await?;
-        let outcome = copy_part(&snapshot.session, &access, table, part).await;
-        // Lets go of the lock on the table, and only of that.
-        let unlock = "ROLLBACK TO SAVEPOINT part";
-        snapshot.session.batch_execute(unlock).await.map_err(at_source)?;
-        let Err(error @ Error::Trunk(_)) = outcome else { return outcome };
-        tracing::info!(table = %table.name, reason = error.chain(), "part is copied again");
-        let moved = timeout(TRUNK_TIMEOUT, trunk.changed()).await;
-        if !matches!(moved, Ok(Ok(()))) {
-            return Err(error);
-        }
-    }
-}
-
-async fn whereabouts(trunk: &mut Whereabouts) -> Result<TrunkAccess, Error> {
-    drop(trunk.wait_for(Option::is_some).await.map_err(|_| Error::Ended)?);
-    trunk.borrow_and_update().clone().ok_or(Error::Ended)
 }
 
 /// One transaction of the copy.

@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proxy::client::Session;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -42,7 +42,6 @@ use super::applier::Applier;
 use super::change::{Change, Commit};
 use super::error::{Action, Error, at_trunk};
 use super::ledger;
-use super::link::TrunkAccess;
 use super::quarantine;
 use super::status::Quarantined;
 use copier::Copied;
@@ -79,8 +78,6 @@ struct Resync {
     /// Some schema change has come since.
     has_changed: bool,
     spool: Spool,
-    /// Tells the copy where the trunk is; none while it is stopped.
-    trunk: watch::Sender<Option<TrunkAccess>>,
     copying: JoinHandle<()>,
     outcome: oneshot::Receiver<Result<Copied, Error>>,
     copied: Option<Copied>,
@@ -170,23 +167,6 @@ impl Resyncs {
         }
     }
 
-    /// To be called when the trunk is about to stop. What is kept goes into the next applier.
-    pub(super) fn suspend(self) -> Self {
-        if let Some(current) = &self.current {
-            current.trunk.send_replace(None);
-        }
-        self
-    }
-
-    /// Goes on with what a pause interrupted.
-    fn adopt(&mut self, kept: Self, trunk: &TrunkAccess) {
-        let loaded = std::mem::replace(self, kept);
-        if let Some(current) = &self.current {
-            current.trunk.send_replace(Some(trunk.clone()));
-        }
-        loaded.due.iter().for_each(|due| self.add(&due.table));
-    }
-
     /// The next table, of those that need not wait for the stream.
     fn next(&mut self, passed: Lsn) -> Option<Due> {
         let is_held_back = self.not_before.is_some_and(|at| Instant::now() < at);
@@ -210,11 +190,6 @@ impl Resyncs {
 }
 
 impl Applier {
-    /// To be called after a pause, at the very position it began at.
-    pub(super) fn resume_resyncs(&mut self, kept: Resyncs) {
-        self.resyncs.adopt(kept, &self.replay.trunk);
-    }
-
     /// To be called between two source transactions. `passed` is how far the stream is.
     pub(super) async fn tend_resyncs(&mut self, passed: Lsn) -> Result<(), Error> {
         if let Some(position) = self.copied().await?
@@ -271,15 +246,14 @@ impl Applier {
             return Ok(());
         };
         tracing::info!(table = %due.table, "copying table again");
-        let (trunk, whereabouts) = watch::channel(Some(self.replay.trunk.clone()));
         let (told, outcome) = oneshot::channel();
-        let work = copier::copy(self.replay.link.clone(), whereabouts, due.table.clone(), told);
+        let (link, trunk) = (self.replay.link.clone(), self.replay.trunk.clone());
+        let work = copier::copy(link, trunk, due.table.clone(), told);
         self.resyncs.current = Some(Resync {
             due,
             seen,
             has_changed: false,
             spool: Spool::default(),
-            trunk,
             copying: tokio::spawn(work),
             outcome,
             copied: None,

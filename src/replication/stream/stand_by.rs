@@ -1,4 +1,4 @@
-//! Between two lives of a stream: after a failure, or paused. No trunk connection is open.
+//! Between two lives of a stream: after a failure, when no trunk connection is open, or paused.
 //!
 //! Must never: take a pause for granted that was refused, since nobody ends it then.
 
@@ -15,8 +15,8 @@ const ASK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Stream {
     /// Waits for the next attempt: for a while, or until told to go on. A pause is granted at once,
-    /// as no trunk connection is open, and lasts until resumed; it is refused while somebody else
-    /// has the trunk.
+    /// as nothing is at work in the trunk, and lasts until resumed; it is refused while somebody
+    /// else has the trunk.
     pub(super) async fn stand_by(
         &mut self,
         limit: Option<Duration>,

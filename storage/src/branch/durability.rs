@@ -6,12 +6,15 @@
 //! name and (6) the journal up to the last record about the inode. Recovery skips pages that are
 //! already current and never syncs them, which is why (2) and (3) are not per file.
 //!
-//! The lock file of a running Postgres is excepted: it says nothing that could outlive a crash.
+//! The lock file of a running Postgres is excepted: it says nothing that could outlive a crash. So
+//! is everything in a *tentative* branch: nobody relies on it yet, and whoever made it removes it
+//! after a crash. All it holds becomes durable at once when it is confirmed.
 //!
 //! A sync that fails is never tried again: the branch accepts no more changes or syncs.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -25,7 +28,7 @@ impl Branch {
     /// Makes the contents and all attributes of a file durable.
     pub(crate) fn fsync(&self, file: FileId) -> FsResult<()> {
         let top = self.top_to_sync()?;
-        if is_lock_file(&*locks::read(&self.tree)?, file) {
+        if self.is_tentative() || is_lock_file(&*locks::read(&self.tree)?, file) {
             return Ok(());
         }
         let cell = self.find(file)?;
@@ -57,6 +60,9 @@ impl Branch {
     /// Makes all names durable.
     pub(crate) fn fsync_dir(&self) -> FsResult<()> {
         let top = self.top_to_sync()?;
+        if self.is_tentative() {
+            return Ok(());
+        }
         let record = top.journal.appended();
         let synced = top.sync_promised().and_then(|()| top.sync_record(record));
         self.settle(&synced)
@@ -68,6 +74,25 @@ impl Branch {
         let top = self.top_to_sync()?;
         top.promise_flush();
         Ok(top)
+    }
+
+    /// Nobody relies on the branch yet.
+    pub(crate) fn begin_tentative(&self) {
+        self.tentative.store(true, Ordering::Release);
+    }
+
+    /// Whether syncs of the branch do nothing yet.
+    pub(crate) fn is_tentative(&self) -> bool {
+        self.tentative.load(Ordering::Acquire)
+    }
+
+    /// Makes everything that the branch holds durable, and from here on what it is asked to sync.
+    pub(crate) fn confirm(&self) -> FsResult<()> {
+        // First: a sync that finds it confirmed already is one like any other.
+        self.tentative.store(false, Ordering::Release);
+        let top = self.begin_compute()?;
+        top.write_out();
+        self.settle(&top.sync_promised())
     }
 
     fn top_to_sync(&self) -> FsResult<Arc<Layer>> {

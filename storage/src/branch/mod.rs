@@ -94,6 +94,8 @@ pub(crate) struct Branch {
     max_bytes: AtomicU64,
     /// Whether it may come to its limit by what the kernel may hold back.
     near_limit: AtomicBool,
+    /// See `durability.rs`.
+    tentative: AtomicBool,
     failed: OnceLock<String>,
 }
 
@@ -130,6 +132,7 @@ impl Branch {
             account: parts.account,
             max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
             near_limit: AtomicBool::new(false),
+            tentative: AtomicBool::new(false),
             failed: OnceLock::new(),
         };
         branch.note_size(branch.unique_bytes());

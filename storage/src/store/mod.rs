@@ -134,6 +134,24 @@ impl Store {
         self.sync(forked.record)
     }
 
+    /// A fork on which nobody relies before it is confirmed.
+    pub(crate) fn fork_tentative(
+        &self,
+        parent: BranchId,
+        child: BranchId,
+        owner: Owner,
+    ) -> Result<(), Error> {
+        self.fork(parent, child, owner)?;
+        self.branch(child)?.begin_tentative();
+        Ok(())
+    }
+
+    /// Makes a tentative branch durable, and its syncs from here on.
+    pub(crate) fn confirm(&self, branch: BranchId) -> Result<(), Error> {
+        let served = self.branch(branch)?;
+        served.confirm().map_err(|_| failed(&served))
+    }
+
     pub(crate) fn delete(&self, branch: BranchId) -> Result<(), Error> {
         let ended = match self.branch(branch) {
             // It can be deleted all the same.
@@ -174,11 +192,10 @@ impl Store {
 
     pub(crate) fn begin_compute(&self, branch: BranchId) -> Result<(), Error> {
         let served = self.branch(branch)?;
-        let top = served.begin_compute().map_err(|_| Error::BranchFailed {
-            branch: branch.get(),
-            reason: served.failure().unwrap_or("it is being deleted").to_owned(),
-        })?;
-        self.keeper.push(Job::Flush(top));
+        let top = served.begin_compute().map_err(|_| failed(&served))?;
+        if !served.is_tentative() {
+            self.keeper.push(Job::Flush(top));
+        }
         Ok(())
     }
 
@@ -321,6 +338,11 @@ struct Forked {
     /// The old top, unless nothing had been written to it.
     frozen: Option<Arc<Layer>>,
     record: u64,
+}
+
+fn failed(branch: &Branch) -> Error {
+    let reason = branch.failure().unwrap_or("it is being deleted").to_owned();
+    Error::BranchFailed { branch: branch.id.get(), reason }
 }
 
 fn misfit(misfit: Misfit) -> Error {

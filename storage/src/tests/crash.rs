@@ -174,8 +174,34 @@ fn tell(background: bool) -> (TempDir, Story) {
     story.fork(40, 41);
     story.append(41, 2);
     story.promise(Promise::Is(41, "whole", filled(&[(1, 4096), (3, 9000)])));
+    confirm_late(&mut story);
     story.store.close().unwrap();
     (dir, story)
+}
+
+/// A tentative fork promises nothing until it is confirmed, and everything from then on.
+fn confirm_late(story: &mut Story) {
+    story.write(41, "unsynced", 0, &filled(&[(5, 9000)]));
+    story.store.fork_tentative(id(41), id(42), OWNER).unwrap();
+    story.store.begin_compute(id(42)).unwrap();
+    let calls = story.disk.count();
+    let file = story.write(42, "early", 0, &filled(&[(6, 7000)]));
+    story.branch(42).fsync(file).unwrap();
+    story.branch(42).fsync_dir().unwrap();
+    let since = story.disk.calls().split_off(calls);
+    let is_data = |path: &Path| path.ends_with(format!("{file}-{file}"));
+    let data = since.iter().find_map(|call| match call {
+        Call::CreateFile { file, path } if is_data(path) => Some(*file),
+        _ => None,
+    });
+    let data = data.expect("its data file was made");
+    let is_synced = |call: &Call| matches!(call, Call::Sync { file } if *file == data);
+    assert!(!since.iter().any(is_synced), "{since:?}");
+    story.store.confirm(id(42)).unwrap();
+    story.promise(Promise::Exists(42));
+    story.promise(Promise::Is(42, "early", filled(&[(6, 7000)])));
+    story.promise(Promise::Is(42, "unsynced", filled(&[(5, 9000)])));
+    story.append(42, 1);
 }
 
 /// Changes branch 1 in every way that a merge must keep, and lets a fork of it come and go, so that
