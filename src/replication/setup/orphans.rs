@@ -4,7 +4,7 @@
 //!
 //! The files of a number are removed if it was there while no Postgres ran, and no relation of the
 //! database has it once one runs. That is safe, for
-//! * whoever made them has ended, and if it had committed, recovery would have brought its relation;
+//! * whoever made them has ended, and recovery brings the relations of who had committed;
 //! * Postgres gives no new relation a number that a file has.
 //!
 //! They are listed again by then: recovery may have made more of them.
