@@ -101,6 +101,8 @@ pub struct StoreConfig {
     pub reserve_mb: u64,
     /// Let the kernel's requests come over `io_uring` where it can.
     pub io_uring: bool,
+    /// Let the kernel hold writes back until Postgres syncs them.
+    pub hold_back: bool,
 }
 
 /// Section `[replication]`.

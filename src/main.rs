@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             let directory = directory.unwrap_or_else(|| cli::data_dir(&global));
             return check_store(&DataDir::of_server(directory));
         }
-        Command::Store { verb: None, reserve_bytes, io_uring } => {
+        Command::Store { verb: None, reserve_bytes, io_uring, hold_back } => {
             let data_dir = DataDir::of_server(cli::data_dir(&global));
             let config = StoreConfig {
                 store_dir: data_dir.store(),
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
                 socket: data_dir.store_socket(),
                 reserve_bytes,
                 io_uring,
+                hold_back,
             };
             logging::start();
             storage::daemon::run(config).map(|()| 0).map_err(Into::into)

@@ -43,6 +43,8 @@ pub struct StorePaths {
     pub reserve_bytes: u64,
     /// Whether requests may come over `io_uring`.
     pub io_uring: bool,
+    /// Whether the kernel may hold writes back.
+    pub hold_back: bool,
 }
 
 /// A running store process.
@@ -198,6 +200,7 @@ async fn spawn(paths: &StorePaths) -> Result<StoreProcess, StoreError> {
         .arg("--reserve-bytes")
         .arg(paths.reserve_bytes.to_string())
         .args(paths.io_uring.then_some("--io-uring"))
+        .args(paths.hold_back.then_some("--hold-back"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);

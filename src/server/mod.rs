@@ -216,6 +216,7 @@ fn store_paths(data_dir: &DataDir, config: &Config) -> StorePaths {
         log: data_dir.store_log(),
         reserve_bytes: config.store.reserve_mb.saturating_mul(1 << 20),
         io_uring: config.store.io_uring,
+        hold_back: config.store.hold_back,
     }
 }
 

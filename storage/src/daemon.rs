@@ -17,7 +17,7 @@ use crate::claim::Claim;
 use crate::control::Control;
 use crate::disk::RealDisk;
 use crate::error::Error;
-use crate::mount::Mounted;
+use crate::mount::{Kernel, Mounted};
 use crate::running::Running;
 use crate::store::Store;
 
@@ -45,6 +45,8 @@ pub struct StoreConfig {
     pub reserve_bytes: u64,
     /// Let requests come over `io_uring` where the kernel can.
     pub io_uring: bool,
+    /// Let the kernel hold writes back where that can be bounded.
+    pub hold_back: bool,
 }
 
 /// Serves the store until a `shutdown` request, SIGTERM or SIGINT.
@@ -55,7 +57,8 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { doing, path, source }
     };
-    let StoreConfig { store_dir, mount_dir, wal_dir, socket, reserve_bytes, io_uring } = config;
+    let StoreConfig { store_dir, mount_dir, wal_dir, socket, reserve_bytes, .. } = config;
+    let kernel = Kernel { io_uring: config.io_uring, holds_back: config.hold_back };
     let (stop, stopped) = sync_channel(1);
     // Before any other thread, so that all of them leave signals to this one.
     stop_on_signal(stop.clone()).map_err(io("take signals for", &store_dir))?;
@@ -73,7 +76,7 @@ pub fn run(config: StoreConfig) -> Result<(), Error> {
         reserve: reserve_bytes,
     };
     let store = Arc::new(Store::open(Arc::new(disk), &store_dir, running)?);
-    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, wal_dir, io_uring)?);
+    let mounted = Arc::new(Mounted::new(store.clone(), &mount_dir, wal_dir, kernel)?);
     let listener = listen(&socket).map_err(io("listen on", &socket))?;
     let control = Arc::new(Control::new(store.clone(), mounted.clone(), stop));
     std::thread::Builder::new()

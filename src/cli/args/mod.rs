@@ -87,6 +87,9 @@ pub enum Command {
         /// Let requests come over `io_uring` where the kernel can.
         #[arg(long, hide = true)]
         io_uring: bool,
+        /// Let the kernel hold writes back where that can be bounded.
+        #[arg(long, hide = true)]
+        hold_back: bool,
         /// What to do with it.
         #[command(subcommand)]
         verb: Option<StoreVerb>,

@@ -13,8 +13,9 @@
 //! nobody any right, as the mount is `nosuid`. What the kernel has learned before is taken back
 //! from it: a write of a branch that should hold back none is the sign that it does not know.
 //!
-//! Bounds: the kernel holds back no more than [`HELD_BACK_MAX`] bytes, of all branches together.
-//! One message waits for each file of which it was surprised, up to [`SURPRISES_MAX`]; one that
+//! Bounds: the kernel holds back no more than [`HELD_BACK_MAX`] bytes, of all branches together. It
+//! keeps that bound as a share of the memory that may be dirty, so it is told again as that changes;
+//! where there is too little memory for it, the kernel's own bound of 1 % is less. One message waits for each file of which it was surprised, up to [`SURPRISES_MAX`]; one that
 //! finds no place is repeated by the next write.
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Weak;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use fuser::{INodeNo, Notifier};
@@ -35,6 +36,8 @@ use crate::store::Store;
 const SURPRISES_MAX: usize = 64;
 /// A branch's files are told to the kernel again after that long, if it still holds back.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often the kernel is told the bound.
+const BOUND_INTERVAL: Duration = Duration::from_secs(10);
 /// What the kernel knows of its backing devices.
 const DEVICES: &str = "/sys/class/bdi";
 
@@ -65,25 +68,53 @@ impl HeldBack {
 impl Surprises {
     /// Serves them on a thread of its own until the mount is gone: the kernel may let whoever tells
     /// it of a file wait for a request to that file.
-    pub(super) fn serve(self, store: Weak<Store>, notifier: Notifier) -> io::Result<()> {
+    pub(super) fn serve(
+        self,
+        store: Weak<Store>,
+        notifier: Notifier,
+        device: String,
+    ) -> io::Result<()> {
+        bound(&device);
+        let mut teller = Teller { store, notifier, told: HashMap::new() };
         let serve = move || {
-            let mut told = HashMap::<BranchId, Instant>::new();
-            for node in self.0 {
-                told.retain(|_, at| at.elapsed() < TELL_AGAIN_AFTER);
-                forget_attributes(&notifier, node);
-                let Some(store) = store.upgrade() else { return };
-                if told.contains_key(&node.branch) {
-                    continue;
+            let mut bound_at = Instant::now();
+            loop {
+                match self.0.recv_timeout(BOUND_INTERVAL) {
+                    Ok(node) => teller.tell(node),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
-                // One that is gone has no files.
-                let files = store.branch(node.branch).map(|branch| branch.known_files());
-                for file in files.ok().and_then(Result::ok).into_iter().flatten() {
-                    forget_attributes(&notifier, NodeId { file, ..node });
+                if bound_at.elapsed() >= BOUND_INTERVAL {
+                    bound(&device);
+                    bound_at = Instant::now();
                 }
-                told.insert(node.branch, Instant::now());
             }
         };
         std::thread::Builder::new().name("held-back".to_owned()).spawn(serve).map(drop)
+    }
+}
+
+/// Tells the kernel of files, each branch's now and then.
+struct Teller {
+    store: Weak<Store>,
+    notifier: Notifier,
+    told: HashMap<BranchId, Instant>,
+}
+
+impl Teller {
+    fn tell(&mut self, node: NodeId) {
+        self.told.retain(|_, at| at.elapsed() < TELL_AGAIN_AFTER);
+        forget_attributes(&self.notifier, node);
+        if self.told.contains_key(&node.branch) {
+            return;
+        }
+        let Some(store) = self.store.upgrade() else { return };
+        // One that is gone has no files.
+        let files = store.branch(node.branch).map(|branch| branch.known_files());
+        for file in files.ok().and_then(Result::ok).into_iter().flatten() {
+            forget_attributes(&self.notifier, NodeId { file, ..node });
+        }
+        self.told.insert(node.branch, Instant::now());
     }
 }
 
@@ -101,6 +132,9 @@ pub(super) fn can_be_bounded() -> bool {
 }
 
 /// Bounds what the kernel holds back of the mount on this device.
-pub(super) fn bound(device: &str) -> io::Result<()> {
-    fs::write(Path::new(DEVICES).join(device).join("max_bytes"), HELD_BACK_MAX.to_string())
+fn bound(device: &str) {
+    let file = Path::new(DEVICES).join(device).join("max_bytes");
+    if let Err(error) = fs::write(file, HELD_BACK_MAX.to_string()) {
+        tracing::debug!(%error, "the kernel's own bound holds");
+    }
 }

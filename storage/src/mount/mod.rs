@@ -22,4 +22,4 @@ mod filesystem;
 mod ring;
 mod session;
 
-pub(crate) use session::Mounted;
+pub(crate) use session::{Kernel, Mounted};

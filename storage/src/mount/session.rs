@@ -28,6 +28,15 @@ const THREADS: usize = 16;
 /// are one round trip and one disk access each, where disks of their own get megabytes.
 const READ_AHEAD_KIB: &str = "4096";
 
+/// What the kernel may do, where it can.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    /// Bring requests over `io_uring`.
+    pub(crate) io_uring: bool,
+    /// Hold writes back.
+    pub(crate) holds_back: bool,
+}
+
 /// The mount, as long as it is there.
 pub(crate) struct Mounted {
     dir: PathBuf,
@@ -41,7 +50,7 @@ impl Mounted {
         store: Arc<Store>,
         dir: &Path,
         wal: PathBuf,
-        io_uring: bool,
+        kernel: Kernel,
     ) -> Result<Self, Error> {
         let fault = |source| Error::Mount { dir: dir.to_path_buf(), source };
         OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(Error::NoFuse)?;
@@ -61,18 +70,18 @@ impl Mounted {
         config.n_threads = Some(THREADS);
         let links = Links::new(dir.clone(), wal);
         let (held_back, surprises) = HeldBack::new();
-        let held_back = (privileged && held_back::can_be_bounded()).then_some(held_back);
-        let is_bounded = held_back.is_some();
-        let over_rings = io_uring && ring::are_there();
+        let holds_back = kernel.holds_back && privileged && held_back::can_be_bounded();
+        let held_back = holds_back.then_some(held_back);
+        let over_rings = kernel.io_uring && ring::are_there();
         let requests = Requests::new(store.clone(), links, held_back, over_rings).map_err(fault)?;
         let session = Session::new(requests.clone(), &dir, &config).map_err(fault)?;
         let rings = start_rings(&session, requests).map_err(fault)?;
         let session = session.spawn().map_err(fault)?;
         let notifier = session.notifier();
         let device = device_of(&dir).map_err(fault)?;
-        if is_bounded {
-            held_back::bound(&device).map_err(fault)?;
-            surprises.serve(Arc::downgrade(&store), notifier.clone()).map_err(fault)?;
+        if holds_back {
+            let store = Arc::downgrade(&store);
+            surprises.serve(store, notifier.clone(), device.clone()).map_err(fault)?;
         }
         if let Err(error) = read_far_ahead(&device) {
             // Unprivileged, or /sys is not to be written: long scans are slower.

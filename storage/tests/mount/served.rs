@@ -51,6 +51,7 @@ pub(crate) fn config(dir: &std::path::Path) -> StoreConfig {
         socket: dir.join("store.sock"),
         reserve_bytes: RESERVE,
         io_uring: std::env::var_os(DEVICE).is_none(),
+        hold_back: std::env::var_os(DEVICE).is_none(),
     }
 }
 
@@ -68,7 +69,7 @@ impl Served {
         Self::at(Self::fresh_dir(), false)
     }
 
-    /// As on a kernel without rings.
+    /// As on a kernel without rings, where every write is written at once.
     pub(crate) fn over_device() -> Self {
         Self::at(Self::fresh_dir(), true)
     }
