@@ -14,9 +14,10 @@
 //! from it: a write of a branch that should hold back none is the sign that it does not know.
 //!
 //! Bounds: the kernel holds back no more than [`HELD_BACK_MAX`] bytes, of all branches together. It
-//! keeps that bound as a share of the memory that may be dirty, so it is told again as that changes;
-//! where there is too little memory for it, the kernel's own bound of 1 % is less. One message waits for each file of which it was surprised, up to [`SURPRISES_MAX`]; one that
-//! finds no place is repeated by the next write.
+//! keeps that bound as a share of the memory that may be dirty, so it is told again as that
+//! changes; where there is too little memory for it, the kernel's own bound of 1 % is less. One
+//! message waits for each file of which it was surprised, up to [`SURPRISES_MAX`]; one that finds
+//! no place is repeated by the next write.
 
 use std::collections::HashMap;
 use std::fs;
