@@ -70,7 +70,34 @@ fn children_of_a_busy_branch_hold_one_moment_of_it_each() {
 /// The compute's own socket, past the front door.
 fn superuser(server: &Server, branch: &str) -> String {
     let socket = server.info(branch)["compute_socket"].as_str().expect("a socket").to_owned();
+    superuser_at(&socket)
+}
+
+fn superuser_at(socket: &str) -> String {
     format!("postgresql:///postgres?host={socket}&user=ardent_system")
+}
+
+/// What the trunk logs between two cuts, the next branch has to recover.
+#[test]
+fn a_trunk_runs_on_when_it_is_cut_and_keeps_its_log_short_for_the_next() {
+    let source = Source::start();
+    source.sql("create table item (id bigint primary key)");
+    let server = Server::start();
+    server.follow(&source);
+    let trunk = superuser_at(&server.data_dir().join("run/1").display().to_string());
+    let started = psql(&trunk, "select pg_postmaster_start_time()").ok();
+    let log =
+        "select pg_current_wal_insert_lsn() - redo_lsn > 1000000 from pg_control_checkpoint()";
+    source.sql("insert into item select generate_series(1, 20000)");
+    let branch = server.branch("one");
+    assert_eq!(psql(&branch, "select count(*) from item").ok(), "20000");
+    source.sql("insert into item select generate_series(20001, 40000)");
+    // Sooner than Postgres' own next checkpoint, unless that is due by chance.
+    eventually(Duration::from_secs(15), "the log is short again", || {
+        let has_all = psql(&trunk, "select count(*) from item").ok() == "40000";
+        (has_all && psql(&trunk, log).ok() == "f").then_some(())
+    });
+    assert_eq!(psql(&trunk, "select pg_postmaster_start_time()").ok(), started);
 }
 
 /// A branch that reached its limit is told so, goes on, and is as it was after a restart.

@@ -74,6 +74,7 @@ impl Worker {
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
         let mut warm = Warm::new(access.socket_dir.clone());
+        // Its last checkpoint is one of a shutdown, which is no good for the first cut either.
         warm.keep();
         let stream = Replication::start(link, access);
         Ok(Followed { target, stream, lease: Some(lease), warm })

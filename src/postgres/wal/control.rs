@@ -1,9 +1,8 @@
 //! What `global/pg_control` says of the log: where recovery begins.
 //!
 //! Read only while no postmaster changes it, and written only in a fork that was never started. The
-//! layout up to byte 52 is
-//! that of majors 13 to 18 (`catalog/pg_control.h`), in the byte order of the host, which is
-//! little-endian wherever Ardent runs:
+//! layout up to byte 52 is that of majors 13 to 18 (`catalog/pg_control.h`), in the byte order of
+//! the host, which is little-endian wherever Ardent runs:
 //!
 //! | byte | what |
 //! |---|---|
