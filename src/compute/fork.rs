@@ -13,7 +13,7 @@ use crate::postgres::{ComputeKind, PostgresError, Session, wal};
 
 /// Bytes of log since the last checkpoint past which a fork would have to copy and to replay so
 /// much that a checkpoint comes first. With less of it the fork is there sooner without.
-const WAL_BYTES_MAX: i64 = 8 << 20;
+const WAL_BYTES_MAX: u64 = 8 << 20;
 
 impl Computes {
     /// Makes a branch that holds what another holds now. The other's compute may run, but neither
@@ -79,9 +79,8 @@ impl Computes {
     pub async fn shorten_wal(&self, branch: BranchId) {
         let Some(compute) = self.running(branch).await else { return };
         let shortened = async {
-            let session = Session::system(compute.socket_dir()).await?;
-            if session.wants_checkpoint(WAL_BYTES_MAX).await? {
-                session.checkpoint().await?;
+            if compute.wants_checkpoint(WAL_BYTES_MAX).await? {
+                Session::system(compute.socket_dir()).await?.checkpoint().await?;
             }
             Ok::<(), PostgresError>(())
         };

@@ -139,6 +139,12 @@ impl Compute {
         prepared.map_err(PostgresError::io("load postgres ahead"))
     }
 
+    /// Whether a checkpoint would spare a fork much of its recovery (see [`wal`]).
+    pub async fn wants_checkpoint(&self, log_bytes: u64) -> Result<bool, PostgresError> {
+        let spec = self.spec.clone();
+        blocking(move || wal::wants_checkpoint(&spec, log_bytes)).await
+    }
+
     /// What it was started with.
     pub fn spec(&self) -> &ComputeSpec {
         &self.spec

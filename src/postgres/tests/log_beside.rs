@@ -131,18 +131,31 @@ async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
     parent.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_checkpoint_is_wanted_once_so_much_log_was_written() {
+    const MIB: u64 = 1 << 20;
+    let (_site, parent, client) = busy_site().await;
+    assert!(parent.wants_checkpoint(u64::MAX).await.unwrap(), "there was only one of a shutdown");
+    Session::system(parent.socket_dir()).await.unwrap().checkpoint().await.unwrap();
+    assert!(!parent.wants_checkpoint(MIB).await.unwrap());
+    commit(&client, 0).await;
+    assert!(parent.wants_checkpoint(MIB).await.unwrap());
+    assert!(!parent.wants_checkpoint(18 * MIB).await.unwrap());
+    for row in 1..12 {
+        commit(&client, row).await;
+    }
+    assert!(parent.wants_checkpoint(18 * MIB).await.unwrap(), "the log goes on in a segment");
+    assert!(!parent.wants_checkpoint(60 * MIB).await.unwrap());
+    parent.stop().await.unwrap();
+}
+
 /// Its last checkpoint is one of a shutdown: told that it was shut down, Postgres would not recover.
 #[tokio::test]
 async fn a_fork_of_a_compute_without_a_checkpoint_since_its_start_recovers() {
     let (site, parent, client) = busy_site().await;
-    let system = Session::system(parent.socket_dir()).await.unwrap();
-    assert!(system.wants_checkpoint(i64::MAX).await.unwrap());
     commit(&client, 1).await;
     let fork = site.fork().unwrap();
     assert_ne!(state_of(&fork), SHUT_DOWN);
-    system.checkpoint().await.unwrap();
-    assert!(!system.wants_checkpoint(i64::MAX).await.unwrap());
-    assert!(system.wants_checkpoint(-1).await.unwrap());
     parent.stop().await.unwrap();
     assert_eq!(rows_of(fork).await, 1);
 }
