@@ -30,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -122,6 +123,8 @@ enter(const uint32_t *words, const char *directory)
 							   setresgid(words[GROUP], words[GROUP], words[GROUP]) != 0 ||
 							   setresuid(words[USER], words[USER], words[USER]) != 0))
 		fail("take its account");
+	/* What a change of the account takes away, an exec gives back. */
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 }
 
 /* Returns arguments, a null, environment and a null, as the kernel lays them out. */

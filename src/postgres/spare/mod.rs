@@ -17,6 +17,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,8 @@ const PRELOAD: &str = "LD_PRELOAD";
 /// Standard output of a spare is the library, until it gets an output of its own.
 const LIBRARY_PATH: &str = "/proc/self/fd/1";
 
+/// As what ps(1) shows a spare.
+const LABEL: &str = "postgres: loaded ahead by ardent";
 /// Room for the arguments of a compute, which are some 2 KiB.
 const ARGUMENTS_BYTES: usize = 16 * 1024;
 /// As `hold.c` takes it.
@@ -86,6 +89,12 @@ impl Spares {
         process.exited().await;
     }
 
+    /// Its process, while it is a spare.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.place().as_ref().map(|spare| spare.process.pid())
+    }
+
     fn place(&self) -> MutexGuard<'_, Option<Spare>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,8 +110,8 @@ impl Spare {
             preload.push(other);
         }
         let mut command = Command::new(&program.path);
-        command.arg(" ".repeat(ARGUMENTS_BYTES)).env_clear().env(PRELOAD, preload);
-        command.current_dir("/");
+        command.arg0(LABEL).arg(" ".repeat(ARGUMENTS_BYTES)).current_dir("/");
+        command.env_clear().env(PRELOAD, preload);
         let nothing = File::options().write(true).open("/dev/null")?;
         let streams = Streams { input: theirs.into(), output: library()?, errors: nothing };
         // It takes its account when it is used.
@@ -154,7 +163,6 @@ fn message(command: &Command, account: Option<Account>) -> io::Result<Vec<u8>> {
     let arguments: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
     let variables: Vec<_> = command
         .get_envs()
-        .filter(|(name, _)| *name != PRELOAD)
         .filter_map(|(name, value)| Some([name.as_bytes(), b"=", value?.as_bytes()].concat()))
         .collect();
     let count = |all: usize| u32::try_from(all).map_err(io::Error::other);
@@ -174,4 +182,28 @@ fn message(command: &Command, account: Option<Account>) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("a command line too long for a spare process"));
     }
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_without_room_is_refused() {
+        let with = |bytes: usize| message(Command::new("p").arg("x".repeat(bytes)), None);
+        assert!(with(ARGUMENTS_BYTES - 3).is_ok());
+        assert!(with(ARGUMENTS_BYTES - 2).is_err());
+        let mut command = Command::new("p");
+        command.env("NAME", "x".repeat(MESSAGE_BYTES_MAX));
+        assert!(message(&command, None).is_err());
+    }
+
+    #[test]
+    fn what_is_loaded_beside_it_makes_another_program() {
+        let plain = Program::of(&Command::new("/bin/sh")).unwrap();
+        let with = Program::of(Command::new("/bin/sh").env(PRELOAD, "/lib/x.so")).unwrap();
+        assert_ne!(plain, with);
+        assert_eq!(plain, Program::of(Command::new("/bin/sh").env("A", "b")).unwrap());
+        assert!(Program::of(&Command::new("/no/such/program")).is_err());
+    }
 }

@@ -12,9 +12,9 @@ use super::super::{Account, Compute, ComputeKind, Exit, PostgresError, Session, 
 use super::{Site, login, start};
 
 /// Longer than anything here takes, shorter than a test run's patience.
-const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 
-fn kill_9(pid: u32) {
+pub(super) fn kill_9(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
 }

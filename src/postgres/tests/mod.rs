@@ -4,6 +4,7 @@
 mod lifecycle;
 mod log_beside;
 mod role_model;
+mod spare;
 
 use std::fs;
 use std::future::ready;

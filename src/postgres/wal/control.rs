@@ -1,7 +1,7 @@
 //! What `global/pg_control` says of the log: where recovery begins.
 //!
-//! Written only in a fork that was never started. Postgres writes the whole file at once, so what is
-//! read beside it is of one moment. The layout up to byte 52 is that of majors 13 to 18
+//! Written only in a fork that was never started. Postgres writes the whole file at once, so what
+//! is read beside it is of one moment. The layout up to byte 52 is that of majors 13 to 18
 //! (`catalog/pg_control.h`), in the byte order of the host, which is little-endian wherever Ardent
 //! runs:
 //!

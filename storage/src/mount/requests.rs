@@ -147,8 +147,8 @@ impl Requests {
 
     /// Lists a directory; `add` returns true when the reply is full. `.` and `..` come first.
     ///
-    /// Names only (no READDIRPLUS): a starting Postgres lists every database for its temporary files
-    /// and opens few of what it finds, and the kernel would make an inode of each.
+    /// Names only (no READDIRPLUS): a starting Postgres looks through every database for temporary
+    /// files and opens few of what it finds, and the kernel would make an inode of each.
     pub(super) fn list(
         &self,
         node: INodeNo,
