@@ -221,7 +221,7 @@ impl TablePlan {
 }
 
 impl Slot {
-    fn key(&self) -> impl Iterator<Item = Option<&str>> {
+    fn key(&self) -> impl Iterator<Item = Option<&[u8]>> {
         key_values(&self.row, self.mapping.key.as_deref().unwrap_or_default())
     }
 
@@ -311,6 +311,6 @@ fn update_kind(new: (&Mapping, &Tuple), old: (&Mapping, &Tuple)) -> Kind {
     }
 }
 
-fn key_values<'a>(row: &'a Tuple, key: &'a [usize]) -> impl Iterator<Item = Option<&'a str>> {
+fn key_values<'a>(row: &'a Tuple, key: &'a [usize]) -> impl Iterator<Item = Option<&'a [u8]>> {
     key.iter().map(|position| row.value(*position))
 }
