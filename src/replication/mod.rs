@@ -18,6 +18,7 @@
 
 mod applier;
 mod blocks;
+mod by_address;
 mod cache;
 mod call;
 mod catalog;
