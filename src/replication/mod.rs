@@ -53,6 +53,7 @@ mod statement;
 mod status;
 mod stream;
 mod text_array;
+mod thread;
 mod timeline;
 mod triggers;
 mod truncate;
