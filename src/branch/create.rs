@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | row | `Creating` with its number, endpoint and sealed password | deleting the row |
 //! | cut | that there is a fork in the store, and its limit | deleting the branch from the store |
-//! | start | nothing | killing the compute |
+//! | start | what the branch holds | killing the compute, and as above |
 //! | hooks | `Failed` if one failed: kept for its operator | DELETE, or CREATE again |
-//! | proof | what the branch holds, then `Active`: the URL works | DELETE |
+//! | proof | `Active`: the URL works | DELETE |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,7 +112,6 @@ impl Branches {
         tracing::warn!(branch = %record.made.name, error = %failure, "new branch is kept unconnectable");
         record.state = BranchState::Failed;
         record.failure = Some(failure);
-        self.services.computes.confirm(record.number).await?;
         self.services.catalog.settle_branch(&record)?;
         self.services.computes.stop(record.number).await?;
         self.keep_failed(record);
@@ -187,7 +186,6 @@ impl Branches {
         }
         self.dress(record, &request.connector, lease.compute().socket_dir()).await?;
         self.prove(record, request, lease.compute().socket_dir()).await?;
-        computes.confirm(record.number).await?;
         record.state = BranchState::Active;
         self.services.catalog.settle_branch(record)?;
         tracing::info!(

@@ -6,23 +6,25 @@ use std::sync::Arc;
 use storage::BranchId;
 use storage::client::StoreClient;
 
+use super::slot::Slot;
 use super::{ComputeError, ComputeTarget, Computes};
 use crate::cause::Causes;
 use crate::postgres::{ComputeKind, PostgresError, Session, wal};
 
 /// Bytes of log since the last checkpoint past which a fork would have to copy and to replay so
 /// much that a checkpoint comes first. With less of it the fork is there sooner without.
-const WAL_BYTES_MAX: i64 = 8 << 20;
+const WAL_BYTES_MAX: u64 = 8 << 20;
 
 impl Computes {
     /// Makes a branch that holds what another holds now. The other's compute may run, but neither
-    /// starts nor stops meanwhile. Nothing of it is durable before [`Computes::confirm`] returns.
+    /// starts nor stops meanwhile. Nothing of it is durable before it has been started.
     pub async fn fork(&self, parent: &ComputeTarget, child: BranchId) -> Result<(), ComputeError> {
         let slot = self.slot(parent.clone());
         let _still = slot.compute.lock().await;
         let places = &self.0.places;
         let kind = ComputeKind::Branch;
-        let spec = places.spec(&ComputeTarget { branch: child, kind, ..parent.clone() })?;
+        let target = ComputeTarget { branch: child, kind, ..parent.clone() };
+        let spec = places.spec(&target)?;
         let (owner, from) = (places.owner(child), parent.branch);
         let parent_wal = places.data_dir.wal(from);
         let call = move |client: &mut StoreClient| {
@@ -34,13 +36,17 @@ impl Computes {
             Ok(pinned.copy_to(&spec))
         };
         self.0.store.call(call).await.map_err(Arc::new)?.map_err(Arc::new)?;
+        self.slot(target).set_tentative(true);
         Ok(())
     }
 
-    /// Makes a new branch durable, whose log is already, and all that it syncs from then on.
-    pub async fn confirm(&self, branch: BranchId) -> Result<(), ComputeError> {
+    /// Makes durable what a new branch holds, but for its log, and all that it syncs from then on.
+    pub(super) async fn confirm(&self, slot: &Slot) -> Result<(), ComputeError> {
+        let branch = slot.target.branch;
         let call = move |client: &mut StoreClient| client.confirm(branch);
-        Ok(self.0.store.call(call).await.map_err(Arc::new)?)
+        self.0.store.call(call).await.map_err(Arc::new)?;
+        slot.set_tentative(false);
+        Ok(())
     }
 
     /// Makes the log of a new branch durable, also beside its start.
@@ -73,9 +79,8 @@ impl Computes {
     pub async fn shorten_wal(&self, branch: BranchId) {
         let Some(compute) = self.running(branch).await else { return };
         let shortened = async {
-            let session = Session::system(compute.socket_dir()).await?;
-            if session.wants_checkpoint(WAL_BYTES_MAX).await? {
-                session.checkpoint().await?;
+            if compute.wants_checkpoint(WAL_BYTES_MAX).await? {
+                Session::system(compute.socket_dir()).await?.checkpoint().await?;
             }
             Ok::<(), PostgresError>(())
         };

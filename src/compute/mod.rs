@@ -13,6 +13,7 @@ mod fork;
 mod idle;
 mod places;
 mod slot;
+mod spare;
 mod tally;
 mod watch;
 
@@ -27,7 +28,7 @@ use tokio::sync::{RwLock, Semaphore};
 
 use crate::catalog::{BranchKind, BranchRecord, Catalog, CatalogError};
 use crate::cause::Causes;
-use crate::postgres::{self, Compute, ComputeKind, PostgresError};
+use crate::postgres::{self, Compute, ComputeKind, PostgresError, Spares};
 use crate::store::{Store, StoreError};
 use slot::Slot;
 use tally::Tally;
@@ -118,6 +119,7 @@ struct Shared {
     store_in_use: Arc<RwLock<()>>,
     /// One permit a start: a host that is asked for a thousand branches starts them in turn.
     starts: Semaphore,
+    spares: Arc<Spares>,
     tally: Tally,
     stopping: std::sync::atomic::AtomicBool,
 }
@@ -129,6 +131,7 @@ impl Computes {
         Self(Arc::new(Shared {
             places,
             starts,
+            spares: Arc::default(),
             tally: Tally::default(),
             store,
             catalog,
@@ -191,25 +194,38 @@ impl Computes {
             previous.kill().await.map_err(Arc::new)?;
         }
         slot.enter(ComputePhase::Starting);
-        let started = self.start_fresh(&slot.target).await;
+        let started = self.start_fresh(slot).await;
         slot.note_start(&started);
         self.0.tally.note_start(started.is_ok());
         slot.enter(if started.is_ok() { ComputePhase::Running } else { ComputePhase::Stopped });
         let compute = Arc::new(started?);
         *guard = Some(compute.clone());
         self.watch(slot.clone(), compute.clone());
+        self.prepare_next(compute.clone());
         Ok(slot.lease(compute))
     }
 
-    async fn start_fresh(&self, target: &ComputeTarget) -> Result<Compute, ComputeError> {
+    async fn start_fresh(&self, slot: &Slot) -> Result<Compute, ComputeError> {
         let _turn = self.0.starts.acquire().await.map_err(|_closed| ComputeError::Stopping)?;
+        let target = &slot.target;
         let spec = self.0.places.spec(target)?;
         let branch = target.branch;
         if target.kind != ComputeKind::Load {
             let call = move |client: &mut StoreClient| client.begin_compute(branch);
             self.0.store.call(call).await.map_err(Arc::new)?;
         }
-        Ok(Compute::start(spec).await.map_err(Arc::new)?)
+        let mut confirmed = Ok(());
+        let confirming = async {
+            if slot.is_tentative() {
+                confirmed = self.confirm(slot).await;
+            }
+        };
+        let compute = Compute::start(spec, &self.0.spares, confirming).await.map_err(Arc::new)?;
+        if let Err(error) = confirmed {
+            compute.kill().await.map_err(Arc::new)?;
+            return Err(error);
+        }
+        Ok(compute)
     }
 
     /// The compute of a target, if it runs now. Starts nothing.
@@ -338,6 +354,7 @@ impl Computes {
             }
         });
         futures_util::future::join_all(stops).await;
+        self.0.spares.end().await;
     }
 
     /// Leaves every compute to another server: nothing is started or restarted from here any

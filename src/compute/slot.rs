@@ -37,6 +37,8 @@ pub(super) struct Slot {
     revived: StdMutex<Option<Instant>>,
     /// Set under the lock when the branch goes away: who waits for the lock must not start it.
     retired: AtomicBool,
+    /// The branch is a fork that has not been made durable yet.
+    tentative: AtomicBool,
 }
 
 /// What is happening to a slot's compute.
@@ -94,6 +96,7 @@ impl Slot {
             failure: StdMutex::new(None),
             revived: StdMutex::new(None),
             retired: AtomicBool::new(false),
+            tentative: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +106,14 @@ impl Slot {
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_tentative(&self, is_tentative: bool) {
+        self.tentative.store(is_tentative, Ordering::Release);
+    }
+
+    pub(super) fn is_tentative(&self) -> bool {
+        self.tentative.load(Ordering::Acquire)
     }
 
     /// Called with the lock held.

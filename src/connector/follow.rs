@@ -73,7 +73,7 @@ impl Worker {
         let lease = self.wake_trunk(&target).await?;
         let access = access(&lease, &target);
         self.view.send_modify(|view| view.major = Some(target.major));
-        let mut warm = Warm::new(access.socket_dir.clone());
+        let mut warm = Warm::new(lease.compute().clone());
         // Its last checkpoint is one of a shutdown, which is no good for the first cut either.
         warm.keep();
         let stream = Replication::start(link, access);

@@ -3,10 +3,9 @@
 //! what a create waits for longest. Where none has been cut for a while, checkpoints come when
 //! Postgres thinks fit.
 //!
-//! Bounds: one connection and one checkpoint at a time, none more often than every [`LOOK`], for
+//! Bounds: one checkpoint at a time, none more often than every [`LOOK`], for
 //! [`WARM_FOR`] after the last cut; none while the branch that was cut last starts.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::cause::Causes;
-use crate::postgres::{PostgresError, Session};
+use crate::postgres::{Compute, PostgresError, Session};
 
 /// Branches of a test run or a team come in bursts; between two of a burst lies less.
 const WARM_FOR: Duration = Duration::from_secs(20);
@@ -23,19 +22,19 @@ const START: Duration = Duration::from_millis(300);
 /// How often the log is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// What a branch recovers in some milliseconds.
-const LOG_BYTES_MAX: i64 = 512 << 10;
+const LOG_BYTES_MAX: u64 = 512 << 10;
 
 /// Keeps the log of one trunk short while it is told to; ends when dropped.
 pub(super) struct Warm {
-    socket_dir: PathBuf,
+    trunk: Arc<Compute>,
     cut_at: Arc<Mutex<Instant>>,
     keeping: Option<JoinHandle<()>>,
 }
 
 impl Warm {
-    /// Of the trunk whose socket is there. Does nothing yet.
-    pub(super) fn new(socket_dir: PathBuf) -> Self {
-        Self { socket_dir, cut_at: Arc::new(Mutex::new(Instant::now())), keeping: None }
+    /// Of this trunk. Does nothing yet.
+    pub(super) fn new(trunk: Arc<Compute>) -> Self {
+        Self { trunk, cut_at: Arc::new(Mutex::new(Instant::now())), keeping: None }
     }
 
     /// Keeps the log short from now on, for a while.
@@ -44,9 +43,9 @@ impl Warm {
         if self.keeping.as_ref().is_some_and(|keeping| !keeping.is_finished()) {
             return;
         }
-        let (socket_dir, cut_at) = (self.socket_dir.clone(), self.cut_at.clone());
+        let (trunk, cut_at) = (self.trunk.clone(), self.cut_at.clone());
         self.keeping = Some(tokio::spawn(async move {
-            if let Err(error) = keep_short(&socket_dir, &cut_at).await {
+            if let Err(error) = keep_short(&trunk, &cut_at).await {
                 // The next cut begins again; without it a cut only takes longer.
                 tracing::debug!(error = %Causes(&error), "the trunk's log is not kept short");
             }
@@ -62,15 +61,14 @@ impl Drop for Warm {
     }
 }
 
-async fn keep_short(socket_dir: &Path, cut_at: &Mutex<Instant>) -> Result<(), PostgresError> {
-    let session = Session::system(socket_dir).await?;
+async fn keep_short(trunk: &Compute, cut_at: &Mutex<Instant>) -> Result<(), PostgresError> {
     loop {
         let since = cut_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         if since > WARM_FOR {
             return Ok(());
         }
-        if since > START && session.wants_checkpoint(LOG_BYTES_MAX).await? {
-            session.checkpoint().await?;
+        if since > START && trunk.wants_checkpoint(LOG_BYTES_MAX).await? {
+            Session::system(trunk.socket_dir()).await?.checkpoint().await?;
         }
         sleep(LOOK).await;
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
@@ -22,10 +23,11 @@ use tokio::time::timeout;
 use super::error::PostgresError;
 use super::installation::Installation;
 use super::precheck;
-use super::process::{Account, Exit, Process, spawn_detached};
+use super::process::{Account, Exit, Process, Streams, spawn_detached};
 use super::ready::{self, ReadyNotice};
 use super::remains::{self, Identity};
 use super::settings::{self, ComputeKind};
+use super::spare::Spares;
 use super::state::{self, RecordedProcess};
 use super::wal;
 
@@ -76,9 +78,14 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Starts the compute and returns once it answered. What a previous one left is cleared away
-    /// first; a previous one that still lives is an error: adopt it.
-    pub async fn start(spec: ComputeSpec) -> Result<Self, PostgresError> {
+    /// Starts the compute and returns once it answered; `once_accepting` is done beside that
+    /// answer, after recovery. What a previous one left is cleared away first; a previous one that
+    /// still lives is an error: adopt it.
+    pub async fn start(
+        spec: ComputeSpec,
+        spares: &Arc<Spares>,
+        once_accepting: impl Future<Output = ()>,
+    ) -> Result<Self, PostgresError> {
         let (spec, identity, remains) = blocking(move || {
             let remains = precheck::check(&spec)?;
             let identity = Identity::of(spec.account, &spec.data_dir);
@@ -88,11 +95,12 @@ impl Compute {
         if remains {
             clear(&spec, &identity).await?;
         }
-        let (spec, launched) =
-            blocking(move || wal::attach(&spec).and_then(|()| launch(spec))).await?;
+        let spares = spares.clone();
+        let attach_and_launch = move || wal::attach(&spec).and_then(|()| launch(spec, &spares));
+        let (spec, launched) = blocking(attach_and_launch).await?;
         let Launched { process, notice, log_offset, started_at } = launched;
         let compute = Self { spec, identity, process, started_at };
-        match compute.wait_ready(&notice, log_offset).await {
+        match compute.wait_ready(&notice, log_offset, once_accepting).await {
             Ok(()) => Ok(compute),
             Err(error) => {
                 clear(&compute.spec, &compute.identity).await?;
@@ -123,6 +131,18 @@ impl Compute {
     /// compute nobody holds.
     pub async fn clear(spec: &ComputeSpec) -> Result<(), PostgresError> {
         clear(spec, &Identity::of(spec.account, &spec.data_dir)).await
+    }
+
+    /// Loads the program of this compute once more, for the next one that is started. Blocks.
+    pub fn prepare_next(&self, spares: &Spares) -> Result<(), PostgresError> {
+        let prepared = spares.prepare(&command(&self.spec));
+        prepared.map_err(PostgresError::io("load postgres ahead"))
+    }
+
+    /// Whether a checkpoint would spare a fork much of its recovery (see [`wal`]).
+    pub async fn wants_checkpoint(&self, log_bytes: u64) -> Result<bool, PostgresError> {
+        let spec = self.spec.clone();
+        blocking(move || wal::wants_checkpoint(&spec, log_bytes)).await
     }
 
     /// What it was started with.
@@ -178,13 +198,19 @@ impl Compute {
         Ok(self.process.exited().await)
     }
 
-    async fn wait_ready(&self, notice: &ReadyNotice, log_offset: u64) -> Result<(), PostgresError> {
+    async fn wait_ready(
+        &self,
+        notice: &ReadyNotice,
+        log_offset: u64,
+        once_accepting: impl Future<Output = ()>,
+    ) -> Result<(), PostgresError> {
         let spec = &self.spec;
         let last_line = || ready::last_line(&spec.log_file, log_offset);
         let answered = async {
             let received = notice.received(&spec.data_dir).await;
             received.map_err(PostgresError::io("wait for compute"))?;
-            ready::answers(&spec.socket_dir, &spec.database).await
+            let answer = ready::answers(&spec.socket_dir, &spec.database);
+            tokio::join!(answer, once_accepting).0
         };
         tokio::select! {
             exit = self.process.exited() => {
@@ -206,7 +232,7 @@ struct Launched {
     started_at: SystemTime,
 }
 
-fn launch(spec: ComputeSpec) -> Result<(ComputeSpec, Launched), PostgresError> {
+fn launch(spec: ComputeSpec, spares: &Spares) -> Result<(ComputeSpec, Launched), PostgresError> {
     make_socket_dir(&spec).map_err(PostgresError::io("make socket directory of compute"))?;
     let notice = ReadyNotice::bind(&spec.socket_dir, spec.account)
         .map_err(PostgresError::io("bind notification socket of compute"))?;
@@ -216,12 +242,22 @@ fn launch(spec: ComputeSpec) -> Result<(ComputeSpec, Launched), PostgresError> {
     state::write(&spec.state_file, &spec.data_dir, None)
         .map_err(PostgresError::io("record compute"))?;
     let started_at = SystemTime::now();
-    let pid = spawn_detached(&mut command(&spec), spec.account, log)
-        .map_err(PostgresError::io("execute postgres"))?;
-    let process = Process::watch(pid).map_err(PostgresError::io("watch compute"))?;
-    state::write(&spec.state_file, &spec.data_dir, RecordedProcess::of(pid, started_at))
+    let process = execute(&spec, spares, &log).map_err(PostgresError::io("execute postgres"))?;
+    let recorded = RecordedProcess::of(process.pid(), started_at);
+    state::write(&spec.state_file, &spec.data_dir, recorded)
         .map_err(PostgresError::io("record compute"))?;
     Ok((spec, Launched { process, notice, log_offset, started_at }))
+}
+
+fn execute(spec: &ComputeSpec, spares: &Spares, log: &File) -> io::Result<Process> {
+    let mut command = command(spec);
+    if let Some(spare) = spares.take(&command) {
+        match spare.run(&command, spec.account, log) {
+            Ok(process) => return Ok(process),
+            Err(error) => tracing::debug!(error = %error, "a spare process is of no use"),
+        }
+    }
+    Process::watch(spawn_detached(&mut command, spec.account, Streams::to(log)?)?)
 }
 
 fn command(spec: &ComputeSpec) -> Command {

@@ -27,6 +27,7 @@ mod roles;
 mod session;
 mod settings;
 mod shared_memory;
+mod spare;
 mod state;
 mod template;
 pub mod wal;
@@ -45,4 +46,5 @@ pub use roles::{
 };
 pub use session::Session;
 pub use settings::ComputeKind;
+pub use spare::Spares;
 pub use template::{LocaleProvider, TemplateSpec, create as create_template};

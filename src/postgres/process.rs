@@ -146,15 +146,29 @@ impl Process {
     }
 }
 
+/// What a process has open when it begins.
+pub(super) struct Streams {
+    pub(super) input: Stdio,
+    pub(super) output: File,
+    pub(super) errors: File,
+}
+
+impl Streams {
+    /// Everything goes to a log.
+    pub(super) fn to(log: &File) -> io::Result<Self> {
+        let (output, errors) = (log.try_clone()?, log.try_clone()?);
+        Ok(Self { input: Stdio::null(), output, errors })
+    }
+}
+
 /// Starts a program that outlives us: own session, the compute's account, no way to gain rights,
-/// no descriptor of ours but the log. Blocks until the program was executed or refused.
+/// no descriptor of ours but its streams. Blocks until the program was executed or refused.
 pub(super) fn spawn_detached(
     command: &mut Command,
     account: Option<Account>,
-    log: File,
+    streams: Streams,
 ) -> io::Result<u32> {
-    let errors = log.try_clone()?;
-    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.stdin(streams.input).stdout(streams.output).stderr(streams.errors);
     // SAFETY: `confine` makes system calls only; it neither allocates nor takes a lock, so it may
     // run between fork and exec of a process with other threads.
     unsafe {
@@ -246,7 +260,8 @@ mod tests {
 
     #[tokio::test]
     async fn reaps_its_own_child_and_tells_how_it_ended() {
-        let log = || File::options().write(true).open("/dev/null").unwrap();
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let log = || Streams::to(&null).unwrap();
         let pid = spawn_detached(Command::new("sh").args(["-c", "exit 7"]), None, log()).unwrap();
         let process = Process::watch(pid).unwrap();
         assert_eq!(process.exited().await, Exit::Code(7));

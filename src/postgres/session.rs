@@ -93,17 +93,6 @@ impl Session {
         done.map_err(PostgresError::query("checkpoint"))
     }
 
-    /// Whether a checkpoint would spare a fork much of its recovery: more than so many bytes of log
-    /// were written since the last one began, or that one was of a shutdown, after which a fork
-    /// syncs everything before it recovers (see [`super::wal`]).
-    pub async fn wants_checkpoint(&self, log_bytes_max: i64) -> Result<bool, PostgresError> {
-        let sql = "SELECT pg_current_wal_insert_lsn() - redo_lsn > $1::int8 \
-                   OR redo_lsn = checkpoint_lsn FROM pg_control_checkpoint()";
-        let row = self.client.query_one(sql, &[&log_bytes_max]).await;
-        let wants = row.and_then(|row| row.try_get(0));
-        wants.map_err(PostgresError::query("measure the log"))
-    }
-
     /// For statements that this module has no function for.
     pub fn client(&self) -> &Client {
         &self.client

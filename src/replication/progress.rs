@@ -46,15 +46,18 @@ pub(super) async fn finished(link: &Link, trunk: &TrunkAccess) -> Result<Option<
     }
 }
 
-/// A session of the superuser in a trunk's database; none if there is no such database.
+/// To this Postgres sets the limit of a database as it begins to drop it: nobody can connect from
+/// then on (`DATCONNLIMIT_INVALID_DB`, since 11.21, 12.16, 13.12, 14.9 and 15.4).
+const DROPPED_IN_PART: i32 = -2;
+
+/// A session of the superuser in a trunk's database; none if there is no such database, or what is
+/// left of one whose end was cut short.
 pub(super) async fn open_existing(trunk: &TrunkAccess) -> Result<Option<Session>, Error> {
     let maintenance = maintenance_database(&trunk.database);
     let system = Session::open(&trunk.as_system(maintenance)).await.map_err(at_trunk)?;
-    let exists = system
-        .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1", &[&trunk.database])
-        .await
-        .map_err(at_trunk)?
-        .is_some();
+    let sql = "SELECT FROM pg_catalog.pg_database WHERE datname = $1 AND datconnlimit <> $2";
+    let found = system.query_opt(sql, &[&trunk.database, &DROPPED_IN_PART]).await;
+    let exists = found.map_err(at_trunk)?.is_some();
     system.close().await;
     if !exists {
         return Ok(None);

@@ -9,12 +9,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use super::super::{Account, Compute, ComputeKind, Exit, PostgresError, Session, activity};
-use super::{Site, login};
+use super::{Site, login, start};
 
 /// Longer than anything here takes, shorter than a test run's patience.
-const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 
-fn kill_9(pid: u32) {
+pub(super) fn kill_9(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
 }
@@ -146,7 +146,7 @@ async fn a_hung_postmaster_is_stopped_for_certain() {
     let site = Site::with_database("app").await;
     let mut spec = site.compute(ComputeKind::Branch);
     spec.stop_timeout = Duration::from_millis(100);
-    let compute = Compute::start(spec).await.unwrap();
+    let compute = start(spec).await.unwrap();
     let pid = Pid::from_raw(i32::try_from(compute.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     // Nor must a store that is gone, so that the pid file cannot be removed, keep it alive.
@@ -174,7 +174,7 @@ async fn a_fast_stop_does_not_wait_for_sessions() {
 #[tokio::test]
 async fn the_first_start_of_a_branch_writes_no_wal() {
     let site = Site::with_database("app").await;
-    let trunk = Compute::start(site.compute(ComputeKind::Trunk)).await.unwrap();
+    let trunk = start(site.compute(ComputeKind::Trunk)).await.unwrap();
     trunk.stop().await.unwrap();
     let branch = site.start().await;
     let system = Session::system(branch.socket_dir()).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_new_server_adopts_what_an_old_one_started() {
     let site = Site::with_database("app").await;
     let old = site.start().await;
     let (pid, started_at) = (old.pid(), old.started_at());
-    let refused = Compute::start(site.compute(ComputeKind::Branch)).await.unwrap_err();
+    let refused = start(site.compute(ComputeKind::Branch)).await.unwrap_err();
     assert!(matches!(refused, PostgresError::AlreadyRunning(found) if found == pid), "{refused}");
     drop(old);
 
@@ -227,22 +227,22 @@ async fn says_why_it_did_not_start() {
     let site = Site::with_database("app").await;
     let mut spec = site.compute(ComputeKind::Branch);
     spec.settings.push(("no_such_setting".to_owned(), "1".to_owned()));
-    let error = Compute::start(spec).await.unwrap_err();
+    let error = start(spec).await.unwrap_err();
     assert!(error.to_string().contains("unrecognized configuration parameter"), "{error}");
     assert!(!site.root.join("run/7.compute").exists());
 
     let mut spec = site.compute(ComputeKind::Branch);
     spec.socket_dir = Path::new("/tmp").join("x".repeat(100));
-    let error = Compute::start(spec).await.unwrap_err();
+    let error = start(spec).await.unwrap_err();
     assert!(matches!(error, PostgresError::SocketPathTooLong(_)), "{error}");
 
     if site.account.is_some() {
         let mut spec = site.compute(ComputeKind::Branch);
         spec.account = Some(Account { uid: 1, gid: 1 });
-        let error = Compute::start(spec).await.unwrap_err();
+        let error = start(spec).await.unwrap_err();
         assert!(matches!(error, PostgresError::AccountTaken(1)), "{error}");
         fs::set_permissions(site.root.join("run"), fs::Permissions::from_mode(0o700)).unwrap();
-        let error = Compute::start(site.compute(ComputeKind::Branch)).await.unwrap_err();
+        let error = start(site.compute(ComputeKind::Branch)).await.unwrap_err();
         assert!(matches!(error, PostgresError::Unreachable { .. }), "{error}");
     }
 }

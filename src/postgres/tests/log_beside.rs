@@ -8,7 +8,7 @@ use std::process::Command;
 use tokio_postgres::Client;
 
 use super::super::{Compute, ComputeKind, ComputeSpec, PostgresError, Session, wal};
-use super::{Site, login};
+use super::{Site, login, start};
 
 impl Site {
     /// A copy of the data directory as it is at this moment, and its log as a fork gets it.
@@ -57,7 +57,7 @@ const SHUT_DOWN: u8 = 1;
 
 /// Starts a fork and counts what it holds. The parent, of the same account, ends with it.
 async fn rows_of(fork: ComputeSpec) -> i64 {
-    let child = Compute::start(fork).await.unwrap();
+    let child = start(fork).await.unwrap();
     let rows = rows(&login(child.socket_dir(), "branch_owner", "app").await).await;
     child.stop().await.unwrap();
     rows
@@ -100,7 +100,7 @@ async fn the_first_start_takes_the_log_out_and_all_others_leave_it_there() {
 async fn a_log_that_is_taken_out_after_a_crash_holds_what_was_committed() {
     let site = Site::with_database("app").await;
     let inside = ComputeSpec { wal_dir: None, ..site.compute(ComputeKind::Branch) };
-    let compute = Compute::start(inside).await.unwrap();
+    let compute = start(inside).await.unwrap();
     let client = login(compute.socket_dir(), "branch_owner", "app").await;
     client.batch_execute(TABLE).await.unwrap();
     for row in 0..20 {
@@ -131,18 +131,31 @@ async fn a_fork_of_a_running_compute_holds_all_that_was_committed_before() {
     parent.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_checkpoint_is_wanted_once_so_much_log_was_written() {
+    const MIB: u64 = 1 << 20;
+    let (_site, parent, client) = busy_site().await;
+    assert!(parent.wants_checkpoint(u64::MAX).await.unwrap(), "there was only one of a shutdown");
+    Session::system(parent.socket_dir()).await.unwrap().checkpoint().await.unwrap();
+    assert!(!parent.wants_checkpoint(MIB).await.unwrap());
+    commit(&client, 0).await;
+    assert!(parent.wants_checkpoint(MIB).await.unwrap());
+    assert!(!parent.wants_checkpoint(18 * MIB).await.unwrap());
+    for row in 1..12 {
+        commit(&client, row).await;
+    }
+    assert!(parent.wants_checkpoint(18 * MIB).await.unwrap(), "the log goes on in a segment");
+    assert!(!parent.wants_checkpoint(60 * MIB).await.unwrap());
+    parent.stop().await.unwrap();
+}
+
 /// Its last checkpoint is one of a shutdown: told that it was shut down, Postgres would not recover.
 #[tokio::test]
 async fn a_fork_of_a_compute_without_a_checkpoint_since_its_start_recovers() {
     let (site, parent, client) = busy_site().await;
-    let system = Session::system(parent.socket_dir()).await.unwrap();
-    assert!(system.wants_checkpoint(i64::MAX).await.unwrap());
     commit(&client, 1).await;
     let fork = site.fork().unwrap();
     assert_ne!(state_of(&fork), SHUT_DOWN);
-    system.checkpoint().await.unwrap();
-    assert!(!system.wants_checkpoint(i64::MAX).await.unwrap());
-    assert!(system.wants_checkpoint(-1).await.unwrap());
     parent.stop().await.unwrap();
     assert_eq!(rows_of(fork).await, 1);
 }
@@ -184,6 +197,6 @@ async fn a_log_that_lacks_what_recovery_needs_is_refused() {
     let said = crate::cause::Causes(&site.fork().unwrap_err()).to_string();
     assert!(said.contains("write-ahead log ends at"), "{said}");
     fs::remove_dir_all(site.root.join("wal/7")).unwrap();
-    let missing = Compute::start(site.compute(ComputeKind::Branch)).await.unwrap_err();
+    let missing = start(site.compute(ComputeKind::Branch)).await.unwrap_err();
     assert!(matches!(missing, PostgresError::WalMissing(_)), "{missing}");
 }

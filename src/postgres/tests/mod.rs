@@ -4,10 +4,13 @@
 mod lifecycle;
 mod log_beside;
 mod role_model;
+mod spare;
 
 use std::fs;
+use std::future::ready;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,8 +18,8 @@ use rustix::process::geteuid;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{
-    Account, Compute, ComputeKind, ComputeSpec, Installation, LocaleProvider, TemplateSpec,
-    create_template, find,
+    Account, Compute, ComputeKind, ComputeSpec, Installation, LocaleProvider, PostgresError,
+    TemplateSpec, create_template, find,
 };
 
 /// A directory with a fresh trunk in it, removed with everything that runs there.
@@ -85,7 +88,7 @@ impl Site {
     }
 
     async fn start(&self) -> Compute {
-        Compute::start(self.compute(ComputeKind::Branch)).await.unwrap()
+        start(self.compute(ComputeKind::Branch)).await.unwrap()
     }
 }
 
@@ -93,6 +96,10 @@ impl Drop for Site {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.root));
     }
+}
+
+async fn start(spec: ComputeSpec) -> Result<Compute, PostgresError> {
+    Compute::start(spec, &Arc::default(), ready(())).await
 }
 
 /// Logs in as a client would behind the front door.

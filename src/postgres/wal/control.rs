@@ -1,8 +1,9 @@
 //! What `global/pg_control` says of the log: where recovery begins.
 //!
-//! Read only while no postmaster changes it, and written only in a fork that was never started. The
-//! layout up to byte 52 is that of majors 13 to 18 (`catalog/pg_control.h`), in the byte order of
-//! the host, which is little-endian wherever Ardent runs:
+//! Written only in a fork that was never started. Postgres writes the whole file at once, so what
+//! is read beside it is of one moment. The layout up to byte 52 is that of majors 13 to 18
+//! (`catalog/pg_control.h`), in the byte order of the host, which is little-endian wherever Ardent
+//! runs:
 //!
 //! | byte | what |
 //! |---|---|
@@ -53,12 +54,18 @@ impl Control {
         Self::decode(&bytes)
     }
 
+    /// No log before the checkpoint has to be replayed. Postgres writes such a checkpoint when it
+    /// shuts down, and at the end of recovery.
+    pub(super) fn is_of_shutdown(&self) -> bool {
+        self.redo == self.checkpoint
+    }
+
     /// Spares a fork of a running compute the sync of everything before it recovers: of all files,
     /// or with `syncfs` of the host's whole file system, as long as that may take. It is for what
     /// a crash left unsynced, and the store has seen to that. Postgres skips it where the state is
     /// `shut down`, and recovers all the same where the last checkpoint began before its record.
     pub(super) fn skip_sync(&self, data_dir: &Path) -> io::Result<()> {
-        if self.redo == self.checkpoint {
+        if self.is_of_shutdown() {
             return Ok(());
         }
         let file = File::options().read(true).write(true).open(path(data_dir))?;

@@ -112,6 +112,13 @@ impl PinnedWal {
         }
     }
 
+    /// Whether there is log of the page that holds a position.
+    fn reaches(&self, timeline: u32, at: Lsn) -> io::Result<bool> {
+        let Some(shape) = self.shape()? else { return Ok(false) };
+        let Some(segment) = self.segment(&shape.name(timeline, at))? else { return Ok(false) };
+        shape.holds(&segment, at)
+    }
+
     fn shape(&self) -> io::Result<Option<Shape>> {
         let mut shapes = self.segments.values().map(Shape::of);
         shapes.find_map(Result::transpose).transpose()
@@ -132,6 +139,21 @@ impl PinnedWal {
 /// Pins the segments of the log of a compute that is to be forked.
 pub fn pin(wal_dir: &Path) -> Result<PinnedWal, PostgresError> {
     PinnedWal::open(wal_dir).map_err(PostgresError::io("open write-ahead log"))
+}
+
+/// Whether a checkpoint would spare a fork much of its recovery: as many bytes of log were written
+/// since the last one began, or that one was of a shutdown, after which a fork syncs everything
+/// before it recovers. Asks no session: a create would wait for one. The compute may run.
+pub(super) fn wants_checkpoint(spec: &ComputeSpec, log_bytes: u64) -> Result<bool, PostgresError> {
+    let wants = Control::read(&spec.data_dir).and_then(|control| {
+        if control.is_of_shutdown() {
+            return Ok(true);
+        }
+        let inside = spec.data_dir.join(LINK);
+        let log = PinnedWal::open(spec.wal_dir.as_ref().unwrap_or(&inside))?;
+        log.reaches(control.timeline, Lsn(control.redo.0.saturating_add(log_bytes)))
+    });
+    wants.map_err(PostgresError::io("measure write-ahead log"))
 }
 
 /// Makes a compute's log durable, with its name. The compute may run.

@@ -73,6 +73,14 @@ impl Shape {
         Lsn(at.0 / self.page_bytes * self.page_bytes)
     }
 
+    /// Whether a segment has log of the page that holds a position.
+    pub(super) fn holds(self, segment: &File, at: Lsn) -> io::Result<bool> {
+        let page = self.page_start(at);
+        let mut header = [0; HEADER_BYTES];
+        let read = read_up_to(segment, &mut header, page.0 - self.segment_start(at).0)?;
+        Ok(read == header.len() && position(&header) == page)
+    }
+
     /// Copies the log of one segment from a position on, and the segment's first page, without
     /// which nothing in it can be read. Returns where the log ends in it; none where the segment
     /// holds none.

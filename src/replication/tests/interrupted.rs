@@ -216,6 +216,17 @@ async fn a_copy_of_another_build_begins_anew() {
     chain.even_out().await;
 }
 
+/// What a kill in the middle of DROP DATABASE leaves, with which a copy anew begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_into_what_is_left_of_a_dropped_database_begins_anew() {
+    let mut chain = Chain::prepare(SCHEMA).await;
+    chain.cut_short(Some("held"), is_at("held")).await;
+    chain.trunk.run("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'app'").await;
+    chain.on_source(ROWS).await;
+    chain.copy().await;
+    chain.even_out().await;
+}
+
 /// As a part of a table does it, and dies.
 const HALF_LOADED: &str = "
 BEGIN; TRUNCATE ONLY held; INSERT INTO held SELECT g, g, repeat('h', 3000) FROM generate_series(1, 999) g;

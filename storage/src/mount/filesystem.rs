@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{LONG, attr_valid, file_attr};
@@ -67,8 +67,6 @@ impl Filesystem for Requests {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wanted in [
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -276,23 +274,7 @@ impl Filesystem for Requests {
     ) {
         let add =
             |cookie, name: &OsStr, attr: &FileAttr| reply.add(attr.ino, cookie, attr.kind, name);
-        let listed = self.list(node, offset, (false, add));
-        answer!(reply, listed, () => reply.ok());
-    }
-
-    fn readdirplus(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let add = |cookie, name: &OsStr, attr: &FileAttr| {
-            let ttl = Self::listed_valid(node, attr);
-            reply.add(attr.ino, cookie, name, &ttl, attr, GENERATION)
-        };
-        let listed = self.list(node, offset, (true, add));
+        let listed = self.list(node, offset, add);
         answer!(reply, listed, () => reply.ok());
     }
 

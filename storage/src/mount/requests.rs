@@ -125,11 +125,6 @@ impl Requests {
         Ok((attr, attr_valid(&attr)))
     }
 
-    /// How long the kernel may keep what a listing of `node` told it of one of its entries.
-    pub(super) fn listed_valid(node: INodeNo, attr: &FileAttr) -> Duration {
-        if node == INodeNo::ROOT { NEVER } else { attr_valid(attr) }
-    }
-
     /// Writes, at once or what the kernel has held back.
     pub(super) fn write(
         &self,
@@ -151,11 +146,14 @@ impl Requests {
     }
 
     /// Lists a directory; `add` returns true when the reply is full. `.` and `..` come first.
+    ///
+    /// Names only (no READDIRPLUS): a starting Postgres looks through every database for temporary
+    /// files and opens few of what it finds, and the kernel would make an inode of each.
     pub(super) fn list(
         &self,
         node: INodeNo,
         after: u64,
-        (plus, mut add): (bool, impl FnMut(u64, &OsStr, &FileAttr) -> bool),
+        mut add: impl FnMut(u64, &OsStr, &FileAttr) -> bool,
     ) -> Replied<()> {
         if node == INodeNo::ROOT {
             self.list_branches(after, add);
@@ -170,13 +168,7 @@ impl Requests {
                 }
             }
             branch.read_dir(file, after.max(2), |item| {
-                let attributes = &item.attributes;
-                let full = add(item.cookie, OsStr::from_bytes(&item.name), &file_attr(attributes));
-                if plus && !full {
-                    // If it is gone by now, nobody opens it through this listing.
-                    let _ = branch.learn(attributes.node.file);
-                }
-                !full
+                !add(item.cookie, OsStr::from_bytes(&item.name), &file_attr(&item.attributes))
             })
         })
     }

@@ -101,6 +101,12 @@ impl Store {
         child: BranchId,
         owner: Owner,
     ) -> Result<(), Error> {
+        let record = self.fork_unsynced(parent, child, owner)?;
+        self.sync(record)
+    }
+
+    /// Returns the record that makes the fork durable.
+    fn fork_unsynced(&self, parent: BranchId, child: BranchId, owner: Owner) -> Result<u64, Error> {
         let source = self.branch(parent)?;
         self.holdings.media.room.check()?;
         self.keeper.wait_for_room();
@@ -131,17 +137,18 @@ impl Store {
             account: self.shape()?.ledger.account(child),
             max_bytes: None,
         })?;
-        self.sync(forked.record)
+        Ok(forked.record)
     }
 
-    /// A fork on which nobody relies before it is confirmed.
+    /// A fork on which nobody relies before it is confirmed: after a crash it may not be there.
+    /// What the parent syncs from now on makes its own side of the fork durable first.
     pub(crate) fn fork_tentative(
         &self,
         parent: BranchId,
         child: BranchId,
         owner: Owner,
     ) -> Result<(), Error> {
-        self.fork(parent, child, owner)?;
+        self.fork_unsynced(parent, child, owner)?;
         self.branch(child)?.begin_tentative();
         Ok(())
     }

@@ -202,6 +202,9 @@ fn confirm_late(story: &mut Story) {
     story.promise(Promise::Is(42, "early", filled(&[(6, 7000)])));
     story.promise(Promise::Is(42, "unsynced", filled(&[(5, 9000)])));
     story.append(42, 1);
+    // What the parent promises holds, though this fork is not durably known before.
+    story.store.fork_tentative(id(41), id(43), OWNER).unwrap();
+    story.append(41, 1);
 }
 
 /// Changes branch 1 in every way that a merge must keep, and lets a fork of it come and go, so that

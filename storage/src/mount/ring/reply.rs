@@ -17,8 +17,6 @@ use fuser::{FileAttr, FileType, FopenFlags};
 
 use super::super::requests::Named;
 
-/// Bytes of a name in a reply.
-const NAME: usize = 128;
 /// Bytes of a directory entry before its name.
 const ENTRY: usize = 24;
 
@@ -80,23 +78,11 @@ impl<'a> Reply<'a> {
         self.u64(0).u32(flags.bits()).u32(0)
     }
 
-    /// Adds an entry of a directory, with what its name stands for if `named`. True if there is no
-    /// room for it in `max` bytes.
-    pub(super) fn entry(
-        &mut self,
-        cookie: u64,
-        name: &OsStr,
-        found: (&FileAttr, Option<&Named>),
-        max: usize,
-    ) -> bool {
-        let (attr, named) = found;
+    /// Adds an entry of a directory. True if there is no room for it in `max` bytes.
+    pub(super) fn entry(&mut self, cookie: u64, name: &OsStr, attr: &FileAttr, max: usize) -> bool {
         let padded = (ENTRY + name.len()).next_multiple_of(8);
-        let needed = padded + named.map_or(0, |_| NAME);
-        if self.len + needed > max.min(self.payload.len()) {
+        if self.len + padded > max.min(self.payload.len()) {
             return true;
-        }
-        if let Some(named) = named {
-            self.name(named);
         }
         let len = u32::try_from(name.len()).unwrap_or(0);
         self.u64(attr.ino.0).u64(cookie).u32(len).u32(type_bits(attr.kind) >> 12);
@@ -140,14 +126,12 @@ mod tests {
         let mut payload = [0xff; 256];
         let mut reply = Reply::new(&mut payload);
         let attr = root_attr();
-        let valid = Duration::from_secs(7);
-        let named = Named { attr, name_valid: valid, attributes_valid: valid };
-        assert!(!reply.entry(3, OsStr::new("a"), (&attr, None), 256));
+        assert!(!reply.entry(3, OsStr::new("a"), &attr, 256));
         assert_eq!(reply.len(), 32);
-        assert!(!reply.entry(4, OsStr::new("12345678"), (&attr, Some(&named)), 256));
-        assert_eq!(reply.len(), 32 + 128 + 32);
-        assert!(reply.entry(5, OsStr::new("b"), (&attr, None), 192));
-        assert_eq!(reply.len(), 192);
+        assert!(!reply.entry(4, OsStr::new("12345678"), &attr, 256));
+        assert_eq!(reply.len(), 32 + 32);
+        assert!(reply.entry(5, OsStr::new("b"), &attr, 64));
+        assert_eq!(reply.len(), 64);
         let first =
             [&[1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 0, 4, 0, 0, 0]];
         assert_eq!(payload[..24], first.concat());

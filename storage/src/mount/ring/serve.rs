@@ -39,7 +39,6 @@ mod opcode {
     pub(super) const FSYNCDIR: u32 = 30;
     pub(super) const CREATE: u32 = 35;
     pub(super) const FALLOCATE: u32 = 43;
-    pub(super) const READDIRPLUS: u32 = 44;
     pub(super) const RENAME2: u32 = 45;
     pub(super) const COPY_FILE_RANGE: u32 = 47;
 }
@@ -64,8 +63,7 @@ pub(super) fn answer(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -
             requests.forget(node, call.u64(0));
             Ok(0)
         }
-        opcode::READDIR => list(requests, call, payload, false),
-        opcode::READDIRPLUS => list(requests, call, payload, true),
+        opcode::READDIR => list(requests, call, payload),
         opcode::FALLOCATE => {
             let mode = call.u32(24).cast_signed();
             requests.allocate(node, call.u64(8), call.u64(16), mode).map(|()| 0)
@@ -149,21 +147,11 @@ fn rename(
     Ok(0)
 }
 
-fn list(
-    requests: &Requests,
-    call: &Call<'_>,
-    payload: &mut [u8],
-    with_attributes: bool,
-) -> Replied<usize> {
-    let node = call.node();
+fn list(requests: &Requests, call: &Call<'_>, payload: &mut [u8]) -> Replied<usize> {
     let max = usize::try_from(call.u32(16)).unwrap_or(usize::MAX);
     let mut reply = Reply::new(payload);
-    let add = |cookie, name: &OsStr, attr: &FileAttr| {
-        let valid = Requests::listed_valid(node, attr);
-        let named = Named { attr: *attr, name_valid: valid, attributes_valid: valid };
-        reply.entry(cookie, name, (attr, with_attributes.then_some(&named)), max)
-    };
-    requests.list(node, call.u64(8), (with_attributes, add))?;
+    let add = |cookie, name: &OsStr, attr: &FileAttr| reply.entry(cookie, name, attr, max);
+    requests.list(call.node(), call.u64(8), add)?;
     Ok(reply.len())
 }
 
