@@ -3,12 +3,12 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::sqlx;
 use crate::support::cli::{bounded, run};
 use crate::support::drivers::{java, node, psql, python};
 use crate::support::server::Server;
 use crate::support::source::Source;
 use crate::support::wait::eventually;
+use crate::{sqlx, tokio_postgres};
 
 type Script = fn() -> Command;
 
@@ -81,8 +81,10 @@ fn every_driver(server: &Server, url: &str) {
             answers(server, script(), driver, url);
         }
     }
-    asleep(server);
-    sqlx::does_it(url);
+    for does_it in [sqlx::does_it, tokio_postgres::does_it] {
+        asleep(server);
+        does_it(url);
+    }
 }
 
 #[test]

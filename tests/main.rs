@@ -49,3 +49,5 @@ mod setup_stages;
 mod sqlx;
 #[cfg(test)]
 mod start;
+#[cfg(test)]
+mod tokio_postgres;

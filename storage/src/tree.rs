@@ -78,11 +78,6 @@ impl Tree {
         Some(id)
     }
 
-    /// Whether `inode` was there once and has no name any more.
-    fn is_gone(&self, inode: FileId) -> bool {
-        inode.get() < self.next && !self.inodes.contains_key(&inode)
-    }
-
     fn used(&mut self, id: FileId) {
         self.next = self.next.max(id.get() + 1);
     }
@@ -127,12 +122,13 @@ impl Tree {
                 self.mark(*inode, at(time), |inode| inode.links += 1)?;
                 self.enter((*parent, name), *inode, at(time))?;
             }
-            // A file that is open outlives its name, and what is done to it then is on record.
+            // A file that is open outlives its name, and what is done to it then is on record, in
+            // a layer perhaps of which nobody knows any more that there was such a file below.
             Edit::Attributes { inode, .. }
             | Edit::Grow { inode, .. }
             | Edit::Cut { inode, .. }
             | Edit::Empty { inode, .. }
-                if self.is_gone(*inode) => {}
+                if !self.inodes.contains_key(inode) => {}
             Edit::Attributes { inode, mode, modified, changed } => {
                 self.mark(*inode, at(changed), |inode| {
                     inode.mode = *mode;

@@ -1,7 +1,8 @@
 //! Shortening the journal of a layer: what came and went within it need not be told.
 //!
-//! Left out are growths of a file that a later one overtakes with no cut between, and everything
-//! about files and directories that the journal both makes and removes. Where one of those took the
+//! Left out are growths of a file that a later one overtakes with no cut between, attributes that
+//! are set anew later, and everything about files and directories that the journal both makes and
+//! removes. Where one of those took the
 //! name of something that stays, a removal of that takes its place. These stay all the same:
 //! * a directory in which something that stays ever lay;
 //! * what took a name that perhaps something had which the journal did not make;
@@ -35,11 +36,11 @@ pub(crate) fn shorten<'a>(entries: &[Entry<'a>], is_lowest: bool) -> Vec<Left<'a
     let roles: Vec<_> = edits.iter().map(|edit| history.tell(edit)).collect();
     let staying = history.staying();
     let stays = |inode: Option<FileId>| inode.is_none_or(|inode| staying.contains(&inode));
-    let mut grows_later = HashSet::new();
+    let mut later = Later::default();
     let mut left = Vec::new();
     for ((entry, edit), role) in entries.iter().zip(&edits).zip(&roles).rev() {
         if stays(role.subject) {
-            left.extend(counts(edit, &mut grows_later).then(|| as_it_is(entry)));
+            left.extend(later.leaves(edit).then(|| as_it_is(entry)));
         } else if let Edit::Rename { to, new, time, .. } = edit
             && role.victim.is_some_and(|victim| staying.contains(&victim))
         {
@@ -69,16 +70,25 @@ impl Role {
     }
 }
 
-/// Whether an edit is more than a step on the way to a size that was reached later. To be asked
-/// from the last edit to the first.
-fn counts(edit: &Edit, grows_later: &mut HashSet<FileId>) -> bool {
-    match edit {
-        Edit::Grow { inode, .. } => grows_later.insert(*inode),
-        Edit::Cut { inode, .. } | Edit::Empty { inode, .. } => {
-            grows_later.remove(inode);
-            true
+/// What is set again later, from the last edit to the first.
+#[derive(Default)]
+struct Later {
+    sizes: HashSet<FileId>,
+    attributes: HashSet<FileId>,
+}
+
+impl Later {
+    /// Whether an edit is more than a step on the way to what was reached later.
+    fn leaves(&mut self, edit: &Edit) -> bool {
+        match edit {
+            Edit::Grow { inode, .. } => self.sizes.insert(*inode),
+            Edit::Cut { inode, .. } | Edit::Empty { inode, .. } => {
+                self.sizes.remove(inode);
+                true
+            }
+            Edit::Attributes { inode, .. } => self.attributes.insert(*inode),
+            _ => true,
         }
-        _ => true,
     }
 }
 

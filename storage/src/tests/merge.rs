@@ -1,7 +1,7 @@
 //! What merged layers must still hold, beside what the model and the crash images look at.
 
 use super::{OWNER, TempDir, assert_sound, contents, id, open, resolve};
-use crate::branch::Branch;
+use crate::branch::{Branch, NewAttributes};
 use crate::id::FileId;
 use crate::journal::Making;
 use crate::store::Store;
@@ -73,6 +73,36 @@ fn a_file_without_a_name_is_there_until_it_is_closed() {
     store.settle();
     assert_eq!(store.depth(id(1)), 2);
     assert_eq!(resolve(&store.branch(id(1)).unwrap(), "early"), None);
+}
+
+/// Its merged journal says nothing any more of a file that came and went in a layer, but was open
+/// and is changed in those above.
+#[test]
+fn changes_of_a_file_that_lost_its_name_below_do_not_end_a_journal() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    store.create(id(1), OWNER).unwrap();
+    let branch = store.branch(id(1)).unwrap();
+    make(&branch, "first", &[1; 100]);
+    freeze(&store, 1);
+    let lost = branch.create(FileId::ROOT, b"lost", 0o600).unwrap().node.file;
+    branch.remove(FileId::ROOT, b"lost", false).unwrap();
+    for round in 2..6 {
+        // Bears the highest number, and says so, while it does.
+        branch.create(FileId::ROOT, b"passing", 0o600).unwrap();
+        branch.remove(FileId::ROOT, b"passing", false).unwrap();
+        freeze(&store, round);
+    }
+    branch.set_attributes(lost, NewAttributes { mode: Some(0o400), modified: None }).unwrap();
+    for round in 6..10 {
+        make(&branch, &format!("later-{round}"), &[1; 100]);
+        freeze(&store, round);
+    }
+    assert!(store.depth(id(1)) < 5, "layers were merged");
+    drop((branch, store));
+    let store = open(dir.path());
+    let branch = store.branch(id(1)).unwrap();
+    assert!((6..10).all(|round| resolve(&branch, &format!("later-{round}")).is_some()));
 }
 
 /// Layers between those that forks stand on are merged, and no fork sees a difference.
