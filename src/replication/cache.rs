@@ -11,6 +11,7 @@ use tokio_postgres::Statement;
 
 use crate::source::TableName;
 
+use super::by_address::AddressMap;
 use super::catalog::{self, Lookup, Mapping, Table};
 use super::change::Shape;
 use super::error::{Error, at_trunk};
@@ -24,7 +25,7 @@ const SHAPES_MAX: usize = 10_000;
 pub(super) struct Cache {
     tables: HashMap<TableName, Known<Table>>,
     /// By address of the shape.
-    mappings: HashMap<usize, Known<Mapping>>,
+    mappings: AddressMap<Known<Mapping>>,
     shapes: Vec<Arc<Shape>>,
     /// By kind and addresses of the mappings.
     statements: HashMap<(Kind, usize, usize), Statement>,

@@ -86,15 +86,15 @@ impl Old {
             Self::Kept(shape) => shape,
             Self::Row(row) => return row,
         };
-        let mut row = Tuple::new(Arc::clone(&shape), 0);
+        let mut row = TupleBuilder::new(Arc::clone(&shape), 0);
         for name in &shape.columns {
             let position = new.shape.columns.iter().position(|other| other == name);
             match position.and_then(|position| new.value(position)) {
-                Some(text) => row.push_text(text),
+                Some(text) => row.push_bytes(text),
                 None => row.push_null(),
             }
         }
-        row
+        row.finish()
     }
 }
 
@@ -108,54 +108,86 @@ pub(super) struct Shape {
     pub(super) bare_bytea: bool,
 }
 
-/// Values of one row in text form, in the order of its shape.
+/// Values of one row in text form, in the order of its shape. One allocation: a row passes from the
+/// thread that reads to the one that applies, and is freed there.
+///
+/// | bytes | |
+/// |---|---|
+/// | a `usize` for each column | where its text ends, doubled; one more if there is no value |
+/// | text of all values | each begins where the one before it ends |
 #[derive(Debug)]
 pub(super) struct Tuple {
     pub(super) shape: Arc<Shape>,
-    text: String,
-    cells: Vec<Cell>,
+    bytes: Vec<u8>,
 }
 
-/// Where a value ends in the text of its row, doubled; one more if there is no value. It begins
-/// where the one before it ends.
-#[derive(Clone, Copy, Debug)]
-struct Cell(usize);
+/// A row that gets its values one by one, in the order of its shape. Those that it does not get
+/// are null.
+pub(super) struct TupleBuilder {
+    tuple: Tuple,
+    /// Values so far.
+    count: usize,
+}
 
-impl Cell {
-    fn end(self) -> usize {
-        self.0 / 2
+const CELL_BYTES: usize = size_of::<usize>();
+
+impl TupleBuilder {
+    /// With room for text of about this size.
+    pub(super) fn new(shape: Arc<Shape>, text_bytes: usize) -> Self {
+        let cells = shape.columns.len() * CELL_BYTES;
+        let mut bytes = Vec::with_capacity(cells + text_bytes);
+        bytes.resize(cells, u8::MAX);
+        Self { tuple: Tuple { shape, bytes }, count: 0 }
     }
 
-    fn is_null(self) -> bool {
-        self.0 % 2 == 1
+    pub(super) fn push_null(&mut self) {
+        self.push_cell(self.tuple.bytes.len() * 2 + 1);
+    }
+
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.push_bytes(text.as_bytes());
+    }
+
+    fn push_bytes(&mut self, text: &[u8]) {
+        self.tuple.bytes.extend_from_slice(text);
+        self.push_cell(self.tuple.bytes.len() * 2);
+    }
+
+    fn push_cell(&mut self, cell: usize) {
+        debug_assert!(self.count < self.tuple.shape.columns.len(), "a value without a column");
+        let place = self.tuple.bytes.get_mut(self.count * CELL_BYTES..);
+        if let Some(place) = place.and_then(|rest| rest.first_chunk_mut()) {
+            *place = cell.to_le_bytes();
+        }
+        self.count += 1;
+    }
+
+    pub(super) fn finish(self) -> Tuple {
+        self.tuple
     }
 }
 
 impl Tuple {
-    pub(super) fn new(shape: Arc<Shape>, text_bytes: usize) -> Self {
-        let cells = Vec::with_capacity(shape.columns.len());
-        Self { shape, text: String::with_capacity(text_bytes), cells }
+    /// The value at a position of the shape; its bytes are UTF-8.
+    pub(super) fn value(&self, position: usize) -> Option<&[u8]> {
+        let cell = self.cell(position)?;
+        let start = match position.checked_sub(1) {
+            Some(before) => self.cell(before)? / 2,
+            None => self.shape.columns.len() * CELL_BYTES,
+        };
+        if cell % 2 == 1 { None } else { self.bytes.get(start..cell / 2) }
     }
 
-    pub(super) fn push_null(&mut self) {
-        self.cells.push(Cell(self.text.len() * 2 + 1));
-    }
-
-    pub(super) fn push_text(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.cells.push(Cell(self.text.len() * 2));
-    }
-
-    /// The value at a position of the shape.
-    pub(super) fn value(&self, position: usize) -> Option<&str> {
-        let cell = *self.cells.get(position)?;
-        let before = position.checked_sub(1).and_then(|before| self.cells.get(before));
-        let start = before.map_or(0, |before| before.end());
-        if cell.is_null() { None } else { self.text.get(start..cell.end()) }
+    fn cell(&self, position: usize) -> Option<usize> {
+        if position >= self.shape.columns.len() {
+            return None;
+        }
+        let cell = self.bytes.get(position * CELL_BYTES..)?.first_chunk()?;
+        Some(usize::from_le_bytes(*cell))
     }
 
     /// What it takes in memory, roughly.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len() + self.cells.len() * size_of::<Cell>() + size_of::<Self>()
+        self.bytes.len() + size_of::<Self>()
     }
 }

@@ -40,9 +40,9 @@ impl CopyText {
                 None => self.buffer.put_slice(b"\\N"),
                 Some(digits) if *is_bare => {
                     self.buffer.put_slice(b"\\\\x");
-                    self.buffer.put_slice(digits.as_bytes());
+                    self.buffer.put_slice(digits);
                 }
-                Some(value) => put_escaped(&mut self.buffer, value.as_bytes()),
+                Some(value) => put_escaped(&mut self.buffer, value),
             }
         }
         self.buffer.put_u8(b'\n');

@@ -58,9 +58,9 @@ pub enum Error {
     /// The payload is not the JSON that wal2json writes.
     #[error("decode change")]
     Json(#[from] serde_json::Error),
-    /// The thread that reads the stream could not be made.
-    #[error("start the reader's thread")]
-    Reader(#[source] io::Error),
+    /// A thread for rows could not be made.
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
     /// The stream is not running, so it cannot do what was asked.
     #[error("replication is not running: {0}")]
     NotRunning(String),
@@ -112,7 +112,7 @@ impl Error {
                 }
             }
             // The trunk is ours: whatever it says, it may be starting, stopping or recovering.
-            Self::Trunk(_) | Self::Ended | Self::Busy | Self::Reader(_) => Action::Retry,
+            Self::Trunk(_) | Self::Ended | Self::Busy | Self::Thread(_) => Action::Retry,
             Self::Look(_) | Self::Moving | Self::CopyRefused { .. } => Action::Retry,
             Self::Interrupted(_) => Action::Retry,
             _ => Action::Stop,

@@ -18,6 +18,7 @@
 
 mod applier;
 mod blocks;
+mod by_address;
 mod cache;
 mod call;
 mod catalog;
@@ -52,6 +53,7 @@ mod statement;
 mod status;
 mod stream;
 mod text_array;
+mod thread;
 mod timeline;
 mod triggers;
 mod truncate;

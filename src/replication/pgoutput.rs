@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::lsn::Lsn;
 use crate::source::TableName;
 
-use super::change::{Change, Commit, Event, Old, Shape, Tuple};
+use super::change::{Change, Commit, Event, Old, Shape, Tuple, TupleBuilder};
 use super::error::Error;
 use super::link::Link;
 use super::wal2json::MESSAGE_PREFIXES;
@@ -262,14 +262,14 @@ fn tuple(shape: &Arc<Shape>, values: &[Value<'_>]) -> Tuple {
         Value::Text(text) => text.len(),
         _ => 0,
     });
-    let mut tuple = Tuple::new(Arc::clone(shape), bytes.sum());
+    let mut tuple = TupleBuilder::new(Arc::clone(shape), bytes.sum());
     for value in values {
         match value {
             Value::Text(text) => tuple.push_text(text),
             Value::Null | Value::Unchanged => tuple.push_null(),
         }
     }
-    tuple
+    tuple.finish()
 }
 
 /// What is left of a message.
@@ -415,7 +415,10 @@ mod tests {
 
     fn text(tuple: &Tuple) -> String {
         let columns = tuple.shape.columns.iter().enumerate();
-        let cells = columns.map(|(at, name)| format!("{name}={}", tuple.value(at).unwrap_or("~")));
+        let cells = columns.map(|(at, name)| {
+            let value = tuple.value(at).map_or("~".into(), String::from_utf8_lossy);
+            format!("{name}={value}")
+        });
         cells.collect::<Vec<_>>().join(" ")
     }
 

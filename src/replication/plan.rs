@@ -6,12 +6,12 @@
 //! and different keys may pass each other. What is visible is only ever the end of a source
 //! transaction, so nobody sees the difference.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::source::TableName;
 
+use super::by_address::{AddressMap, HashedMap};
 use super::catalog::Mapping;
 use super::change::Tuple;
 use super::statement::{Kind, sets_nothing};
@@ -77,7 +77,7 @@ impl Mapped {
 pub(super) struct Plan {
     tables: Vec<TablePlan>,
     /// By address of the table, which the mappings keep alive.
-    index: HashMap<usize, usize>,
+    index: AddressMap<usize>,
     pub(super) changes: usize,
     pub(super) bytes: usize,
 }
@@ -96,7 +96,7 @@ struct TablePlan {
 struct Net {
     /// Places of slots by hash of their key. Keys that share a hash do not share a net: the later
     /// comes after it.
-    by_key: HashMap<u64, usize>,
+    by_key: HashedMap<usize>,
     slots: Vec<Option<Slot>>,
 }
 
@@ -221,7 +221,7 @@ impl TablePlan {
 }
 
 impl Slot {
-    fn key(&self) -> impl Iterator<Item = Option<&str>> {
+    fn key(&self) -> impl Iterator<Item = Option<&[u8]>> {
         key_values(&self.row, self.mapping.key.as_deref().unwrap_or_default())
     }
 
@@ -311,6 +311,6 @@ fn update_kind(new: (&Mapping, &Tuple), old: (&Mapping, &Tuple)) -> Kind {
     }
 }
 
-fn key_values<'a>(row: &'a Tuple, key: &'a [usize]) -> impl Iterator<Item = Option<&'a str>> {
+fn key_values<'a>(row: &'a Tuple, key: &'a [usize]) -> impl Iterator<Item = Option<&'a [u8]>> {
     key.iter().map(|position| row.value(*position))
 }

@@ -6,8 +6,6 @@
 //! Bounds: at most [`QUEUE_BATCHES`] batches of [`BATCH_BYTES`] plus one message each wait for the
 //! applier. Beyond that nothing is read, and the source waits.
 
-mod thread;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +20,6 @@ use super::decoder::Decoder;
 use super::error::{Error, at_source};
 use super::shared::Shared;
 use super::wal2json::lost_change;
-pub(super) use thread::Thread;
 
 pub(super) const QUEUE_BATCHES: usize = 16;
 const BATCH_BYTES: usize = 1 << 20;

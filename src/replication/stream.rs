@@ -31,11 +31,12 @@ use super::halt::{Answer, Arrival, Halt};
 use super::heartbeat::heartbeat;
 use super::link::{Link, TrunkAccess};
 use super::message::MessageKey;
-use super::reader::{self, Batch, QUEUE_BATCHES, Reader};
+use super::reader::{Batch, QUEUE_BATCHES, Reader};
 use super::setup::Snapshot;
 use super::shared::Shared;
 use super::start::{self, Started};
 use super::status::{Phase, Position, Status};
+use super::thread::Thread;
 use super::triggers;
 use super::verify::Reference;
 
@@ -243,7 +244,7 @@ impl Stream {
         let mut applier = self.begin_applier().await.map_err(|error| (error, false))?;
         let progress = applier.progress().clone();
         // Ends with this life: nothing of it reads on.
-        let thread = reader::Thread::start().map_err(|error| (Error::Reader(error), false))?;
+        let thread = Thread::start("reader").map_err(|error| (Error::Thread(error), false))?;
         let starting = start::start(self.link.clone(), progress.clone());
         let Started { connection, timeline } = match thread.spawn(starting).await {
             Ok(started) => started.map_err(|error| (error, false))?,

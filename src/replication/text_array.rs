@@ -27,10 +27,10 @@ const TOO_LARGE: Error = Error::Decode("value too large for a parameter");
 pub(super) struct TextArray(Vec<u8>);
 
 impl TextArray {
-    /// Of so many values.
+    /// Of so many values, which are UTF-8.
     pub(super) fn of<'a>(
         count: usize,
-        values: impl Iterator<Item = Option<&'a str>>,
+        values: impl Iterator<Item = Option<&'a [u8]>>,
     ) -> Result<Self, Error> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + count * ELEMENT_BYTES);
         bytes.put_i32(1);
@@ -44,7 +44,7 @@ impl TextArray {
                 continue;
             };
             bytes.put_i32(i32::try_from(text.len()).map_err(|_| TOO_LARGE)?);
-            bytes.put_slice(text.as_bytes());
+            bytes.put_slice(text);
         }
         Ok(Self(bytes))
     }
@@ -83,7 +83,8 @@ mod tests {
         for values in [vec![Some("a")], vec![None], vec![Some(""), None, Some("\u{e4}\"{},")]] {
             let mut theirs = BytesMut::new();
             values.to_sql(&Type::TEXT_ARRAY, &mut theirs).unwrap();
-            let ours = TextArray::of(values.len(), values.iter().copied()).unwrap();
+            let texts = values.iter().map(|value| value.map(str::as_bytes));
+            let ours = TextArray::of(values.len(), texts).unwrap();
             // Which looks for NULLs first, and says 0 if there are none.
             theirs[4..8].copy_from_slice(&[0, 0, 0, 1]);
             assert_eq!(ours.0, theirs);

@@ -3,18 +3,20 @@
 //! Numbers are kept as the text they were sent as and never pass through a float. Must never
 //! panic, whatever arrives.
 
+mod form;
 mod scan;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::lsn::Lsn;
 use crate::source::TableName;
 
-use super::change::{Change, Commit, Event, Old, Shape, Tuple};
+use super::change::{Change, Commit, Event, Old, Shape, Tuple, TupleBuilder};
 use super::error::Error;
+use form::{Forms, Row};
 use scan::{Cell, Message, Value};
 
 /// Prefix of the messages that are ours.
@@ -90,8 +92,7 @@ pub(super) struct Decoder {
     /// The tables of one TRUNCATE arrive as messages with one position.
     truncated: Option<(String, Vec<TableName>)>,
     shapes: HashMap<String, HashMap<String, Vec<Arc<Shape>>>>,
-    /// The shapes of the last rows: most rows look like one of those before them.
-    recent: VecDeque<Arc<Shape>>,
+    forms: Forms,
     /// Of the message at work; kept for its room.
     cells: Vec<Cell>,
 }
@@ -104,7 +105,7 @@ impl Decoder {
             in_transaction: false,
             truncated: None,
             shapes: HashMap::new(),
-            recent: VecDeque::new(),
+            forms: Forms::default(),
             cells: Vec::new(),
         }
     }
@@ -117,6 +118,13 @@ impl Decoder {
     /// Decodes one message and appends what it means.
     pub(super) fn decode(&mut self, payload: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
         let text = std::str::from_utf8(payload).map_err(|_| Error::Decode("not UTF-8"))?;
+        if !self.skipping
+            && let Some(change) = self.forms.read(text)?
+        {
+            self.end_truncate(events);
+            events.push(Event::Change(change));
+            return Ok(());
+        }
         let mut cells = std::mem::take(&mut self.cells);
         let message = scan::message(text, &mut cells)?;
         let outcome = self.take(message, &Cells { text, cells: &cells }, events);
@@ -154,15 +162,17 @@ impl Decoder {
                 }
             }
             "I" => {
-                let new = self.tuple(&message, &message.columns, cells)?;
-                events.push(Event::Change(Change::Insert { new }));
+                let new = self.row(&message, &message.columns, cells)?;
+                let change = Change::Insert { new: new.tuple(cells.text)? };
+                self.forms.learn(cells.text, &message, Some(new), None);
+                events.push(Event::Change(change));
             }
-            "U" => {
-                events.push(Event::Change(self.update(&message, cells)?));
-            }
+            "U" => events.push(Event::Change(self.update(&message, cells)?)),
             "D" => {
-                let old = self.tuple(&message, &message.identity, cells)?;
-                events.push(Event::Change(Change::Delete { old }));
+                let old = self.row(&message, &message.identity, cells)?;
+                let change = Change::Delete { old: old.tuple(cells.text)? };
+                self.forms.learn(cells.text, &message, None, Some(old));
+                events.push(Event::Change(change));
             }
             "T" => self.truncate(message)?,
             "M" => {
@@ -176,16 +186,21 @@ impl Decoder {
     }
 
     fn update(&mut self, message: &Message<'_>, cells: &Cells<'_>) -> Result<Change, Error> {
-        let new = self.tuple(message, &message.columns, cells)?;
+        let new = self.row(message, &message.columns, cells)?;
         if message.identity.is_none() {
             let said = "an update came without its old key".to_owned();
             return Ok(Change::Lost { table: Some(new.shape.table.clone()), said });
         }
-        let old = match cells.are_kept(&message.columns, &message.identity) {
-            true => Old::Kept(self.shape_of(message, &message.identity, cells)?),
-            false => Old::Row(self.tuple(message, &message.identity, cells)?),
+        let old = self.row(message, &message.identity, cells)?;
+        let change = Change::Update {
+            new: new.tuple(cells.text)?,
+            old: match cells.are_kept(new.cells, old.cells) {
+                true => Old::Kept(Arc::clone(&old.shape)),
+                false => Old::Row(old.tuple(cells.text)?),
+            },
         };
-        Ok(Change::Update { new, old })
+        self.forms.learn(cells.text, message, Some(new), Some(old));
+        Ok(change)
     }
 
     fn truncated_elsewhere(&self, message: &Message<'_>) -> bool {
@@ -210,39 +225,18 @@ impl Decoder {
         }
     }
 
-    fn tuple(
+    fn row<'a>(
         &mut self,
         message: &Message<'_>,
         row: &Option<Range<usize>>,
-        cells: &Cells<'_>,
-    ) -> Result<Tuple, Error> {
-        let shape = self.shape_of(message, row, cells)?;
-        let row = cells.row(row)?;
-        let mut tuple = Tuple::new(shape, row.iter().map(|cell| cell.value.bytes()).sum());
-        for cell in row {
-            match &cell.value {
-                Value::Null => tuple.push_null(),
-                // As Postgres prints a boolean.
-                Value::Bool(is_true) => tuple.push_text(if *is_true { "t" } else { "f" }),
-                Value::Number(place) => {
-                    tuple.push_text(cells.text.get(place.clone()).unwrap_or_default());
-                }
-                Value::Text(quoted) => tuple.push_text(&quoted.read(cells.text)?),
-            }
-        }
-        Ok(tuple)
-    }
-
-    fn shape_of(
-        &mut self,
-        message: &Message<'_>,
-        row: &Option<Range<usize>>,
-        cells: &Cells<'_>,
-    ) -> Result<Arc<Shape>, Error> {
+        cells: &Cells<'a>,
+    ) -> Result<Row<'a>, Error> {
         let (Some(schema), Some(table)) = (&message.schema, &message.table) else {
             return Err(Error::Decode("change without table"));
         };
-        self.shape(schema, table, cells.row(row)?, cells.text)
+        let row = row.clone().and_then(|place| cells.cells.get(place));
+        let row = row.ok_or(Error::Decode("change without columns"))?;
+        Ok(Row { shape: self.shape(schema, table, row, cells.text)?, cells: row })
     }
 
     fn shape(
@@ -256,20 +250,11 @@ impl Decoder {
             shape.columns.len() == row.len()
                 && shape.columns.iter().zip(row).all(|(name, cell)| cell.name.is(text, name))
         };
-        let is_of = |shape: &&Arc<Shape>| shape.table.name == table && shape.table.schema == schema;
-        if let Some(shape) = self.recent.iter().filter(is_of).find(fits) {
-            return Ok(Arc::clone(shape));
-        }
         let known = self.shapes.get(schema).and_then(|tables| tables.get(table));
-        let shape = match known.and_then(|shapes| shapes.iter().find(fits)) {
-            Some(shape) => Arc::clone(shape),
-            None => self.learn(schema, table, row, text)?,
-        };
-        if self.recent.len() >= RECENT_MAX {
-            self.recent.pop_front();
+        match known.and_then(|shapes| shapes.iter().find(fits)) {
+            Some(shape) => Ok(Arc::clone(shape)),
+            None => self.learn(schema, table, row, text),
         }
-        self.recent.push_back(Arc::clone(&shape));
-        Ok(shape)
     }
 
     fn learn(
@@ -297,7 +282,6 @@ impl Decoder {
 }
 
 const SHAPES_PER_TABLE_MAX: usize = 64;
-const RECENT_MAX: usize = 8;
 
 /// The cells of a message with the text that they are places of.
 struct Cells<'a> {
@@ -305,22 +289,41 @@ struct Cells<'a> {
     cells: &'a [Cell],
 }
 
-impl<'a> Cells<'a> {
-    fn row(&self, place: &Option<Range<usize>>) -> Result<&'a [Cell], Error> {
-        let row = place.clone().and_then(|place| self.cells.get(place));
-        row.ok_or(Error::Decode("change without columns"))
-    }
-
+impl Cells<'_> {
     /// All cells of one row are in the other as well. Both are in the order of the table; in any
     /// other, the answer may be no.
-    fn are_kept(&self, new: &Option<Range<usize>>, old: &Option<Range<usize>>) -> bool {
-        let (Ok(new), Ok(old)) = (self.row(new), self.row(old)) else { return false };
+    fn are_kept(&self, new: &[Cell], old: &[Cell]) -> bool {
         let mut new = new.iter();
         old.iter().all(|old| {
             new.find(|new| new.has_name_of(old, self.text))
                 .is_some_and(|new| new.value.is_written_as(&old.value, self.text))
         })
     }
+}
+
+impl Row<'_> {
+    fn tuple(&self, text: &str) -> Result<Tuple, Error> {
+        tuple(Arc::clone(&self.shape), self.cells.iter().map(|cell| &cell.value), text)
+    }
+}
+
+/// A row of these values, which are places in the text.
+fn tuple<'a>(
+    shape: Arc<Shape>,
+    values: impl Iterator<Item = &'a Value> + Clone,
+    text: &str,
+) -> Result<Tuple, Error> {
+    let mut tuple = TupleBuilder::new(shape, values.clone().map(Value::bytes).sum());
+    for value in values {
+        match value {
+            Value::Null => tuple.push_null(),
+            // As Postgres prints a boolean.
+            Value::Bool(is_true) => tuple.push_text(if *is_true { "t" } else { "f" }),
+            Value::Number(place) => tuple.push_text(text.get(place.clone()).unwrap_or_default()),
+            Value::Text(quoted) => tuple.push_text(&quoted.read(text)?),
+        }
+    }
+    Ok(tuple.finish())
 }
 
 fn position(text: Option<&str>) -> Result<Lsn, Error> {
@@ -381,8 +384,11 @@ mod tests {
         };
         assert_eq!(new.shape.columns, ["id", "a b", "n", "f"]);
         let values: Vec<_> = (0..4).map(|position| new.value(position)).collect();
-        assert_eq!(values, [Some("12345678901234567890.10"), Some("x\"\u{1}\\y"), None, Some("t")]);
-        assert_eq!(old.value(0), Some("1"));
+        assert_eq!(
+            values,
+            [Some(&b"12345678901234567890.10"[..]), Some(b"x\"\x01\\y"), None, Some(b"t")]
+        );
+        assert_eq!(old.value(0), Some(&b"1"[..]));
     }
 
     #[test]
@@ -398,7 +404,7 @@ mod tests {
                 Some(Event::Change(Change::Update { new, old: old @ Old::Kept(_) })) => {
                     let row = old.into_row(&new);
                     let values = (0..row.shape.columns.len()).map(|at| row.value(at));
-                    Some(values.map(|value| value.map(str::to_owned)).collect::<Vec<_>>())
+                    Some(values.map(|value| value.map(<[u8]>::to_vec)).collect::<Vec<_>>())
                 }
                 Some(Event::Change(Change::Update { old: Old::Row(_), .. })) => None,
                 other => panic!("{other:?}"),
@@ -406,7 +412,7 @@ mod tests {
         };
         assert_eq!(kept(columns).map(|row| row.len()), Some(3));
         let kept_two = kept(r#"[{"name":"b","value":null},{"name":"c","value":"x"}]"#);
-        assert_eq!(kept_two, Some(vec![None, Some("x".to_owned())]));
+        assert_eq!(kept_two, Some(vec![None, Some(b"x".to_vec())]));
         for changed in [
             r#"[{"name":"a","value":"1"}]"#,
             r#"[{"name":"a","value":2}]"#,

@@ -121,13 +121,18 @@ impl Snapshot {
         self.session.batch_execute(sql).await.map_err(at_source)
     }
 
-    /// Another session that sees the same moment.
-    pub(super) async fn open_session(&self, link: &Link) -> Result<Session, Error> {
-        let session =
-            Session::open(&link.source_target(HOLDER_OPTIONS)).await.map_err(at_source)?;
-        session.query(NO_TIMEOUTS_SQL, &[]).await.map_err(at_source)?;
-        import(&session, &self.name).await?;
-        Ok(session)
+    /// Another session that sees the same moment, of the thread that opens it.
+    pub(super) fn open_session(
+        &self,
+        link: &Link,
+    ) -> impl Future<Output = Result<Session, Error>> + Send + use<> {
+        let (target, name) = (link.source_target(HOLDER_OPTIONS), self.name.clone());
+        async move {
+            let session = Session::open(&target).await.map_err(at_source)?;
+            session.query(NO_TIMEOUTS_SQL, &[]).await.map_err(at_source)?;
+            import(&session, &name).await?;
+            Ok(session)
+        }
     }
 
     /// Lets go of the moment.

@@ -69,7 +69,12 @@ impl Quoted {
         Ok(Cow::Owned(serde_json::from_str(quoted)?))
     }
 
-    fn raw<'a>(&self, text: &'a str) -> Option<&'a str> {
+    pub(super) fn has_escapes(&self) -> bool {
+        self.has_escapes
+    }
+
+    /// As it is written, escapes and all.
+    pub(super) fn raw<'a>(&self, text: &'a str) -> Option<&'a str> {
         text.get(self.start..self.end)
     }
 
@@ -108,7 +113,7 @@ impl Value {
 pub(super) fn message<'a>(text: &'a str, cells: &mut Vec<Cell>) -> Result<Message<'a>, Error> {
     cells.clear();
     let mut message = Message::default();
-    let mut scan = Scan { text, at: 0 };
+    let mut scan = Scan::new(text);
     scan.object(|scan, name| message.take(scan, name, cells))?;
     match scan.peek() {
         None => Ok(message),
@@ -151,12 +156,36 @@ fn put<T>(member: &mut Option<T>, value: T) -> Result<(), Error> {
 }
 
 /// How far the text has been read.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scan<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    pub(super) fn place(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn go_to(&mut self, place: usize) {
+        self.at = place;
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at >= self.text.len()
+    }
+
+    /// Takes this text, if it comes next.
+    pub(super) fn passes(&mut self, text: &str) -> bool {
+        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        let is_next = rest.starts_with(text.as_bytes());
+        self.at += if is_next { text.len() } else { 0 };
+        is_next
+    }
+
     /// The next byte that is no space.
     fn peek(&mut self) -> Option<u8> {
         loop {
@@ -243,7 +272,7 @@ impl<'a> Scan<'a> {
         Ok(Cell { name: name.ok_or(MALFORMED)?, value: value.unwrap_or(Value::Null) })
     }
 
-    fn scalar(&mut self) -> Result<Value, Error> {
+    pub(super) fn scalar(&mut self) -> Result<Value, Error> {
         match self.peek() {
             Some(b'"') => Ok(Value::Text(self.string()?)),
             Some(b'n') => self.literal("null").map(|()| Value::Null),
@@ -266,15 +295,10 @@ impl<'a> Scan<'a> {
     }
 
     fn literal(&mut self, word: &str) -> Result<(), Error> {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        if !rest.starts_with(word.as_bytes()) {
-            return Err(MALFORMED);
-        }
-        self.at += word.len();
-        Ok(())
+        if self.passes(word) { Ok(()) } else { Err(MALFORMED) }
     }
 
-    fn string(&mut self) -> Result<Quoted, Error> {
+    pub(super) fn string(&mut self) -> Result<Quoted, Error> {
         self.expect(b'"')?;
         let start = self.at;
         let mut has_escapes = false;

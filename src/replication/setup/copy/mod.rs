@@ -11,12 +11,14 @@
 //! or truncated after the snapshot shows no rows at it, without an error. Every part asks for that
 //! under its lock, and such a table is quarantined instead, until the stream has copied it again.
 //!
-//! Bounds: [`Setup::jobs`] sessions on each side plus one, and per job one piece of
-//! [`pipe::PIECE_BYTES`] plus what the two sockets hold.
+//! Bounds: [`Setup::jobs`] sessions on each side plus one, and per job a thread and one piece of
+//! [`pump::PIECE_BYTES`] plus what the two sockets hold.
 
+mod ends;
 mod lock_watch;
 mod part;
 mod pipe;
+mod pump;
 mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -33,6 +35,7 @@ use super::super::ledger;
 use super::super::quarantine;
 use super::super::status::Quarantined;
 use super::{Setup, SetupProgress};
+use ends::Ends;
 use lock_watch::LockWatch;
 use part::Part;
 use pipe::{Outcome, Pipe};
@@ -152,23 +155,20 @@ impl Work {
 
 impl Copy<'_> {
     async fn run_job(&self, watch: &LockWatch) -> Result<(), Error> {
-        let source = self.setup.snapshot.open_session(self.setup.link).await?;
-        let watched = watch.watch(&source).await?;
-        // Every part ends by going back here, which lets go of its lock.
-        source.batch_execute("SAVEPOINT part").await.map_err(at_source)?;
-        let trunk = Session::open(&self.setup.trunk.as_apply("")).await.map_err(at_trunk)?;
+        let ends = Ends::open(self.setup).await?;
+        let watched = watch.watch(&ends.source).await?;
         loop {
             let next = self.lock().next();
             let Some(part) = next else { break };
             let Some(table) = self.tables.get(part.table) else { continue };
             let passed = self.tally.begin(table);
-            let (source, trunk, watched) = (&source, &trunk, &watched);
-            let outcome = Pipe { source, trunk, table, part: &part, watched }.run(&passed).await?;
+            let pipe = Pipe { ends: &ends, table, part: &part, watched: &watched };
+            let outcome = pipe.run(&passed).await?;
             match outcome {
                 Outcome::Copied => {
                     if self.lock().finish(&part) {
                         let at = self.setup.snapshot.lsn;
-                        ledger::mark(trunk, &table.name, at).await.map_err(at_trunk)?;
+                        ledger::mark(&ends.trunk, &table.name, at).await.map_err(at_trunk)?;
                         self.tally.close(table);
                     }
                 }
@@ -188,8 +188,7 @@ impl Copy<'_> {
             }
         }
         drop(watched);
-        source.close().await;
-        trunk.close().await;
+        ends.close().await;
         Ok(())
     }
 

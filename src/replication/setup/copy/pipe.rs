@@ -1,26 +1,26 @@
 //! One part of a table: COPY out, COPY in, in one transaction of the trunk.
 
-use std::pin::pin;
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
-use proxy::client::{Session, quote_identifier};
+use proxy::client::quote_identifier;
+use tokio::sync::mpsc;
+use tokio_postgres::Error as SqlError;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{CopyInSink, Error as SqlError};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::source::Table;
 
 use super::super::super::error::{Error, at_source, at_trunk};
 use super::super::snapshot::FILE_SQL;
+use super::ends::Ends;
 use super::lock_watch::Watched;
 use super::part::Part;
+use super::pump::{Count, Pump, PumpError};
 use super::tally::Passed;
 use super::{source_reason, trunk_reason};
 
-/// Rows are sent on in pieces of this size; one message per row would cost more than the row.
-pub(super) const PIECE_BYTES: usize = 64 * 1024;
-/// Progress is told once per this many bytes.
-const REPORT_BYTES: u64 = 8 << 20;
+/// Counts that wait to be told: no pump waits for who watches.
+const COUNTS_MAX: usize = 16;
 
 /// What became of a part.
 pub(super) enum Outcome {
@@ -33,10 +33,9 @@ pub(super) enum Outcome {
     Refused(String),
 }
 
-/// A part between two sessions. The source's is in the snapshot's transaction.
+/// A part between two sessions.
 pub(super) struct Pipe<'a> {
-    pub(super) source: &'a Session,
-    pub(super) trunk: &'a Session,
+    pub(super) ends: &'a Ends,
     pub(super) table: &'a Table,
     pub(super) part: &'a Part,
     pub(super) watched: &'a Watched<'a>,
@@ -47,6 +46,16 @@ enum Failure {
     Trunk(SqlError),
     Rewritten,
     InTheWay,
+    Ended,
+}
+
+impl From<PumpError> for Failure {
+    fn from(error: PumpError) -> Self {
+        match error {
+            PumpError::Source(error) => Self::Source(error),
+            PumpError::Trunk(error) => Self::Trunk(error),
+        }
+    }
 }
 
 impl Pipe<'_> {
@@ -60,7 +69,7 @@ impl Pipe<'_> {
         self.release().await?;
         if copied.is_err() {
             passed.take_back();
-            self.trunk.batch_execute("ROLLBACK").await.map_err(at_trunk)?;
+            self.ends.trunk.batch_execute("ROLLBACK").await.map_err(at_trunk)?;
         }
         match copied {
             Ok(()) => Ok(Outcome::Copied),
@@ -72,6 +81,7 @@ impl Pipe<'_> {
                 let reason = "it was truncated or rewritten on the source while it was copied";
                 Ok(Outcome::Moved(reason.to_owned()))
             }
+            Err(Failure::Ended) => Err(Error::Ended),
         }
     }
 
@@ -79,8 +89,8 @@ impl Pipe<'_> {
     /// COPY may come late and meet this.
     async fn release(&self) -> Result<(), Error> {
         let sql = "ROLLBACK TO SAVEPOINT part";
-        match self.source.batch_execute(sql).await {
-            Err(error) if is_cancelled(&error) => self.source.batch_execute(sql).await,
+        match self.ends.source.batch_execute(sql).await {
+            Err(error) if is_cancelled(&error) => self.ends.source.batch_execute(sql).await,
             outcome => outcome,
         }
         .map_err(at_source)
@@ -96,19 +106,19 @@ impl Pipe<'_> {
             None => format!("BEGIN; TRUNCATE ONLY {name}"),
             Some(_) => format!("BEGIN; LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE"),
         };
-        self.trunk.batch_execute(&begin).await.map_err(Failure::Trunk)?;
+        self.ends.trunk.batch_execute(&begin).await.map_err(Failure::Trunk)?;
         if !self.table.columns.is_empty() {
             self.pump(&name, passed).await?;
         }
-        self.trunk.batch_execute("COMMIT").await.map_err(Failure::Trunk)
+        self.ends.trunk.batch_execute("COMMIT").await.map_err(Failure::Trunk)
     }
 
     /// Keeps the table as it is, if it is what the snapshot sees.
     async fn lock(&self, name: &str) -> Result<(), Failure> {
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE");
-        self.source.batch_execute(&sql).await.map_err(Failure::Source)?;
+        self.ends.source.batch_execute(&sql).await.map_err(Failure::Source)?;
         let (schema, table) = (&self.table.name.schema, &self.table.name.name);
-        let row = self.source.query_opt(FILE_SQL, &[schema, table]).await;
+        let row = self.ends.source.query_opt(FILE_SQL, &[schema, table]).await;
         match row.map_err(Failure::Source)? {
             Some(row) if row.try_get(0).map_err(Failure::Source)? => Ok(()),
             _ => Err(Failure::Rewritten),
@@ -124,31 +134,24 @@ impl Pipe<'_> {
             None => (format!("{name} ({columns})"), ", FREEZE"),
             Some(rows) => (format!("(SELECT {columns} FROM ONLY {name} WHERE {rows})"), ""),
         };
-        let out = format!("COPY {from} TO STDOUT (FORMAT {format})");
-        let into = format!("COPY {name} ({columns}) FROM STDIN (FORMAT {format}{freeze})");
-        let mut rows = pin!(self.source.copy_out(&out).await.map_err(Failure::Source)?);
-        let sink: CopyInSink<Bytes> = self.trunk.copy_in(&into).await.map_err(Failure::Trunk)?;
-        let mut sink = pin!(sink);
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        let (mut bytes, mut row_count) = (0, 0);
-        while let Some(row) = rows.next().await {
-            piece.extend_from_slice(&row.map_err(Failure::Source)?);
-            row_count += 1;
-            if piece.len() < PIECE_BYTES {
-                continue;
-            }
-            bytes += u64::try_from(piece.len()).unwrap_or(0);
-            sink.send(piece.split().freeze()).await.map_err(Failure::Trunk)?;
-            piece.reserve(PIECE_BYTES);
-            if bytes >= REPORT_BYTES {
-                passed.add(std::mem::take(&mut bytes), std::mem::take(&mut row_count));
-            }
+        let (counts, mut counted) = mpsc::channel(COUNTS_MAX);
+        let pump = Pump {
+            source: Arc::clone(&self.ends.source),
+            trunk: Arc::clone(&self.ends.trunk),
+            out: format!("COPY {from} TO STDOUT (FORMAT {format})"),
+            into: format!("COPY {name} ({columns}) FROM STDIN (FORMAT {format}{freeze})"),
+            counts,
+        };
+        // Ends with this future: a part that gives way is not copied on.
+        let pumping = AbortOnDropHandle::new(self.ends.thread.spawn(pump.run()));
+        while let Some(Count { bytes, rows }) = counted.recv().await {
+            passed.add(bytes, rows);
         }
-        bytes += u64::try_from(piece.len()).unwrap_or(0);
-        sink.send(piece.freeze()).await.map_err(Failure::Trunk)?;
-        sink.finish().await.map_err(Failure::Trunk)?;
-        passed.add(bytes, row_count);
-        Ok(())
+        match pumping.await {
+            Ok(outcome) => Ok(outcome?),
+            // It panicked, or the server ends.
+            Err(_) => Err(Failure::Ended),
+        }
     }
 }
 
