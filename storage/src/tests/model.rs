@@ -136,7 +136,7 @@ impl Run {
         let branch = self.store.branch(at).unwrap();
         let mut oracle = self.oracles.remove(&at).unwrap();
         let path = self.path();
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0..2 => make(&branch, &mut oracle, &path, Making::File),
             2 => make(&branch, &mut oracle, &path, Making::Directory),
             3 => remove(&branch, &mut oracle, &path),
@@ -148,9 +148,19 @@ impl Run {
                 let to = self.path();
                 link(&branch, &mut oracle, &path, &to);
             }
+            6 => self.tell_time(&branch),
             _ => self.change_contents(&branch, &mut oracle, &path),
         }
         self.oracles.insert(at, oracle);
+    }
+
+    /// Of any file that the kernel knows, whether or not it has a name any more.
+    fn tell_time(&mut self, branch: &Branch) {
+        let mut known = branch.known_files().unwrap();
+        known.sort_unstable();
+        let Some(file) = known.choose(&mut self.random) else { return };
+        let modified = Some(self.random.random_range(1..1 << 60));
+        branch.set_attributes(*file, NewAttributes { mode: None, modified }).unwrap();
     }
 
     fn change_contents(&mut self, branch: &Branch, oracle: &mut Oracle, path: &str) {
