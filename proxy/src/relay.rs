@@ -90,11 +90,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
-        if let Poll::Ready(end) = self.poll_to_client(cx) {
-            return Poll::Ready(end);
-        }
-        if let Poll::Ready(end) = self.poll_to_backend(cx) {
-            return Poll::Ready(end);
+        // First the side whose turn it is to speak: most wake-ups come from there.
+        for to_client in [self.busy, !self.busy] {
+            let end = match to_client {
+                true => self.poll_to_client(cx),
+                false => self.poll_to_backend(cx),
+            };
+            if end.is_ready() {
+                return end;
+            }
         }
         if self.stopping && !self.busy && self.at_boundary() {
             return Poll::Ready(RelayEnd::Stopped);
@@ -182,8 +186,10 @@ impl Pending {
                 }
                 let bytes = buffer.filled();
                 self.closed = bytes.is_empty();
+                let end = self.pass(cx, to.as_mut(), bytes);
+                // The other side is at work already.
                 inspect(bytes);
-                Poll::Ready(self.pass(cx, to.as_mut(), bytes))
+                Poll::Ready(end)
             });
             match step {
                 Poll::Ready(None) => {}

@@ -78,6 +78,7 @@ impl<R: Route, C: Console> Door<R, C> {
         };
         let mut relay = Relay::new(stream, &mut backend, session);
         let mut end = tokio::select! {
+            biased;
             end = relay.run() => Some(end),
             () = self.stop.sessions.cancelled() => None,
         };
