@@ -18,8 +18,8 @@ use super::support::{Chain, with_each_plugin};
 use model::Model;
 
 const FIXED_SEED: u64 = 20_261_122;
-/// Of a seed; two seeds and two plugins are two minutes.
-const SECONDS: u64 = 30;
+/// Of a seed; two seeds and two plugins are three minutes.
+const SECONDS: u64 = 45;
 /// Scripts between two comparisons.
 const SCRIPTS: usize = 5;
 
