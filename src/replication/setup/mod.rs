@@ -17,11 +17,11 @@ mod roles;
 mod schema;
 mod snapshot;
 
-pub(super) use database::maintenance_database;
+pub(super) use database::{literal, maintenance_database};
 pub(super) use extensions::is_extension_allowed;
 pub use orphans::RelationFiles;
 pub(super) use roles::mirror_again as mirror_roles;
-pub(super) use snapshot::{FILE_SQL, Snapshot};
+pub(super) use snapshot::{Snapshot, file_sql};
 
 use std::path::Path;
 
