@@ -46,7 +46,7 @@ pub(super) fn tables(size: &Size) {
              d jsonb, e numeric, f text[])', n);
            execute format('insert into t%s select g, g %% 100, md5(g::text), now(),
              jsonb_build_object(''k'', g), g * 1.5, array[g::text, ''x'']
-             from generate_series(1, %s) g', n, case when n %% 20 = 0 then 100000 else 3000 end);
+             from generate_series(1, %s) g', n, case when n % 20 = 0 then 100000 else 3000 end);
            execute format('create index on t%s (a); create index on t%s (b)', n, n);
          end loop; end $$",
         size.tables

@@ -1,5 +1,5 @@
-//! A fresh data directory for a trunk: `initdb`, the roles and the database, then a copy into
-//! its place.
+//! A fresh data directory for a trunk: `initdb`, the roles and the database, then a move into its
+//! place.
 //!
 //! Made in a scratch directory because `initdb` insists on a user that the host knows, while the
 //! place belongs to the compute's uid. Nothing is synced here: the store makes the bytes durable
@@ -79,11 +79,11 @@ fn create_blocking(spec: &TemplateSpec) -> Result<(), PostgresError> {
     let cluster = roles::template_statements(spec.installation.major, &spec.database);
     run_single_user(spec, &scratch, "template1", &cluster)?;
     run_single_user(spec, &scratch, &spec.database, &roles::own_database(&spec.database))?;
-    copy_tree(&scratch.data_dir, &spec.data_dir, spec.account)
-        .map_err(PostgresError::io("copy template into its place"))
+    move_tree(&scratch.data_dir, &spec.data_dir, spec.account)
+        .map_err(PostgresError::io("move template into its place"))
 }
 
-/// A directory of `initdb`'s user, removed when this is dropped.
+/// A directory of `initdb`'s user, removed when this is dropped if it is still there.
 struct Scratch {
     data_dir: PathBuf,
     user: Option<Account>,
@@ -128,8 +128,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.data_dir) {
-            tracing::warn!(path = %self.data_dir.display(), %error, "scratch directory is left");
+        match fs::remove_dir_all(&self.data_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.data_dir.display(), %error, "scratch directory is left");
+            }
+            _ => {}
         }
     }
 }
@@ -208,6 +211,26 @@ fn configure(spec: &TemplateSpec, data_dir: &Path) -> io::Result<()> {
     }
     let path = data_dir.join("postgresql.conf");
     fs::OpenOptions::new().append(true).open(path)?.write_all(lines.as_bytes())
+}
+
+/// A rename where that can be: a copy takes as long as `initdb`.
+fn move_tree(from: &Path, to: &Path, owner: Option<Account>) -> io::Result<()> {
+    own_tree(from, owner)?;
+    // To another file system, or over the root of one. What else is wrong, the copy says.
+    fs::rename(from, to).or_else(|_| copy_tree(from, to, owner))
+}
+
+fn own_tree(path: &Path, owner: Option<Account>) -> io::Result<()> {
+    own(path, owner)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            own_tree(&entry.path(), owner)?;
+        } else {
+            own(&entry.path(), owner)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a directory of plain files, as `initdb` makes it: no links, no sparse files.

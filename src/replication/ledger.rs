@@ -21,6 +21,7 @@ use crate::source::{Identity, TableName};
 use super::error::{Error, at_trunk};
 use super::link::{Link, TrunkAccess};
 use super::progress::{self, Progress};
+use super::setup::literal;
 
 /// A first copy under way.
 #[derive(Clone, Debug)]
@@ -177,12 +178,12 @@ impl Ledger {
     }
 }
 
-/// Notes that a table is whole, after its last row.
-pub(super) async fn mark(session: &Session, table: &TableName, at: Lsn) -> Result<(), SqlError> {
-    let sql = "UPDATE ardent.copied SET lsn = $3::text::pg_lsn
-                WHERE schema_name = $1 AND table_name = $2";
-    session.execute(sql, &[&table.schema, &table.name, &at.to_string()]).await?;
-    Ok(())
+/// SQL that notes that a table is whole, for after its last row.
+pub(super) fn mark_sql(table: &TableName, at: Lsn) -> String {
+    let (schema, name) = (literal(&table.schema), literal(&table.name));
+    format!(
+        "UPDATE ardent.copied SET lsn = '{at}' WHERE schema_name = {schema} AND table_name = {name}"
+    )
 }
 
 /// All tables of the copy.

@@ -6,7 +6,8 @@
 //!
 //! * A walsender sends every change by itself: of a million inserts every second one woke
 //!   somebody. While the reader of the stream rests, what arrives wakes nobody and is read at once.
-//! * Postgres sends a COPY by 8 KiB, and the driver hands them on one by one.
+//! * Postgres sends a COPY by 8 KiB. While the thread of a first copy rests or writes, more of it
+//!   arrives and wakes nobody either.
 
 use std::io;
 

@@ -1,8 +1,9 @@
 //! One connection on which every message of the server is ours to see.
 //!
 //! Invariants:
-//! * [`Connection::next`] may be dropped at any await and called again: what was read of a message
-//!   stays in the buffer, so the framing is never lost.
+//! * Any call may be dropped at any await and another made: what was read or is to be written of a
+//!   message stays in a buffer, so the framing is never lost, and what is still due of a query that
+//!   was given up is read and dropped before the next one.
 //! * No message longer than the limit is buffered.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,13 +20,25 @@ use super::target::Target;
 
 /// Postgres itself cannot make a message longer than 1 GiB (`MaxAllocSize`).
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
-const READ_CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const READ_CHUNK_BYTES: usize = 64 * 1024;
 
 /// A connection after authentication; simple query protocol only.
 pub struct Connection {
-    stream: Stream,
-    incoming: BytesMut,
-    limit: usize,
+    pub(super) stream: Stream,
+    pub(super) incoming: BytesMut,
+    pub(super) outgoing: BytesMut,
+    pub(super) limit: usize,
+    pub(super) due: Due,
+}
+
+/// What the server waits for, or has yet to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    /// The end of its answer to a query.
+    Answer,
+    /// Rows of us first.
+    Rows,
 }
 
 /// What the server says while a SQL text runs.
@@ -98,7 +111,13 @@ impl Connection {
         parameters: &[(&str, &str)],
     ) -> Result<Self, Error> {
         let stream = dial_as(target, attempt).await?;
-        let mut connection = Self { stream, incoming: BytesMut::new(), limit: MESSAGE_BYTES_MAX };
+        let mut connection = Self {
+            stream,
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            limit: MESSAGE_BYTES_MAX,
+            due: Due::Nothing,
+        };
         within(target, auth::start(&mut connection, target, parameters)).await?;
         Ok(connection)
     }
@@ -109,9 +128,7 @@ impl Connection {
         sql: &str,
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<(), Error> {
-        let mut request = BytesMut::new();
-        frontend::query(sql, &mut request)?;
-        self.send(&request).await?;
+        self.ask(sql).await?;
         let mut failure = None;
         loop {
             match self.next().await? {
@@ -134,6 +151,42 @@ impl Connection {
         }
     }
 
+    /// Runs one SQL text for its effect.
+    pub async fn execute(&mut self, sql: &str) -> Result<(), Error> {
+        self.query(sql, drop).await
+    }
+
+    /// Runs one SQL text; the first value of its first row, if there is a row and it is not null.
+    pub async fn value(&mut self, sql: &str) -> Result<Option<String>, Error> {
+        let mut found = None;
+        let on_event = |event| match event {
+            Event::Row(values) if found.is_none() => found = Some(values.into_iter().next()),
+            _ => {}
+        };
+        self.query(sql, on_event).await?;
+        Ok(found.flatten().flatten())
+    }
+
+    /// Sends a query, once nothing of another one is due.
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<(), Error> {
+        self.settle().await?;
+        let mut request = BytesMut::new();
+        frontend::query(sql, &mut request)?;
+        self.due = Due::Answer;
+        self.send(&request).await
+    }
+
+    /// Reads and drops what is due of a query that was given up.
+    async fn settle(&mut self) -> Result<(), Error> {
+        loop {
+            match self.due {
+                Due::Nothing => return Ok(()),
+                Due::Answer => drop(self.next().await?),
+                Due::Rows => self.refuse_rows().await?,
+            }
+        }
+    }
+
     /// Says goodbye. A connection that is merely dropped is closed too, less politely.
     pub async fn close(mut self) {
         let mut goodbye = BytesMut::new();
@@ -144,7 +197,12 @@ impl Connection {
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.stream.write_all(bytes).await?;
+        self.outgoing.extend_from_slice(bytes);
+        while !self.outgoing.is_empty() {
+            if self.stream.write_buf(&mut self.outgoing).await? == 0 {
+                return Err(Error::Io(std::io::ErrorKind::WriteZero.into()));
+            }
+        }
         Ok(self.stream.flush().await?)
     }
 
@@ -159,14 +217,7 @@ impl Connection {
 
     /// The next message, if all of it has been read already.
     pub(super) fn buffered(&mut self) -> Result<Option<Incoming>, Error> {
-        let Some(header) = Header::parse(&self.incoming)? else { return Ok(None) };
-        // The length counts itself but not the tag.
-        let total = usize::try_from(header.len())
-            .map_err(|_| Error::Protocol("negative message length"))?
-            .saturating_add(1);
-        if total > self.limit {
-            return Err(Error::MessageTooLarge { bytes: total, limit: self.limit });
-        }
+        let Some((header, total)) = self.header(0)? else { return Ok(None) };
         if self.incoming.len() < total {
             self.incoming.reserve((total - self.incoming.len()).max(READ_CHUNK_BYTES));
             return Ok(None);
@@ -182,8 +233,28 @@ impl Connection {
         }))
     }
 
+    /// Of the message that begins there in what was read, and its length with the header.
+    pub(super) fn header(&self, at: usize) -> Result<Option<(Header, usize)>, Error> {
+        let rest = self.incoming.get(at..).unwrap_or_default();
+        let Some(header) = Header::parse(rest)? else { return Ok(None) };
+        // The length counts itself but not the tag.
+        let total = usize::try_from(header.len())
+            .map_err(|_| Error::Protocol("negative message length"))?
+            .saturating_add(1);
+        if total > self.limit {
+            return Err(Error::MessageTooLarge { bytes: total, limit: self.limit });
+        }
+        Ok(Some((header, total)))
+    }
+
     fn parse(&mut self) -> Result<Option<Incoming>, Error> {
         let Some(message) = Message::parse(&mut self.incoming)? else { return Ok(None) };
+        match &message {
+            Message::CopyInResponse(_) => self.due = Due::Rows,
+            Message::ErrorResponse(_) if self.due == Due::Rows => self.due = Due::Answer,
+            Message::ReadyForQuery(_) => self.due = Due::Nothing,
+            _ => {}
+        }
         Ok(Some(match message {
             Message::ErrorResponse(body) => {
                 Incoming::Error(Box::new(ServerMessage::parse(body.fields())?))
@@ -203,12 +274,21 @@ impl Connection {
 }
 
 /// Tag and length.
-const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
-fn row(body: &DataRowBody) -> Result<Vec<Option<String>>, Error> {
+pub(super) fn row(body: &DataRowBody) -> Result<Vec<Option<String>>, Error> {
     let buffer = body.buffer();
     let text = |range: std::ops::Range<usize>| {
         buffer.get(range).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     };
     Ok(body.ranges().map(|range| Ok(range.and_then(text))).collect()?)
 }
+
+/// A buffer that one long message made large does not stay so.
+pub(super) fn shrink(buffer: &mut BytesMut) {
+    if buffer.is_empty() && buffer.capacity() > BUFFER_BYTES_MAX {
+        *buffer = BytesMut::new();
+    }
+}
+
+const BUFFER_BYTES_MAX: usize = 1 << 20;

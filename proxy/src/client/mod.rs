@@ -2,7 +2,8 @@
 //!
 //! Owns dialing (TCP or unix socket, TLS as libpq's `sslmode` means it), SQL sessions through
 //! tokio-postgres over such a stream, and a connection of our own for what tokio-postgres lacks:
-//! replication mode, and a text run with every message handed on as it arrives.
+//! replication mode, a text run with every message handed on as it arrives, and COPY without an
+//! object for each row.
 //!
 //! Must never: put a password into an error, a log line or a `Debug` form; slice by a length that
 //! came from the wire without checking it.
@@ -25,6 +26,8 @@
 
 mod auth;
 mod connection;
+mod copy_in;
+mod copy_out;
 mod dial;
 mod error;
 mod message;
@@ -34,6 +37,8 @@ mod target;
 mod tls;
 
 pub use connection::{Connection, Event, run};
+pub use copy_in::CopyIn;
+pub use copy_out::CopyOut;
 pub use dial::{ByteStream, Stream, dial, reach};
 pub use error::{Error, Verdict};
 pub use message::ServerMessage;

@@ -19,7 +19,7 @@ use super::super::error::{Error, at_source, at_trunk};
 use super::super::link::{Link, TrunkAccess};
 use super::super::publication;
 use super::super::quarantine;
-use super::super::setup::{FILE_SQL, Snapshot};
+use super::super::setup::{Snapshot, file_sql};
 
 /// A message that says nothing: it takes the stream past the position of the copy at once.
 pub(in super::super) const NUDGE_SQL: &str =
@@ -174,7 +174,8 @@ async fn copy_part_with(
 async fn lock(source: &Session, table: &TableName) -> Result<bool, Error> {
     let sql = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted());
     source.batch_execute(&sql).await.map_err(stale)?;
-    let row = source.query_opt(FILE_SQL, &[&table.schema, &table.name]).await.map_err(at_source)?;
+    let sql = file_sql("$1", "$2");
+    let row = source.query_opt(&sql, &[&table.schema, &table.name]).await.map_err(at_source)?;
     row.map_or(Ok(false), |row| row.try_get(0)).map_err(at_source)
 }
 

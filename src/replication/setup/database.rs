@@ -56,7 +56,7 @@ pub(in super::super) fn maintenance_database(database: &str) -> &'static str {
 }
 
 /// A string literal that reads the same whatever `standard_conforming_strings` says.
-pub(super) fn literal(text: &str) -> String {
+pub(in super::super) fn literal(text: &str) -> String {
     let quoted = text.replace('\\', "\\\\").replace('\'', "''");
     if text.contains('\\') { format!("E'{quoted}'") } else { format!("'{quoted}'") }
 }

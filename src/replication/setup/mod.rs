@@ -17,15 +17,16 @@ mod roles;
 mod schema;
 mod snapshot;
 
-pub(super) use database::maintenance_database;
+pub(super) use database::{literal, maintenance_database};
 pub(super) use extensions::is_extension_allowed;
 pub use orphans::RelationFiles;
 pub(super) use roles::mirror_again as mirror_roles;
-pub(super) use snapshot::{FILE_SQL, Snapshot};
+pub(super) use snapshot::{Snapshot, file_sql};
 
 use std::path::Path;
 
 use proxy::client::Session;
+use tokio::try_join;
 
 use crate::lsn::Lsn;
 use crate::source::{self, Facts, Plugin, Table, TableName};
@@ -248,13 +249,10 @@ impl Setup<'_> {
         let source = &self.snapshot.session;
         self.snapshot.lock(&tables).await?;
         self.enter(state, Stage::Roles);
-        let mut warnings = database::recreate(self.trunk, facts).await?;
-        let system = self.open_system().await?;
-        warnings.extend(roles::mirror(&system, facts).await?);
-        warnings.extend(extensions::create(&system, facts).await?);
-        format::create(&system).await?;
+        // The one works on the trunk, the other on the source.
+        let (made, dump) = try_join!(self.make_database(facts), schema::Dump::take(self))?;
+        let (system, mut warnings) = made;
         self.enter(state, Stage::Schema);
-        let dump = schema::Dump::take(self).await?;
         self.snapshot.unlock().await?;
         roles::begin_restore(&system, &self.trunk.database).await?;
         warnings.extend(dump.restore_tables(self).await?);
@@ -262,6 +260,16 @@ impl Setup<'_> {
         let ledger = self.ledger(&dump, &tables, warnings).await?;
         ledger.open(&system).await?;
         Ok(Begun { system, ledger, dump, tables })
+    }
+
+    /// A database with the source's roles and extensions. Returns a session in it, and warnings.
+    async fn make_database(&self, facts: &Facts) -> Result<(Session, Vec<String>), Error> {
+        let mut warnings = database::recreate(self.trunk, facts).await?;
+        let system = self.open_system().await?;
+        warnings.extend(roles::mirror(&system, facts).await?);
+        warnings.extend(extensions::create(&system, facts).await?);
+        format::create(&system).await?;
+        Ok((system, warnings))
     }
 
     async fn ledger(

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use proxy::client::{ReplicationConnection, Session, quote_identifier};
+use proxy::client::{Connection, ReplicationConnection, Session, quote_identifier};
 
 use crate::lsn::Lsn;
 use crate::source::{self, Identity, Plugin, Table};
@@ -94,7 +94,7 @@ impl Snapshot {
             Session::open(&link.source_target(HOLDER_OPTIONS)).await.map_err(at_source)?;
         // Limits that exist in newer majors only, where they are set.
         session.query(NO_TIMEOUTS_SQL, &[]).await.map_err(at_source)?;
-        import(&session, &exported).await?;
+        session.batch_execute(&import_sql(&exported)).await.map_err(at_source)?;
         let row = session
             .query_one("SELECT pg_catalog.pg_export_snapshot()", &[])
             .await
@@ -122,16 +122,17 @@ impl Snapshot {
     }
 
     /// Another session that sees the same moment, of the thread that opens it.
-    pub(super) fn open_session(
+    pub(super) fn open_connection(
         &self,
         link: &Link,
-    ) -> impl Future<Output = Result<Session, Error>> + Send + use<> {
-        let (target, name) = (link.source_target(HOLDER_OPTIONS), self.name.clone());
+    ) -> impl Future<Output = Result<Connection, Error>> + Send + use<> {
+        let (target, import) = (link.source_target(HOLDER_OPTIONS), import_sql(&self.name));
         async move {
-            let session = Session::open(&target).await.map_err(at_source)?;
-            session.query(NO_TIMEOUTS_SQL, &[]).await.map_err(at_source)?;
-            import(&session, &name).await?;
-            Ok(session)
+            let mut connection = Connection::open(&target).await.map_err(at_source)?;
+            for sql in [NO_TIMEOUTS_SQL, &import] {
+                connection.execute(sql).await.map_err(at_source)?;
+            }
+            Ok(connection)
         }
     }
 
@@ -141,11 +142,10 @@ impl Snapshot {
     }
 }
 
-async fn import(session: &Session, snapshot: &str) -> Result<(), Error> {
-    let sql = format!(
+fn import_sql(snapshot: &str) -> String {
+    format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
-    );
-    session.batch_execute(&sql).await.map_err(at_source)
+    )
 }
 
 async fn create_slot(
@@ -190,10 +190,13 @@ const NO_TIMEOUTS_SQL: &str = "\
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
-/// Whether a table still has the file that the snapshot sees: another one has no rows that the
+/// Asks whether a table still has the file that the snapshot sees: another one has no rows that the
 /// snapshot could see, and says so by no error. To be asked under a lock. The left side is read at
-/// the snapshot, the right side as it is now.
-pub(in crate::replication) const FILE_SQL: &str = "\
-SELECT coalesce(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), false)
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = $1 AND c.relname = $2";
+/// the snapshot, the right side as it is now. Schema and table are given as SQL.
+pub(in crate::replication) fn file_sql(schema: &str, table: &str) -> String {
+    format!(
+        "SELECT coalesce(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), false)
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = {schema} AND c.relname = {table}"
+    )
+}

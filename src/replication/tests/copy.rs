@@ -115,6 +115,39 @@ async fn tables_that_the_trunk_cannot_have_are_named_and_the_rest_is_copied() {
     assert_eq!(chain.trunk.value("app", "SELECT count(*)::text FROM public.small").await, "1002");
 }
 
+/// More than sockets hold, both ways: who only writes would wait for the trunk, and the trunk for him.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_that_warns_at_every_row_gets_all_of_them() {
+    let mut chain = Chain::prepare(
+        "CREATE FUNCTION warns(text) RETURNS bool LANGUAGE plpgsql AS
+           'BEGIN RAISE WARNING ''%'', repeat(''w'', 1000); RETURN true; END';
+         CREATE TABLE noisy (id int PRIMARY KEY, v text, CHECK (warns(v)));
+         INSERT INTO noisy SELECT g, repeat('x', 1000) FROM generate_series(1, 5000) g",
+    )
+    .await;
+    chain.copy().await;
+    assert_eq!(chain.warnings, [] as [&str; 0]);
+    chain.assert_same_rows().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_trunk_refuses_ends_the_copy_of_its_table_only() {
+    let mut chain = Chain::prepare(
+        "CREATE FUNCTION is_taken(int) RETURNS bool LANGUAGE sql AS
+           'SELECT $1 <> 100 OR current_user <> ''ardent_apply''';
+         CREATE TABLE refused (id int PRIMARY KEY, v text, CHECK (is_taken(id)));
+         INSERT INTO refused SELECT g, repeat('x', 1000) FROM generate_series(1, 1500) g;
+         CREATE TABLE next (id int PRIMARY KEY);
+         INSERT INTO next SELECT generate_series(1, 1000)",
+    )
+    .await;
+    chain.copy().await;
+    let [warning] = &chain.warnings[..] else { panic!("{:?}", chain.warnings) };
+    assert!(warning.starts_with("public.refused is not followed: new row"), "{warning}");
+    let left = "SELECT (SELECT count(*) FROM public.refused) || ' ' || count(*) FROM public.next";
+    assert_eq!(chain.trunk.value("app", left).await, "0 1000");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn materialized_views_are_filled_from_the_copied_tables() {
     let schema = "

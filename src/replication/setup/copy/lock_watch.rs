@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proxy::client::Session;
+use proxy::client::{Connection, Session};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::source;
 
 use super::super::super::error::{Error, at_source};
 use super::super::Setup;
@@ -42,9 +44,11 @@ impl Watched<'_> {
 
 impl LockWatch {
     /// Watches a session from now on.
-    pub(super) async fn watch(&self, session: &Session) -> Result<Watched<'_>, Error> {
-        let row = session.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
-        let pid = row.and_then(|row| row.try_get(0)).map_err(at_source)?;
+    pub(super) async fn watch(&self, session: &mut Connection) -> Result<Watched<'_>, Error> {
+        // Not what it was told at its start: a pooler in between has numbers of its own.
+        let pid = session.value("SELECT pg_catalog.pg_backend_pid()").await.map_err(at_source)?;
+        let pid = pid.and_then(|pid| pid.parse().ok());
+        let pid = pid.ok_or(Error::Facts(source::Error::Unexpected("a process number")))?;
         let told = Arc::new(Notify::new());
         self.lock().insert(pid, Arc::clone(&told));
         Ok(Watched { watch: self, pid, told })

@@ -11,8 +11,8 @@
 //! or truncated after the snapshot shows no rows at it, without an error. Every part asks for that
 //! under its lock, and such a table is quarantined instead, until the stream has copied it again.
 //!
-//! Bounds: [`Setup::jobs`] sessions on each side plus one, and per job a thread and one piece of
-//! [`pump::PIECE_BYTES`] plus what the two sockets hold.
+//! Bounds: [`Setup::jobs`] sessions on each side plus one, and per job a thread and a few pieces of
+//! about [`pump::PIECE_BYTES`], or of one row that is longer, plus what the two sockets hold.
 
 mod ends;
 mod lock_watch;
@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::source::Table;
 use futures_util::future::try_join_all;
-use proxy::client::Session;
+use proxy::client::{self, Session};
 use tokio_postgres::error::SqlState;
 
 use super::super::error::{Error, at_source, at_trunk};
@@ -156,7 +156,7 @@ impl Work {
 impl Copy<'_> {
     async fn run_job(&self, watch: &LockWatch) -> Result<(), Error> {
         let ends = Ends::open(self.setup).await?;
-        let watched = watch.watch(&ends.source).await?;
+        let watched = watch.watch(&mut *ends.source.lock().await).await?;
         loop {
             let next = self.lock().next();
             let Some(part) = next else { break };
@@ -168,7 +168,8 @@ impl Copy<'_> {
                 Outcome::Copied => {
                     if self.lock().finish(&part) {
                         let at = self.setup.snapshot.lsn;
-                        ledger::mark(&ends.trunk, &table.name, at).await.map_err(at_trunk)?;
+                        let mark = ledger::mark_sql(&table.name, at);
+                        ends.trunk.lock().await.execute(&mark).await.map_err(at_trunk)?;
                         self.tally.close(table);
                     }
                 }
@@ -205,17 +206,20 @@ impl Copy<'_> {
 }
 
 /// Sorts errors of the source: about this table, or about the source as a whole.
-fn source_reason(error: tokio_postgres::Error) -> Result<String, Error> {
-    match error.as_db_error() {
-        Some(db) if quarantine::is_about_the_row(db.code()) => Ok(db.message().to_owned()),
-        _ => Err(at_source(error)),
-    }
+fn source_reason(error: client::Error) -> Result<String, Error> {
+    reason(error).map_err(at_source)
 }
 
 /// Sorts errors of the trunk alike.
-fn trunk_reason(error: tokio_postgres::Error) -> Result<String, Error> {
-    match error.as_db_error() {
-        Some(db) if quarantine::is_about_the_row(db.code()) => Ok(db.message().to_owned()),
-        _ => Err(at_trunk(error)),
+fn trunk_reason(error: client::Error) -> Result<String, Error> {
+    reason(error).map_err(at_trunk)
+}
+
+fn reason(error: client::Error) -> Result<String, client::Error> {
+    match error.server_message() {
+        Some(said) if quarantine::is_about_the_row(&SqlState::from_code(&said.code)) => {
+            Ok(said.message.clone())
+        }
+        _ => Err(error),
     }
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use proxy::client::quote_identifier;
+use proxy::client::{self, quote_identifier};
 use tokio::sync::mpsc;
-use tokio_postgres::Error as SqlError;
-use tokio_postgres::error::SqlState;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::source::Table;
+use crate::source::{Table, TableName};
 
 use super::super::super::error::{Error, at_source, at_trunk};
-use super::super::snapshot::FILE_SQL;
+use super::super::database::literal;
+use super::super::snapshot::file_sql;
 use super::ends::Ends;
 use super::lock_watch::Watched;
 use super::part::Part;
@@ -42,8 +41,8 @@ pub(super) struct Pipe<'a> {
 }
 
 enum Failure {
-    Source(SqlError),
-    Trunk(SqlError),
+    Source(client::Error),
+    Trunk(client::Error),
     Rewritten,
     InTheWay,
     Ended,
@@ -54,6 +53,7 @@ impl From<PumpError> for Failure {
         match error {
             PumpError::Source(error) => Self::Source(error),
             PumpError::Trunk(error) => Self::Trunk(error),
+            PumpError::Rewritten => Self::Rewritten,
         }
     }
 }
@@ -67,9 +67,15 @@ impl Pipe<'_> {
         };
         // The source first: somebody may be waiting there.
         self.release().await?;
+        // Never given up half-way: whether it was done would not be known.
+        let end = if copied.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = self.ends.trunk.lock().await.execute(end).await;
+        let copied = match (copied, ended) {
+            (Ok(()), ended) => ended.map_err(Failure::Trunk),
+            (failure, ended) => ended.map_err(at_trunk).map(|()| failure)?,
+        };
         if copied.is_err() {
             passed.take_back();
-            self.ends.trunk.batch_execute("ROLLBACK").await.map_err(at_trunk)?;
         }
         match copied {
             Ok(()) => Ok(Outcome::Copied),
@@ -89,8 +95,9 @@ impl Pipe<'_> {
     /// COPY may come late and meet this.
     async fn release(&self) -> Result<(), Error> {
         let sql = "ROLLBACK TO SAVEPOINT part";
-        match self.ends.source.batch_execute(sql).await {
-            Err(error) if is_cancelled(&error) => self.ends.source.batch_execute(sql).await,
+        let mut source = self.ends.source.lock().await;
+        match source.execute(sql).await {
+            Err(error) if is_cancelled(&error) => source.execute(sql).await,
             outcome => outcome,
         }
         .map_err(at_source)
@@ -98,34 +105,33 @@ impl Pipe<'_> {
 
     async fn copy(&self, passed: &Passed<'_>) -> Result<(), Failure> {
         let name = self.table.name.quoted();
-        self.lock(&name).await?;
         // Truncated in the same transaction, the rows are written frozen. Parts of one table
-        // cannot be: each would remove what the others brought. Either way a table that the trunk
-        // lacks is found here: a COPY that does not begin leaves the driver out of step.
+        // cannot be: each would remove what the others brought.
         let begin = match self.part.blocks {
             None => format!("BEGIN; TRUNCATE ONLY {name}"),
-            Some(_) => format!("BEGIN; LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE"),
+            Some(_) => "BEGIN".to_owned(),
         };
-        self.ends.trunk.batch_execute(&begin).await.map_err(Failure::Trunk)?;
-        if !self.table.columns.is_empty() {
-            self.pump(&name, passed).await?;
+        if self.table.columns.is_empty() {
+            let mut source = self.ends.source.lock().await;
+            let is_there = source.value(&self.lock_sql(&name)).await.map_err(Failure::Source)?;
+            if is_there.as_deref() != Some("t") {
+                return Err(Failure::Rewritten);
+            }
+            let mut trunk = self.ends.trunk.lock().await;
+            return trunk.execute(&begin).await.map_err(Failure::Trunk);
         }
-        self.ends.trunk.batch_execute("COMMIT").await.map_err(Failure::Trunk)
+        self.pump(&name, &begin, passed).await
     }
 
-    /// Keeps the table as it is, if it is what the snapshot sees.
-    async fn lock(&self, name: &str) -> Result<(), Failure> {
-        let sql = format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE");
-        self.ends.source.batch_execute(&sql).await.map_err(Failure::Source)?;
-        let (schema, table) = (&self.table.name.schema, &self.table.name.name);
-        let row = self.ends.source.query_opt(FILE_SQL, &[schema, table]).await;
-        match row.map_err(Failure::Source)? {
-            Some(row) if row.try_get(0).map_err(Failure::Source)? => Ok(()),
-            _ => Err(Failure::Rewritten),
-        }
+    /// Keeps the table as it is, and asks whether it is what the snapshot sees.
+    fn lock_sql(&self, name: &str) -> String {
+        let TableName { schema, name: table } = &self.table.name;
+        let asked = file_sql(&literal(schema), &literal(table));
+        format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE; {asked}")
     }
 
-    async fn pump(&self, name: &str, passed: &Passed<'_>) -> Result<(), Failure> {
+    /// Everything is asked at once, on either side: a database may have many small tables.
+    async fn pump(&self, name: &str, begin: &str, passed: &Passed<'_>) -> Result<(), Failure> {
         let columns: Vec<String> =
             self.table.columns.iter().map(|column| quote_identifier(column)).collect();
         let columns = columns.join(", ");
@@ -134,12 +140,13 @@ impl Pipe<'_> {
             None => (format!("{name} ({columns})"), ", FREEZE"),
             Some(rows) => (format!("(SELECT {columns} FROM ONLY {name} WHERE {rows})"), ""),
         };
+        let lock = self.lock_sql(name);
         let (counts, mut counted) = mpsc::channel(COUNTS_MAX);
         let pump = Pump {
             source: Arc::clone(&self.ends.source),
             trunk: Arc::clone(&self.ends.trunk),
-            out: format!("COPY {from} TO STDOUT (FORMAT {format})"),
-            into: format!("COPY {name} ({columns}) FROM STDIN (FORMAT {format}{freeze})"),
+            out: format!("{lock}; COPY {from} TO STDOUT (FORMAT {format})"),
+            into: format!("{begin}; COPY {name} ({columns}) FROM STDIN (FORMAT {format}{freeze})"),
             counts,
         };
         // Ends with this future: a part that gives way is not copied on.
@@ -156,6 +163,6 @@ impl Pipe<'_> {
 }
 
 /// By the lock watch, or because the lock was not had in time: somebody else holds the table.
-fn is_cancelled(error: &SqlError) -> bool {
-    matches!(error.code(), Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE))
+fn is_cancelled(error: &client::Error) -> bool {
+    matches!(error.sqlstate(), Some("57014" | "55P03"))
 }

@@ -1,23 +1,27 @@
-//! Rows from one session to the other, on the thread that both are of.
+//! Rows from one server to the other, on the thread that both sockets are of.
 
-use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
-use proxy::client::Session;
-use tokio::sync::mpsc;
-use tokio_postgres::{CopyInSink, Error as SqlError};
+use bytes::BytesMut;
+use proxy::client::{self, Connection};
+use tokio::sync::{Mutex, mpsc};
 
-/// Rows are sent on in pieces of this size; one message per row would cost more than the row.
-pub(super) const PIECE_BYTES: usize = 64 * 1024;
+/// Rows are sent on by at least as much; one message per row would cost more than the row.
+pub(super) const PIECE_BYTES: usize = 32 * 1024;
+/// One long row may take more room, and does not keep it.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+/// After less than a piece the thread rests, so that there is more to read next time. What a socket
+/// holds is read long before it is full.
+const REST: Duration = Duration::from_micros(100);
 /// Progress is told once per this many bytes.
 const COUNT_BYTES: u64 = 8 << 20;
 
 pub(super) struct Pump {
-    pub(super) source: Arc<Session>,
-    pub(super) trunk: Arc<Session>,
-    /// The COPY out of the one, and that into the other.
+    /// Held for as long as rows pass.
+    pub(super) source: Arc<Mutex<Connection>>,
+    pub(super) trunk: Arc<Mutex<Connection>>,
+    /// What ends with the COPY out of the one, and what with that into the other.
     pub(super) out: String,
     pub(super) into: String,
     pub(super) counts: mpsc::Sender<Count>,
@@ -32,36 +36,45 @@ pub(super) struct Count {
 
 /// Which side failed.
 pub(super) enum PumpError {
-    Source(SqlError),
-    Trunk(SqlError),
+    Source(client::Error),
+    Trunk(client::Error),
+    /// What the source said before the rows is not that they can be copied.
+    Rewritten,
 }
 
 impl Pump {
     /// Returns once the trunk has taken all rows.
     pub(super) async fn run(self) -> Result<(), PumpError> {
-        let rows = self.source.copy_out(&self.out).await.map_err(PumpError::Source)?;
-        let mut rows = pin!(rows);
-        let sink: CopyInSink<Bytes> =
-            self.trunk.copy_in(&self.into).await.map_err(PumpError::Trunk)?;
-        let mut sink = pin!(sink);
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        let (mut source, mut trunk) = (self.source.lock().await, self.trunk.lock().await);
+        let mut said = None;
+        let out = source.copy_out(&self.out, |value| said = value).await;
+        let mut out = out.map_err(PumpError::Source)?;
+        if said.as_deref() != Some("t") {
+            return Err(PumpError::Rewritten);
+        }
+        let mut into = trunk.copy_in(&self.into).await.map_err(PumpError::Trunk)?;
+        let mut piece = BytesMut::new();
         let mut count = Count::default();
-        while let Some(row) = rows.next().await {
-            piece.extend_from_slice(&row.map_err(PumpError::Source)?);
-            count.rows += 1;
+        while let Some(rows) = out.read(&mut piece).await.map_err(PumpError::Source)? {
+            count.rows += rows;
             if piece.len() < PIECE_BYTES {
+                // Not awaited: an arrival would wake the thread that awaits.
+                std::thread::sleep(REST);
                 continue;
             }
+            into.send(&piece).await.map_err(PumpError::Trunk)?;
             count.bytes += u64::try_from(piece.len()).unwrap_or(0);
-            sink.send(piece.split().freeze()).await.map_err(PumpError::Trunk)?;
-            piece.reserve(PIECE_BYTES);
+            piece.clear();
+            if piece.capacity() > PIECE_BYTES_MAX {
+                piece = BytesMut::new();
+            }
             if count.bytes >= COUNT_BYTES {
                 self.tell(std::mem::take(&mut count)).await;
             }
         }
+        into.send(&piece).await.map_err(PumpError::Trunk)?;
+        into.finish().await.map_err(PumpError::Trunk)?;
         count.bytes += u64::try_from(piece.len()).unwrap_or(0);
-        sink.send(piece.freeze()).await.map_err(PumpError::Trunk)?;
-        sink.finish().await.map_err(PumpError::Trunk)?;
         self.tell(count).await;
         Ok(())
     }
