@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::UnixStream;
 
 use crate::backend::{self, BackendError, Connected};
@@ -77,10 +79,12 @@ impl<R: Route, C: Console> Door<R, C> {
             return Err(Ending::Gone("no descriptor left"));
         };
         let mut relay = Relay::new(stream, &mut backend, session);
+        // As a set of one it is polled when it was woken only, and not for every message.
+        let mut stop: FuturesUnordered<_> = [self.stop.sessions.cancelled()].into_iter().collect();
         let mut end = tokio::select! {
             biased;
             end = relay.run() => Some(end),
-            () = self.stop.sessions.cancelled() => None,
+            _ = stop.next() => None,
         };
         if end.is_none() {
             relay.stop_when_idle();
