@@ -1,7 +1,7 @@
 //! What a piece of work takes: time, and processor seconds of everyone who takes part in it.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::support::processes;
 
@@ -9,6 +9,9 @@ use super::support::processes;
 pub(super) const ROUNDS: usize = 3;
 /// Of the clock in /proc, on every machine that Ardent runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// So long without work is rest.
+const QUIET: Duration = Duration::from_millis(300);
+const SETTLING_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
@@ -35,6 +38,23 @@ impl Meter {
         let seconds = self.begun.elapsed().as_secs_f64();
         let processor_seconds = (ticks(&self.directories) - self.ticks) / TICKS_PER_SECOND;
         Cost { seconds, processor_seconds }
+    }
+}
+
+/// Waits until the processes of a directory have nothing to do. What one side's walsender has left
+/// to decode would be a load for the other side.
+pub(super) fn settle(directory: &Path) {
+    let directories = [directory.to_path_buf()];
+    let begun = Instant::now();
+    let mut before = ticks(&directories);
+    while begun.elapsed() < SETTLING_MAX {
+        std::thread::sleep(QUIET);
+        let now = ticks(&directories);
+        // A walsender that waits still looks at its clock.
+        if now - before <= 2.0 {
+            return;
+        }
+        before = now;
     }
 }
 

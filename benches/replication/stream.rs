@@ -1,13 +1,13 @@
 //! The stream, beside the subscription's apply worker: a backlog, and large transactions.
 //!
-//! Both sides are stopped in their tracks while the source goes on, then let go one after the
-//! other.
+//! Both sides are stopped in their tracks while the source goes on. Once both walsenders wait for
+//! their readers, too, the sides are let go one after the other.
 
 use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use super::cost::{Cost, Meter, ROUNDS, report};
+use super::cost::{Cost, Meter, ROUNDS, report, settle};
 use super::follow::{apply_worker, follow, load_schema, mark, subscribe, trunk_url, until_marked};
 use super::support::cli::{bounded, run as finish};
 use super::support::processes;
@@ -67,6 +67,7 @@ impl Pair<'_> {
             processes::signal(self.server.pid(), Signal::STOP);
             work(round);
             let look = mark(self.source);
+            settle(self.source.directory());
             if round % 2 == 0 {
                 ours.push(self.let_trunk_go(&look));
                 theirs.push(self.let_subscriber_go(worker, &look));

@@ -23,11 +23,15 @@ use super::wal2json::lost_change;
 
 pub(super) const QUEUE_BATCHES: usize = 16;
 const BATCH_BYTES: usize = 1 << 20;
-/// After less than this the reader rests, so that there is more to read next time.
-const BATCH_BYTES_MIN: usize = 64 << 10;
-/// Long enough for a few dozen changes, and nothing beside the time that a commit takes. What a
-/// socket holds is read long before it is full.
+/// After less than this the source has no more at hand, and the reader rests, so that there is more
+/// to read next time.
+const BATCH_BYTES_MIN: usize = 8 << 10;
+/// Long enough for a few dozen changes, and nothing beside the time that a commit takes.
 const REST: Duration = Duration::from_micros(200);
+/// While so much comes between two rests, they are longer: long enough to fill the window of a
+/// near source, short enough for it not to wait for us.
+const DENSE_BYTES: usize = 16 << 10;
+const REST_DENSE: Duration = Duration::from_millis(2);
 /// A new durable position is told this often.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// An unchanged one this often, as a sign of life: a sixth of the default `wal_sender_timeout`.
@@ -52,6 +56,8 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     /// Events of the last batch; the next one has about as many.
     events: usize,
+    /// Bytes of the batches since the last rest.
+    since_rest: usize,
 }
 
 impl Reader {
@@ -61,7 +67,7 @@ impl Reader {
         durable: watch::Receiver<Lsn>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { connection, decoder, durable, shared, events: 0 }
+        Self { connection, decoder, durable, shared, events: 0, since_rest: 0 }
     }
 
     /// Runs until the connection or the applier ends. For a [`Thread`] of its own, on which the
@@ -84,11 +90,11 @@ impl Reader {
                     // The applier is gone: whoever stopped it knows why.
                     let Ok(permit) = permit else { return Ok(()) };
                     let batch = outgoing.take().unwrap_or_default();
-                    let is_small = batch.bytes < BATCH_BYTES_MIN;
+                    let rest = self.rest_after(batch.bytes);
                     permit.send(batch);
-                    if is_small {
+                    if let Some(rest) = rest {
                         // Not awaited: an arrival would wake the thread that awaits.
-                        std::thread::sleep(REST);
+                        std::thread::sleep(rest);
                     }
                 }
                 event = self.connection.next(), if outgoing.is_none() => {
@@ -102,6 +108,16 @@ impl Reader {
                 self.tell(&mut feedback).await?;
             }
         }
+    }
+
+    /// How long to rest after a batch, if at all.
+    fn rest_after(&mut self, bytes: usize) -> Option<Duration> {
+        self.since_rest += bytes;
+        if bytes >= BATCH_BYTES_MIN {
+            return None;
+        }
+        let is_dense = std::mem::take(&mut self.since_rest) >= DENSE_BYTES;
+        Some(if is_dense { REST_DENSE } else { REST })
     }
 
     /// Takes what has been read, up to the size of a batch.

@@ -13,7 +13,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::auth;
-use super::dial::{Attempt, Stream, attempts, dial_as, within};
+use super::dial::{Attempt, Purpose, Stream, attempts, dial_as, within};
 use super::error::Error;
 use super::message::ServerMessage;
 use super::target::Target;
@@ -84,16 +84,13 @@ pub async fn run(
 impl Connection {
     /// Connects and authenticates.
     pub async fn open(target: &Target) -> Result<Self, Error> {
-        Self::open_with(target, &[]).await
+        Self::open_for(target, Purpose::Queries).await
     }
 
-    pub(super) async fn open_with(
-        target: &Target,
-        parameters: &[(&str, &str)],
-    ) -> Result<Self, Error> {
+    pub(super) async fn open_for(target: &Target, purpose: Purpose) -> Result<Self, Error> {
         let mut refused = None;
         for attempt in attempts(target) {
-            match Self::open_once(target, *attempt, parameters).await {
+            match Self::open_once(target, *attempt, purpose).await {
                 Err(error) if error.is_host_based_refusal() && refused.is_none() => {
                     refused = Some(error);
                 }
@@ -105,18 +102,18 @@ impl Connection {
         Err(refused.unwrap_or(Error::TlsRefused))
     }
 
-    async fn open_once(
-        target: &Target,
-        attempt: Attempt,
-        parameters: &[(&str, &str)],
-    ) -> Result<Self, Error> {
-        let stream = dial_as(target, attempt).await?;
+    async fn open_once(target: &Target, attempt: Attempt, purpose: Purpose) -> Result<Self, Error> {
+        let stream = dial_as(target, attempt, purpose).await?;
         let mut connection = Self {
             stream,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             limit: MESSAGE_BYTES_MAX,
             due: Due::Nothing,
+        };
+        let parameters: &[(&str, &str)] = match purpose {
+            Purpose::Queries => &[],
+            Purpose::Replication => &[("replication", "database")],
         };
         within(target, auth::start(&mut connection, target, parameters)).await?;
         Ok(connection)

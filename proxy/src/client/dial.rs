@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::target::{Host, Target, TlsMode};
 use super::tls;
+use super::window;
 
 /// Bytes both ways, whatever carries them.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -34,15 +35,23 @@ pub(super) enum Attempt {
     Tls,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Queries,
+    /// Changes, as a walsender sends them.
+    Replication,
+}
+
 /// Opens a stream to the target, encrypted as its `sslmode` says.
 pub async fn dial(target: &Target) -> Result<Stream, Error> {
     let attempt = attempts(target).first().copied().unwrap_or(Attempt::Plain);
-    dial_as(target, attempt).await
+    dial_as(target, attempt, Purpose::Queries).await
 }
 
 /// Checks that something accepts connections there, without saying a word to it.
 pub async fn reach(target: &Target) -> Result<(), Error> {
-    within(target, connect(target)).await.map(drop)
+    within(target, connect(target, Purpose::Queries)).await.map(drop)
 }
 
 /// What to try, in order. libpq's `allow` comes back with TLS if the plain attempt is refused, and
@@ -56,9 +65,13 @@ pub(super) fn attempts(target: &Target) -> &'static [Attempt] {
     }
 }
 
-pub(super) async fn dial_as(target: &Target, attempt: Attempt) -> Result<Stream, Error> {
+pub(super) async fn dial_as(
+    target: &Target,
+    attempt: Attempt,
+    purpose: Purpose,
+) -> Result<Stream, Error> {
     within(target, async {
-        let stream = connect(target).await?;
+        let stream = connect(target, purpose).await?;
         match attempt {
             Attempt::Plain => Ok(stream),
             Attempt::Tls => encrypt(target, stream).await,
@@ -77,7 +90,7 @@ pub(super) async fn within<T>(
     })
 }
 
-async fn connect(target: &Target) -> Result<Stream, Error> {
+async fn connect(target: &Target, purpose: Purpose) -> Result<Stream, Error> {
     let unreachable = |source| Error::Unreachable { address: target.address(), source };
     match (&target.host, &target.via) {
         (Host::Socket(_), _) => {
@@ -97,6 +110,9 @@ async fn connect(target: &Target) -> Result<Stream, Error> {
                 .with_interval(KEEPALIVE_INTERVAL)
                 .with_retries(KEEPALIVE_RETRIES);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            if purpose == Purpose::Replication {
+                window::narrow_if_near(&stream)?;
+            }
             Ok(Box::new(stream))
         }
     }

@@ -35,6 +35,7 @@ mod replication;
 mod session;
 mod target;
 mod tls;
+mod window;
 
 pub use connection::{Connection, Event, run};
 pub use copy_in::CopyIn;

@@ -10,6 +10,7 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend::{self, CopyData};
 
 use super::connection::{Connection, Event, Incoming};
+use super::dial::Purpose;
 use super::error::Error;
 use super::message::ServerMessage;
 use super::target::Target;
@@ -65,7 +66,7 @@ const KEEPALIVE_BYTES: usize = 18;
 impl ReplicationConnection {
     /// Connects in replication mode.
     pub async fn open(target: &Target) -> Result<Self, Error> {
-        let connection = Connection::open_with(target, &[("replication", "database")]).await?;
+        let connection = Connection::open_for(target, Purpose::Replication).await?;
         Ok(Self { connection })
     }
 

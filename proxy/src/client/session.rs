@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 
-use super::dial::{Attempt, Stream, attempts, dial_as, within};
+use super::dial::{Attempt, Purpose, Stream, attempts, dial_as, within};
 use super::error::Error;
 use super::message::ServerMessage;
 use super::target::Target;
@@ -93,7 +93,7 @@ impl DerefMut for Session {
 type Connection = tokio_postgres::Connection<Stream, tokio_postgres::tls::NoTlsStream>;
 
 async fn connect(target: &Target, attempt: Attempt) -> Result<(Client, Connection), Error> {
-    let stream = dial_as(target, attempt).await?;
+    let stream = dial_as(target, attempt, Purpose::Queries).await?;
     let mut config = Config::new();
     config
         .user(&target.user)
