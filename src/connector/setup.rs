@@ -31,7 +31,9 @@ use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, New
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
 use crate::postgres::{self, Installation, LocaleProvider, TemplateSpec};
-use crate::replication::{self, Link, RelationFiles, SetupProgress, SlotWal, TrunkAccess};
+use crate::replication::{
+    self, Link, Means, Opening, RelationFiles, SetupProgress, SlotWal, TrunkAccess,
+};
 use crate::source::{self, Facts, SourceUrl, TableName};
 
 const MIB: u64 = 1 << 20;
@@ -80,15 +82,31 @@ impl Setup {
         let facts = self.read_facts().await?;
         let major = facts.version / 10_000;
         let installation = self.services.computes.places().installation(major)?.clone();
-        let trunk = match self.begun_trunk(installation.major).await? {
-            Some(trunk) => trunk,
-            None => self.begin_trunk(&facts, installation.major).await?,
+        let made = match self.begun_trunk(installation.major).await? {
+            Some(trunk) => self.fill(trunk, &installation, None).await,
+            None => self.make_new_trunk(&facts, &installation).await,
         };
-        let made = self.fill(&trunk, &installation).await;
         if made.is_err() {
             abandon(&self.services, &self.record, &self.source).await;
         }
-        Ok((trunk, made?))
+        made
+    }
+
+    /// The data directory here and the slot with the schema on the source, each in its time.
+    async fn make_new_trunk(
+        &self,
+        facts: &Facts,
+        installation: &Installation,
+    ) -> Result<(BranchRecord, Vec<String>), SetupError> {
+        remove_trunk(&self.services, &self.record).await?;
+        self.check_room().await?;
+        self.tell(&SetupProgress::default());
+        let link = link(&self.services, &self.record, &self.source)?;
+        let opening = replication::open(&link, &installation.bin_dir);
+        let opening = async { opening.await.map_err(SetupError::from) };
+        let (trunk, opening) =
+            tokio::try_join!(self.begin_trunk(facts, installation.major), opening)?;
+        self.fill(trunk, installation, Some(opening)).await
     }
 
     /// The trunk of a first copy that was cut short, if Postgres starts on it.
@@ -110,37 +128,29 @@ impl Setup {
     }
 
     async fn begin_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
-        remove_trunk(&self.services, &self.record).await?;
-        self.check_room().await?;
         let trunk = self.insert_trunk(major)?;
-        let made = match self.template(&trunk, facts) {
-            Ok(template) => postgres::create_template(template).await.map_err(SetupError::from),
-            Err(error) => Err(error),
-        };
-        if made.is_err() {
-            abandon(&self.services, &self.record, &self.source).await;
-        }
-        made?;
+        postgres::create_template(self.template(&trunk, facts)?).await?;
         self.services.data_dir.note_incoming(trunk.number)?;
         Ok(trunk)
     }
 
-    /// Copies the source and gives what came of it to the store. Returns warnings.
+    /// Copies the source and gives what came of it to the store. Returns the trunk, and warnings.
     async fn fill(
         &self,
-        trunk: &BranchRecord,
+        trunk: BranchRecord,
         installation: &Installation,
-    ) -> Result<Vec<String>, SetupError> {
+        opening: Option<Opening>,
+    ) -> Result<(BranchRecord, Vec<String>), SetupError> {
         let number = trunk.number;
         let owner = self.services.computes.places().owner(number);
-        let warnings = self.load_at_last(trunk, installation).await?;
+        let warnings = self.load_at_last(&trunk, installation, opening).await?;
         self.log_stage("taking the copy into the store");
         self.services.data_dir.forget_incoming(number)?;
         self.services.store.import(number, owner).await?;
         self.services.data_dir.remove_incoming(number).await?;
         self.services.catalog.set_connector_warnings(self.record.id, &warnings)?;
         self.services.catalog.set_branch_state(number, BranchState::Active)?;
-        Ok(warnings)
+        Ok((trunk, warnings))
     }
 
     /// Loads as often as it is interrupted, within reason.
@@ -148,10 +158,11 @@ impl Setup {
         &self,
         trunk: &BranchRecord,
         installation: &Installation,
+        mut opening: Option<Opening>,
     ) -> Result<Vec<String>, SetupError> {
         let (mut failures, mut whole, mut pause) = (0, 0, RETRY_PAUSE_MIN);
         loop {
-            let error = match self.load(trunk, installation).await {
+            let error = match self.load(trunk, installation, opening.take()).await {
                 Ok(warnings) => return Ok(warnings),
                 Err(error) => error,
             };
@@ -177,20 +188,15 @@ impl Setup {
         &self,
         trunk: &BranchRecord,
         installation: &Installation,
+        opening: Option<Opening>,
     ) -> Result<Vec<String>, SetupError> {
         let lease = self.start_loading(trunk).await?;
         let access = self.access(&lease);
         let link = link(&self.services, &self.record, &self.source)?;
-        let report = |progress: &SetupProgress| {
-            self.view.send_modify(|view| {
-                if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
-                    self.log_stage(progress.stage.as_str());
-                }
-                view.setup = Some(progress.clone());
-            });
-        };
+        let report = |progress: &SetupProgress| self.tell(progress);
         let jobs = self.services.config.replication.copy_jobs;
-        let copy = replication::setup(&link, &access, &installation.bin_dir, jobs, &report);
+        let means = Means { bin_dir: &installation.bin_dir, jobs, opening };
+        let copy = replication::setup(&link, &access, means, &report);
         let copied = tokio::select! {
             copied = copy => copied?,
             never = write_out(self.services.data_dir.incoming(trunk.number)) => match never {},
@@ -246,6 +252,15 @@ impl Setup {
     fn finished_trunk(&self) -> Result<Option<BranchRecord>, SetupError> {
         let trunk = find_trunk(&self.services, &self.record)?;
         Ok(trunk.filter(|trunk| trunk.state == BranchState::Active))
+    }
+
+    fn tell(&self, progress: &SetupProgress) {
+        self.view.send_modify(|view| {
+            if view.setup.as_ref().map(|before| before.stage) != Some(progress.stage) {
+                self.log_stage(progress.stage.as_str());
+            }
+            view.setup = Some(progress.clone());
+        });
     }
 
     fn log_stage(&self, stage: &str) {

@@ -63,7 +63,9 @@ mod wal2json;
 pub use error::{Action, Error};
 pub use ledger::is_uneven;
 pub use link::{Link, SlotWal, TrunkAccess, drop_source_objects, drop_sql};
-pub use setup::{RelationFiles, SetupOutcome, SetupProgress, Stage, TableProgress, setup};
+pub use setup::{
+    Means, Opening, RelationFiles, SetupOutcome, SetupProgress, Stage, TableProgress, open, setup,
+};
 pub use status::{OpenTransaction, Phase, Position, Quarantined, Status};
 pub use stream::Replication;
 pub use triggers::enable_triggers;

@@ -11,6 +11,7 @@ mod database;
 mod extensions;
 mod foreign_keys;
 mod materialized_views;
+mod opening;
 mod orphans;
 mod resume;
 mod roles;
@@ -19,17 +20,16 @@ mod snapshot;
 
 pub(super) use database::{literal, maintenance_database};
 pub(super) use extensions::is_extension_allowed;
+pub use opening::{Opening, open};
 pub use orphans::RelationFiles;
 pub(super) use roles::mirror_again as mirror_roles;
 pub(super) use snapshot::{Snapshot, file_sql};
 
 use std::path::Path;
 
-use proxy::client::Session;
-use tokio::try_join;
-
 use crate::lsn::Lsn;
-use crate::source::{self, Facts, Plugin, Table, TableName};
+use crate::source::{Facts, Table, TableName};
+use proxy::client::Session;
 
 use super::ddl;
 use super::error::{Action, Error, at_source, at_trunk};
@@ -37,9 +37,9 @@ use super::format;
 use super::ledger::{self, Entry, Ledger, Unmet};
 use super::link::{Link, TrunkAccess};
 use super::progress::{self, Progress};
-use super::publication;
 use super::sequences;
 use super::settings;
+use opening::Moment;
 use resume::Earlier;
 
 /// How far setup is. Every call tells the whole state.
@@ -129,39 +129,51 @@ pub struct SetupOutcome {
     pub warnings: Vec<String>,
 }
 
+/// What a first copy is made with.
+pub struct Means<'a> {
+    /// Where the `pg_dump` of the trunk's installation is.
+    pub bin_dir: &'a Path,
+    /// So many sessions copy at once, and as many make indexes.
+    pub jobs: usize,
+    /// For a trunk that is new; taken by the copy itself if there is none.
+    pub opening: Option<Opening>,
+}
+
 /// Copies the source into the trunk. Where an earlier setup finished, does nothing; where one was
-/// cut short, goes on. `bin_dir` holds the `pg_dump` of the trunk's installation; `jobs` sessions
-/// copy at once, and as many make indexes.
+/// cut short, goes on.
 ///
 /// After [`Error::Interrupted`] what is copied stays, and with it the slot: the caller calls again,
 /// or drops the source's objects. After any other error they are gone.
 pub async fn setup(
     link: &Link,
     trunk: &TrunkAccess,
-    bin_dir: &Path,
-    jobs: usize,
+    Means { bin_dir, jobs, opening }: Means<'_>,
     report: &(dyn Fn(&SetupProgress) + Send + Sync),
 ) -> Result<SetupOutcome, Error> {
     let mut state = SetupProgress::default();
     report(&state);
-    let found = resume::find(link, trunk).await;
+    let found = match &opening {
+        Some(_) => Ok(None),
+        None => resume::find(link, trunk).await,
+    };
     let is_resumed = !matches!(found, Ok(None));
-    let begun = match found {
-        Ok(Some(Earlier::Finished(lsn))) => {
+    let begun = match (opening, found) {
+        (_, Ok(Some(Earlier::Finished(lsn)))) => {
             return Ok(SetupOutcome { lsn, warnings: Vec::new() });
         }
-        Ok(Some(Earlier::CutShort(found))) => {
+        (_, Ok(Some(Earlier::CutShort(found)))) => {
             let (ledger, snapshot) = *found;
-            Ok((Some(ledger), snapshot))
+            Moment::of(link, snapshot).await.map(|moment| (moment, Extent::Rest(ledger)))
         }
-        Ok(None) => begin(link).await.map(|snapshot| (None, snapshot)),
-        Err(error) => Err(error),
+        (Some(opening), Ok(None)) => Ok(opening.into_parts()),
+        (None, Ok(None)) => open(link, bin_dir).await.map(Opening::into_parts),
+        (_, Err(error)) => Err(error),
     };
     let outcome = match begun {
-        Ok((ledger, snapshot)) => {
-            let snapshot = &snapshot;
+        Ok((moment, extent)) => {
+            let snapshot = &moment.snapshot;
             let setup = Setup { link, trunk, bin_dir, jobs, snapshot, is_resumed, report };
-            setup.run(ledger, &mut state).await
+            setup.run(&moment, extent, &mut state).await
         }
         Err(error) => Err(error),
     };
@@ -191,15 +203,12 @@ async fn large_objects(source: &Session) -> Result<Option<String>, Error> {
     Ok((count > 0).then(|| format!("{count} large objects are not carried over")))
 }
 
-/// What stands on the source before the first row is copied. The event triggers come before the
-/// slot, so that no schema change falls between its snapshot and their first message.
-async fn begin(link: &Link) -> Result<Snapshot, Error> {
-    super::drop_source_objects(&link.source, &link.connector).await?;
-    ddl::install(link).await?;
-    if link.plugin == Plugin::Pgoutput {
-        publication::create(link).await?;
-    }
-    Snapshot::take(link).await
+/// What there is to do.
+enum Extent {
+    /// Everything, with a dump of the schema.
+    All(Vec<u8>),
+    /// What an earlier setup did not come to.
+    Rest(Ledger),
 }
 
 struct Setup<'a> {
@@ -225,41 +234,37 @@ struct Begun {
 impl Setup<'_> {
     async fn run(
         &self,
-        ledger: Option<Ledger>,
+        moment: &Moment,
+        extent: Extent,
         state: &mut SetupProgress,
     ) -> Result<SetupOutcome, Error> {
-        let source = &self.snapshot.session;
-        let facts = source::read_facts(source).await?;
-        let tables = self.followed_tables(source).await?;
+        let Moment { facts, tables, .. } = moment;
         state.tables_total = u64::try_from(tables.len()).unwrap_or(u64::MAX);
         state.bytes_total = tables.iter().map(|table| table.bytes).sum();
-        let begun = match ledger {
-            None => self.make_tables(&facts, tables, state).await?,
-            Some(ledger) => resume::go_on(self, ledger, (&facts, &tables), state).await?,
+        let begun = match extent {
+            Extent::All(dump) => self.make_tables((facts, tables), dump, state).await?,
+            Extent::Rest(ledger) => resume::go_on(self, ledger, (facts, tables), state).await?,
         };
-        self.fill(begun, &facts, state).await
+        self.fill(begun, facts, state).await
     }
 
     async fn make_tables(
         &self,
-        facts: &Facts,
-        tables: Vec<Table>,
+        (facts, tables): (&Facts, &[Table]),
+        dump: Vec<u8>,
         state: &mut SetupProgress,
     ) -> Result<Begun, Error> {
         let source = &self.snapshot.session;
-        self.snapshot.lock(&tables).await?;
         self.enter(state, Stage::Roles);
-        // The one works on the trunk, the other on the source.
-        let (made, dump) = try_join!(self.make_database(facts), schema::Dump::take(self))?;
-        let (system, mut warnings) = made;
+        let (system, mut warnings) = self.make_database(facts).await?;
         self.enter(state, Stage::Schema);
-        self.snapshot.unlock().await?;
         roles::begin_restore(&system, &self.trunk.database).await?;
-        warnings.extend(dump.restore_tables(self).await?);
+        let unpacked = schema::Dump::unpack(self, &dump).await?;
+        warnings.extend(unpacked.restore_tables(self).await?);
         ddl::remember_all(source, &system, &self.link.schemas).await?;
-        let ledger = self.ledger(&dump, &tables, warnings).await?;
+        let ledger = self.ledger(dump, tables, warnings).await?;
         ledger.open(&system).await?;
-        Ok(Begun { system, ledger, dump, tables })
+        Ok(Begun { system, ledger, dump: unpacked, tables: tables.to_vec() })
     }
 
     /// A database with the source's roles and extensions. Returns a session in it, and warnings.
@@ -274,7 +279,7 @@ impl Setup<'_> {
 
     async fn ledger(
         &self,
-        dump: &schema::Dump,
+        dump: Vec<u8>,
         tables: &[Table],
         warnings: Vec<String>,
     ) -> Result<Ledger, Error> {
@@ -295,7 +300,7 @@ impl Setup<'_> {
                 commit_time_us: None,
             },
             terms: ledger::terms(self.link),
-            dump: dump.read().await?,
+            dump,
             foreign_keys: foreign_keys.map_err(at_source)?,
             warnings,
             tables: tables.iter().map(enter).collect(),
@@ -343,12 +348,6 @@ impl Setup<'_> {
         Ledger::close(system, is_uneven.then_some(&unmet)).await?;
         system.batch_execute("COMMIT").await.map_err(at_trunk)?;
         Ok(if is_uneven { Vec::new() } else { unmet.warnings() })
-    }
-
-    async fn followed_tables(&self, source: &Session) -> Result<Vec<Table>, Error> {
-        let mut tables = source::tables(source, &self.link.schemas).await?;
-        tables.retain(|table| self.link.follows(&table.name));
-        Ok(tables)
     }
 
     async fn open_system(&self) -> Result<Session, Error> {

@@ -11,8 +11,9 @@ use proxy::client::{Host, Target, quote_identifier};
 use tokio::process::Command;
 
 use super::super::error::Error;
-use super::super::link::APPLY_ROLE;
+use super::super::link::{APPLY_ROLE, Link};
 use super::Setup;
+use super::snapshot::Snapshot;
 
 /// Kinds of dump entries that a trunk must not have: they would act on its own log, follow other
 /// servers, or need a superuser. Extensions are made beforehand.
@@ -32,35 +33,36 @@ const WARNINGS_MAX: usize = 50;
 const SAID_BYTES_MAX: usize = 2_000;
 const COMMAND_CHARS_MAX: usize = 100;
 
-/// A dump of the schema in a private directory, removed when dropped.
+/// Dumps the schema at the snapshot. A dump has no rows, so it is small.
+pub(super) async fn dump(
+    link: &Link,
+    snapshot: &Snapshot,
+    bin_dir: &Path,
+) -> Result<Vec<u8>, Error> {
+    let mut command = Command::new(bin_dir.join("pg_dump"));
+    command
+        .args(["-Fc", "--schema-only", "--no-publications"])
+        .args(["--no-subscriptions", "--no-security-labels", "--lock-wait-timeout=20000"])
+        .args(["--exclude-schema", "ardent"])
+        .arg(format!("--snapshot={}", snapshot.name));
+    for schema in &link.schemas {
+        command.arg("--schema").arg(quote_identifier(schema));
+    }
+    environment(&mut command, link.source.target());
+    let output = run("pg_dump", &mut command).await?;
+    if !output.status.success() {
+        return Err(failed("pg_dump", &output));
+    }
+    Ok(output.stdout)
+}
+
+/// A dump in a private directory, removed when dropped.
 pub(super) struct Dump {
     directory: PathBuf,
 }
 
 impl Dump {
-    pub(super) async fn take(setup: &Setup<'_>) -> Result<Self, Error> {
-        let dump = Self::make(setup).await?;
-        let mut command = Command::new(setup.bin_dir.join("pg_dump"));
-        command
-            .args(["-Fc", "--schema-only", "--no-sync", "--no-publications"])
-            .args(["--no-subscriptions", "--no-security-labels", "--lock-wait-timeout=20000"])
-            .args(["--exclude-schema", "ardent"])
-            .arg(format!("--snapshot={}", setup.snapshot.name))
-            .arg("--file")
-            .arg(dump.file());
-        for schema in &setup.link.schemas {
-            command.arg("--schema").arg(quote_identifier(schema));
-        }
-        environment(&mut command, setup.link.source.target());
-        let output = run("pg_dump", &mut command).await?;
-        if !output.status.success() {
-            return Err(failed("pg_dump", &output));
-        }
-        dump.write_list(setup.bin_dir).await?;
-        Ok(dump)
-    }
-
-    /// One that [`Dump::read`] read.
+    /// What [`dump`] made.
     pub(super) async fn unpack(setup: &Setup<'_>, bytes: &[u8]) -> Result<Self, Error> {
         let dump = Self::make(setup).await?;
         tokio::fs::write(dump.file(), bytes)
@@ -68,12 +70,6 @@ impl Dump {
             .map_err(|source| Error::Program { program: "pg_restore", source })?;
         dump.write_list(setup.bin_dir).await?;
         Ok(dump)
-    }
-
-    /// The dump itself. It has no rows, so it is small.
-    pub(super) async fn read(&self) -> Result<Vec<u8>, Error> {
-        let failed = |source| Error::Program { program: "pg_dump", source };
-        tokio::fs::read(self.file()).await.map_err(failed)
     }
 
     async fn make(setup: &Setup<'_>) -> Result<Self, Error> {

@@ -8,8 +8,8 @@ use tokio::task::block_in_place;
 use crate::replication::{SetupProgress, setup};
 use crate::source::TableName;
 
-use super::support::Chain;
 use super::support::server::bin_dir;
+use super::support::{Chain, means};
 
 const SCHEMA: &str = "
 CREATE TABLE big (id int PRIMARY KEY, v text);
@@ -29,7 +29,7 @@ impl Chain {
                 block_in_place(|| Handle::current().block_on(work(self)));
             }
         };
-        let outcome = setup(&link, &trunk, &bin_dir(), 2, &report).await;
+        let outcome = setup(&link, &trunk, means(&bin_dir()), &report).await;
         self.warnings = outcome.unwrap_or_else(|error| panic!("{}", error.chain())).warnings;
         assert!(is_done.into_inner(), "nothing was done meanwhile");
     }

@@ -8,7 +8,7 @@ use crate::replication::{
 
 use crate::source::{Plugin, TableName};
 
-use super::support::{Chain, with_each_plugin};
+use super::support::{Chain, means, with_each_plugin};
 
 with_each_plugin! {
     aborted_appliers_and_a_killed_trunk_lose_nothing
@@ -227,7 +227,7 @@ async fn a_finished_setup_is_not_repeated_and_deletion_leaves_nothing() {
     chain.catch_up().await;
     let (link, trunk) = (chain.source.link(), chain.trunk.access());
     let looks_only = |progress: &SetupProgress| assert_eq!(progress.stage, Stage::Slot);
-    setup(&link, &trunk, &bin_dir(), 2, &looks_only).await.unwrap();
+    setup(&link, &trunk, means(&bin_dir()), &looks_only).await.unwrap();
     chain.replication.take().unwrap().stop().await;
     for _ in 0..2 {
         drop_source_objects(&link.source, "c1").await.unwrap();

@@ -5,11 +5,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
-use crate::replication::{RelationFiles, SetupProgress, Stage, TrunkAccess, setup};
+use crate::replication::{Means, RelationFiles, SetupProgress, Stage, TrunkAccess, setup};
 use crate::source::Plugin;
 
 use super::support::server::bin_dir;
-use super::support::{Chain, with_each_plugin};
+use super::support::{Chain, means, with_each_plugin};
 
 with_each_plugin! {
     a_copy_that_was_killed_goes_on_with_what_is_left
@@ -85,7 +85,7 @@ impl Chain {
             tell.send_replace(progress.clone());
         };
         tokio::select! {
-            outcome = setup(&link, &access, &bin_dir, 1, &report) => panic!("{outcome:?}"),
+            outcome = setup(&link, &access, Means { jobs: 1, ..means(&bin_dir) }, &report) => panic!("{outcome:?}"),
             _ = told.wait_for(|progress| is_time(progress)) => {}
         }
     }

@@ -3,8 +3,8 @@
 use crate::replication::{Replication, setup};
 use crate::source::TableName;
 
-use super::support::Chain;
 use super::support::server::bin_dir;
+use super::support::{Chain, means};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_grants_and_members_are_as_on_the_source() {
@@ -197,7 +197,7 @@ async fn excluded_tables_are_there_and_empty() {
     link.schemas = vec!["public".into()];
     link.excluded = vec![TableName { schema: "public".into(), name: "Left out".into() }];
     let trunk = chain.trunk.access();
-    let outcome = setup(&link, &trunk, &bin_dir(), 2, &|_| {}).await.unwrap();
+    let outcome = setup(&link, &trunk, means(&bin_dir()), &|_| {}).await.unwrap();
     assert_eq!(outcome.warnings, ["foreign key chi_q_fkey of public.chi is not validated"]);
     chain.replication = Some(Replication::start(link, trunk));
     chain

@@ -4,6 +4,7 @@ pub(super) mod server;
 pub(super) mod wire;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use proxy::client::Session;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::source::Plugin;
 
-use crate::replication::{Link, Phase, Position, Replication, Status, setup};
+use crate::replication::{Link, Means, Phase, Position, Replication, Status, setup};
 
 use server::{PASSWORD, Server, bin_dir};
 use wire::Wire;
@@ -47,6 +48,11 @@ pub(super) use with_each_plugin;
 
 /// Nothing in these tests takes longer unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// To copy with two sessions, from the slot on.
+pub(super) fn means(bin_dir: &Path) -> Means<'_> {
+    Means { bin_dir, jobs: 2, opening: None }
+}
 
 impl Chain {
     /// A source with this schema, copied and followed.
@@ -89,7 +95,7 @@ impl Chain {
 
     pub(super) async fn copy(&mut self) {
         let (link, trunk) = (self.link(), self.trunk.access());
-        let outcome = setup(&link, &trunk, &bin_dir(), 2, &|_| {}).await;
+        let outcome = setup(&link, &trunk, means(&bin_dir()), &|_| {}).await;
         self.warnings = outcome.unwrap_or_else(|error| panic!("{}", error.chain())).warnings;
     }
 
