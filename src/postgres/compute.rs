@@ -135,7 +135,7 @@ impl Compute {
 
     /// Loads the program of this compute once more, for the next one that is started. Blocks.
     pub fn prepare_next(&self, spares: &Spares) -> Result<(), PostgresError> {
-        let prepared = spares.prepare(&command(&self.spec));
+        let prepared = spares.prepare(&command(&self.spec), self.pid());
         prepared.map_err(PostgresError::io("load postgres ahead"))
     }
 

@@ -20,6 +20,11 @@
  *   - The arguments take the place of those that the process was executed with, which are made long
  *     for that. There ps(1) finds them, and there Postgres writes what a process is doing.
  *   - Nothing of Postgres is known here.
+ *
+ * While it waits it has ready what else a start takes longest for: the pages of the code, OpenSSL's
+ * random numbers, and the memory that the program will ask for to share with what it forks. How
+ * much that is, and what of it such a program uses, says SHARED of the environment, in bytes:
+ * `length from-to from-to ...`. Who asks for another length gets memory as ever.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -42,19 +48,76 @@
 /* What a shell says of a program that it cannot run. */
 #define CANNOT_RUN 126
 
+/* Since Linux 5.14; before it each page is made when it is first used. */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
 enum {HAS_ACCOUNT, USER, GROUP, ARGUMENTS, VARIABLES, WORDS};
 
 typedef int main_function(int, char **, char **);
 typedef int start_function(main_function *, int, char **, void (*) (void), void (*) (void),
 						   void (*) (void), void *);
 
+typedef void *map_function(void *, size_t, int, int, int, off_t);
+typedef int random_function(unsigned char *, int);
+
 static char message[MESSAGE_BYTES_MAX + 1];
+
+/* Memory made ahead, until it is asked for. */
+static char *shared;
+static size_t shared_bytes;
 
 static void
 fail(const char *step)
 {
 	fprintf(stderr, "FATAL:  spare process could not %s: %s\n", step, strerror(errno));
 	_exit(CANNOT_RUN);
+}
+
+static void
+share(const char *wanted)
+{
+	char	   *at;
+
+	if (wanted == NULL)
+		return;
+	shared_bytes = strtoull(wanted, &at, 10);
+	shared = mmap(NULL, shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		shared = NULL;
+	while (shared != NULL && *at == ' ')
+	{
+		size_t		from = strtoull(at, &at, 10);
+		size_t		to = *at == '-' ? strtoull(at + 1, &at, 10) : 0;
+
+		if (from < to && to <= shared_bytes)
+			madvise(shared + from, to - from, MADV_POPULATE_WRITE);
+	}
+}
+
+/* What fails here is done when it is needed. */
+static void
+make_ready(void)
+{
+	FILE	   *maps = fopen("/proc/self/maps", "re");
+	random_function *random = (random_function *) dlsym(RTLD_DEFAULT, "RAND_bytes");
+	unsigned char byte;
+	char		line[512];
+	size_t		from,
+				to;
+
+	while (maps != NULL && fgets(line, sizeof line, maps) != NULL)
+	{
+		if (sscanf(line, "%zx-%zx r-xp", &from, &to) == 2 && strstr(line, " r-xp ") != NULL)
+			madvise((void *) from, to - from, MADV_POPULATE_READ);
+	}
+	if (maps != NULL)
+		fclose(maps);
+	if (random != NULL)
+		random(&byte, 1);
+	share(getenv("SHARED"));
 }
 
 /* Waits for the message. Its output goes to this process's from then on. */
@@ -161,12 +224,40 @@ become(int *argc, char **argv)
 	return vector;
 }
 
+static void *
+map(const char *name, void *at, size_t bytes, int access, int flags, int file, off_t offset)
+{
+	map_function *function = (map_function *) dlsym(RTLD_NEXT, name);
+	char	   *ready = shared;
+
+	if (ready == NULL || flags != (MAP_SHARED | MAP_ANONYMOUS))
+		return function(at, bytes, access, flags, file, offset);
+	shared = NULL;
+	if (at == NULL && bytes == shared_bytes && access == (PROT_READ | PROT_WRITE))
+		return ready;
+	munmap(ready, shared_bytes);
+	return function(at, bytes, access, flags, file, offset);
+}
+
+EXPORTED void *
+mmap(void *at, size_t bytes, int access, int flags, int file, off_t offset)
+{
+	return map("mmap", at, bytes, access, flags, file, offset);
+}
+
+EXPORTED void *
+mmap64(void *at, size_t bytes, int access, int flags, int file, off64_t offset)
+{
+	return map("mmap64", at, bytes, access, flags, file, offset);
+}
+
 EXPORTED int
 __libc_start_main(main_function *entry, int argc, char **argv, void (*init) (void),
 				  void (*fini) (void), void (*unload) (void), void *stack_end)
 {
 	start_function *start = (start_function *) dlsym(RTLD_NEXT, "__libc_start_main");
 
+	make_ready();
 	argv = become(&argc, argv);
 	environ = argv + argc + 1;
 	return start(entry, argc, argv, init, fini, unload, stack_end);

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! loaded   executed with `hold.c` preloaded, which waits before main(); it has no data directory,
-//!          no arguments and no account yet
+//!          no arguments and no account yet, but the memory that its processes will share
 //! used     [`Spare::run`] sends what an exec would have got: the process is the postmaster
 //! ended    its socket closed, because we ended or another program is wanted: it ends too
 //! ```
 //!
 //! Must never: be needed. Without a spare, or with one that has died, a compute is executed.
-//! Bounds: one spare, of the program that was started last.
+//! Bounds: one spare, of the program that was started last; its memory is that of `shared.rs`.
+
+mod shared;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -28,11 +30,14 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 
+use self::shared::SharedMemory;
 use super::process::{Account, Process, Streams, spawn_detached};
 
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hold.so"));
 
 const PRELOAD: &str = "LD_PRELOAD";
+/// As `hold.c` looks for what memory to make ready.
+const SHARED: &str = "SHARED";
 /// Standard output of a spare is the library, until it gets an output of its own.
 const LIBRARY_PATH: &str = "/proc/self/fd/1";
 
@@ -71,13 +76,14 @@ impl Spares {
         self.place().take_if(|spare| spare.program == program)
     }
 
-    /// Sees to it that there is a spare for commands like this one. Blocks.
-    pub(super) fn prepare(&self, command: &Command) -> io::Result<()> {
+    /// Sees to it that there is a spare for commands like this one, which the process `pid` runs.
+    /// Blocks.
+    pub(super) fn prepare(&self, command: &Command, pid: u32) -> io::Result<()> {
         let program = Program::of(command)?;
         if self.place().as_ref().is_some_and(|spare| spare.program == program) {
             return Ok(());
         }
-        let spare = Spare::load(program)?;
+        let spare = Spare::load(program, SharedMemory::of(pid).ok())?;
         *self.place() = Some(spare);
         Ok(())
     }
@@ -101,7 +107,7 @@ impl Spares {
 }
 
 impl Spare {
-    fn load(program: Program) -> io::Result<Self> {
+    fn load(program: Program, shared: Option<SharedMemory>) -> io::Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut preload = OsString::from(LIBRARY_PATH);
@@ -112,6 +118,7 @@ impl Spare {
         let mut command = Command::new(&program.path);
         command.arg0(LABEL).arg(" ".repeat(ARGUMENTS_BYTES)).current_dir("/");
         command.env_clear().env(PRELOAD, preload);
+        command.envs(shared.map(|shared| (SHARED, shared.to_string())));
         let nothing = File::options().write(true).open("/dev/null")?;
         let streams = Streams { input: theirs.into(), output: library()?, errors: nothing };
         // It takes its account when it is used.

@@ -48,6 +48,15 @@ impl Looks {
     }
 }
 
+/// Lengths of what the process shares with those it forks.
+fn shared_areas(pid: u32) -> Vec<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let areas = maps.lines().filter(|line| line.ends_with("/dev/zero (deleted)"));
+    let area = areas.map(|line| line.split_whitespace().next().unwrap().split_once('-').unwrap());
+    let address = |text| u64::from_str_radix(text, 16).unwrap();
+    area.map(|(start, end)| address(end) - address(start)).collect()
+}
+
 async fn gone(pid: u32) {
     // One that cannot be watched is gone already.
     if let Ok(process) = Process::watch(pid) {
@@ -63,13 +72,22 @@ async fn start(site: &Site, spares: &Arc<Spares>) -> Compute {
 async fn a_spare_becomes_the_process_that_an_exec_would_have_made() {
     let (site, spares) = (Site::with_database("app").await, Arc::default());
     let executed = start(&site, &spares).await;
-    let looks = Looks::of(executed.pid());
+    let (looks, shared) = (Looks::of(executed.pid()), shared_areas(executed.pid()));
     executed.prepare_next(&spares).unwrap();
     let spare = spares.pid().unwrap();
+    if rustix::process::geteuid().is_root() {
+        let made = async {
+            while shared_areas(spare) != shared {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, made).await.expect("it has the memory ready");
+    }
     executed.stop().await.unwrap();
     let compute = start(&site, &spares).await;
     assert_eq!((compute.pid(), spares.pid()), (spare, None));
     assert_eq!(Looks::of(compute.pid()), looks);
+    assert_eq!(shared_areas(compute.pid()), shared);
     let client = login(compute.socket_dir(), "branch_owner", "app").await;
     client.simple_query("SELECT 1").await.unwrap();
     compute.stop().await.unwrap();
