@@ -56,6 +56,7 @@ pub(super) fn settle(directory: &Path) {
         }
         before = now;
     }
+    println!("(the source is at work still: what follows is measured beside that)");
 }
 
 fn ticks(directories: &[PathBuf]) -> f64 {

@@ -111,7 +111,7 @@ async fn connect(target: &Target, purpose: Purpose) -> Result<Stream, Error> {
                 .with_retries(KEEPALIVE_RETRIES);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
             if purpose == Purpose::Replication {
-                window::narrow_if_near(&stream)?;
+                window::narrow_if_near(&stream);
             }
             Ok(Box::new(stream))
         }

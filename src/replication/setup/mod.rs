@@ -27,9 +27,10 @@ pub(super) use snapshot::{Snapshot, file_sql};
 
 use std::path::Path;
 
+use proxy::client::Session;
+
 use crate::lsn::Lsn;
 use crate::source::{Facts, Table, TableName};
-use proxy::client::Session;
 
 use super::ddl;
 use super::error::{Action, Error, at_source, at_trunk};
