@@ -18,9 +18,11 @@
 //! without a table more. Then nothing is left, here and on the source.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use proxy::client::Session;
 use storage::BranchId;
 use tokio::sync::watch;
@@ -102,10 +104,16 @@ impl Setup {
         self.check_room().await?;
         self.tell(&SetupProgress::default());
         let link = link(&self.services, &self.record, &self.source)?;
-        let opening = replication::open(&link, &installation.bin_dir);
-        let opening = async { opening.await.map_err(SetupError::from) };
-        let (trunk, opening) =
-            tokio::try_join!(self.begin_trunk(facts, installation.major), opening)?;
+        let opening = pin!(replication::open(&link, &installation.bin_dir));
+        let trunk = pin!(self.begin_trunk(facts, installation.major));
+        let (trunk, opening) = match select(trunk, opening).await {
+            Either::Left((trunk, opening)) => (trunk?, opening.await?),
+            // To its end, come what may: `initdb` that nobody waits for leaves a directory.
+            Either::Right((opening, trunk)) => {
+                let trunk = trunk.await;
+                (trunk?, opening?)
+            }
+        };
         self.fill(trunk, installation, Some(opening)).await
     }
 
