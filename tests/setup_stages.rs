@@ -4,12 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::support::cli::{Ran, ardent};
 use crate::support::drivers::psql;
 use crate::support::pgbench::assert_equal;
-use crate::support::processes;
+use crate::support::processes::{self, Process};
 use crate::support::server::Server;
 use crate::support::session::OpenSession;
 use crate::support::source::Source;
@@ -282,11 +280,11 @@ fn a_first_copy_goes_on_after_its_postgres_was_killed() {
     let source = Source::start();
     let server = few_at_once(&source);
     let (holder, create) = stuck_setup(&source, &server);
-    let loading = server.data_dir().join("store/incoming/1/postmaster.pid");
-    let loading = std::fs::read_to_string(loading).expect("read the pid of the loading Postgres");
-    let pid = loading.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let loading = processes::below(&server.data_dir().join("store/incoming/1"));
+    assert!(!loading.is_empty(), "a Postgres loads");
     leave_a_file(&server);
-    processes::signal(pid, Signal::KILL);
+    // All of it, before more rows come: a session that has them already could still commit.
+    loading.iter().for_each(Process::kill_and_wait);
     holder.end();
     write_all(&source, 1);
     let created = create.join().expect("create ends");
