@@ -113,3 +113,15 @@ fn dropped_extensions_are_not_in_new_branches() {
     assert_eq!(said, "✓ Connector updated\n  Dropped extensions: (none)");
     assert_eq!(psql(&server.branch("again"), extensions).ok(), "1");
 }
+
+#[test]
+fn a_database_made_in_a_branch_sorts_as_those_of_the_source() {
+    let source = Source::start();
+    let server = Server::start();
+    server.follow(&source);
+    let branch = server.branch("b");
+    psql(&branch, "create database other").ok();
+    let sql = "select distinct encoding, datlocprovider, datcollate, datctype, datcollversion \
+               from pg_database";
+    assert_eq!(psql(&branch, sql).ok(), source.sql(sql));
+}

@@ -1,12 +1,17 @@
 //! The first copy, beside the table sync of `CREATE SUBSCRIPTION`, and beside a dump and restore.
 
+use std::time::Duration;
+
 use super::cost::{Cost, Meter, alternate};
 use super::follow::{follow, load_schema, subscribe};
 use super::support::cli::{bounded, run};
 use super::support::scratch::Scratch;
 use super::support::server::Server;
 use super::support::source::{Source, give_to_account};
+use super::support::wait::eventually;
 use super::{SETTINGS, Size};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first copy of pgbench's tables with their indexes, beside a subscription's table sync.
 pub(super) fn pgbench(size: &Size) {
@@ -20,8 +25,12 @@ pub(super) fn pgbench(size: &Size) {
 
 fn first_copy(source: &Source) -> Cost {
     let server = Server::start();
+    // A subscriber's `initdb` is over as well when its clock starts.
+    eventually(PATIENCE, "the server has made what a trunk begins with", || {
+        server.log_text().contains("data directory of a trunk is ready").then_some(())
+    });
     let meter = Meter::begin(&[source.directory(), &server.data_dir()]);
-    follow(&server, source);
+    follow(&server, source, "wal2json");
     let taken = meter.end();
     server.ardent(&["connector", "delete", "prod", "--force"]).ok();
     taken

@@ -16,6 +16,7 @@ mod cut;
 mod error;
 mod follow;
 mod setup;
+mod templates;
 mod warm;
 mod way;
 mod worker;
@@ -43,6 +44,7 @@ use worker::{Command, Worker};
 pub use cut::{Cut, CutError, CutRequest, ReferenceCut};
 pub use error::{ConnectorError, SetupError};
 pub use setup::EXCLUDE;
+pub use templates::Templates;
 pub use way::Route;
 
 /// Requests that wait for a worker; more are refused by waiting.
@@ -62,6 +64,8 @@ pub struct ConnectorServices {
     pub config: Config,
     /// Where branch data directories and sockets are.
     pub data_dir: crate::data_dir::DataDir,
+    /// What the next trunk begins with.
+    pub templates: Templates,
 }
 
 /// All connectors of this server.
@@ -114,7 +118,14 @@ impl Connectors {
             workers: TaskTracker::new(),
         };
         connectors.remove_dead_gateways();
-        for record in connectors.services.catalog.connectors()? {
+        if let Err(error) = templates::remove_left(&connectors.services.data_dir) {
+            tracing::warn!(%error, "templates of an earlier server are left");
+        }
+        let records = connectors.services.catalog.connectors()?;
+        if records.is_empty() {
+            templates::prepare(Arc::clone(&connectors.services));
+        }
+        for record in records {
             connectors.start(record)?;
         }
         Ok(connectors)

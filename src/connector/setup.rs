@@ -1,7 +1,7 @@
 //! Setting a connector up: a trunk with the source's roles and locale, then the first copy.
 //!
 //! ```text
-//! row of the trunk -> incoming/<n>: initdb, load -> store imports it -> trunk runs -> row: Active
+//! row of the trunk -> incoming/<n>: template, load -> store imports it -> trunk runs -> Active
 //! ```
 //! The copy is made on the host's own file system, without a thought for a loss of power
 //! (`config/load.conf`), and becomes a branch of the store, durable, by the renaming of its files.
@@ -32,7 +32,7 @@ use super::{ConnectorServices, ConnectorView, SetupError};
 use crate::catalog::{BranchKind, BranchRecord, BranchState, ConnectorRecord, NewBranch};
 use crate::cause::Causes;
 use crate::compute::{ComputeTarget, Lease};
-use crate::postgres::{self, Installation, LocaleProvider, TemplateSpec};
+use crate::postgres::{self, Installation};
 use crate::replication::{
     self, Link, Means, Opening, RelationFiles, SetupProgress, SlotWal, TrunkAccess,
 };
@@ -102,10 +102,13 @@ impl Setup {
     ) -> Result<(BranchRecord, Vec<String>), SetupError> {
         remove_trunk(&self.services, &self.record).await?;
         self.check_room().await?;
+        for locale in [&facts.collate, &facts.ctype] {
+            postgres::local_locale(locale, &facts.encoding).await?;
+        }
         self.tell(&SetupProgress::default());
         let link = link(&self.services, &self.record, &self.source)?;
         let opening = pin!(replication::open(&link, &installation.bin_dir));
-        let trunk = pin!(self.begin_trunk(facts, installation.major));
+        let trunk = pin!(self.begin_trunk(installation));
         let (trunk, opening) = match select(trunk, opening).await {
             Either::Left((trunk, opening)) => (trunk?, opening.await?),
             // To its end, come what may: `initdb` that nobody waits for leaves a directory.
@@ -135,10 +138,13 @@ impl Setup {
         }
     }
 
-    async fn begin_trunk(&self, facts: &Facts, major: u32) -> Result<BranchRecord, SetupError> {
-        let trunk = self.insert_trunk(major)?;
-        postgres::create_template(self.template(&trunk, facts)?).await?;
-        self.services.data_dir.note_incoming(trunk.number)?;
+    async fn begin_trunk(&self, installation: &Installation) -> Result<BranchRecord, SetupError> {
+        let trunk = self.insert_trunk(installation.major)?;
+        let number = trunk.number;
+        let template = self.services.templates.take(&self.services, installation).await?;
+        let account = self.services.computes.places().account(number);
+        template.place(self.services.data_dir.incoming(number), account).await?;
+        self.services.data_dir.note_incoming(number)?;
         Ok(trunk)
     }
 
@@ -290,22 +296,6 @@ impl Setup {
             default_database: None,
             max_size_bytes: None,
         })?)
-    }
-
-    fn template(&self, trunk: &BranchRecord, facts: &Facts) -> Result<TemplateSpec, SetupError> {
-        Ok(TemplateSpec {
-            installation: self.services.computes.places().installation(trunk.made.major)?.clone(),
-            data_dir: self.services.data_dir.incoming(trunk.number),
-            account: self.services.computes.places().account(trunk.number),
-            scratch_dir: self.services.data_dir.run().join(format!("{}.initdb", trunk.number)),
-            user: self.services.config.compute.user.clone(),
-            database: self.record.made.database.clone(),
-            encoding: facts.encoding.clone(),
-            collate: facts.collate.clone(),
-            ctype: facts.ctype.clone(),
-            provider: facts.icu_locale.clone().map_or(LocaleProvider::Libc, LocaleProvider::Icu),
-            settings: Vec::new(),
-        })
     }
 }
 

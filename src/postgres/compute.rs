@@ -324,7 +324,7 @@ fn remove_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Runs file work where it may block: the data directory is on a mount served by another process.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PostgresError> + Send + 'static,
 ) -> Result<T, PostgresError> {
     tokio::task::spawn_blocking(work)

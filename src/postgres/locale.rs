@@ -1,16 +1,19 @@
 //! Names of the C library's locales: the same one is spelled in many ways.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use tokio::process::Command;
 
 use super::error::PostgresError;
 
+/// The name of a source's locale on this host, for a database of that encoding.
+pub async fn local(name: &str, encoding: &str) -> Result<String, PostgresError> {
+    resolve(name, encoding, &installed().await?)
+}
+
 /// The name under which this host knows a locale of the source. The source's own spelling is kept
 /// where the C library takes it, so that the trunk shows the same name.
-pub(super) fn resolve(
-    name: &str,
-    encoding: &str,
-    installed: &[String],
-) -> Result<String, PostgresError> {
+fn resolve(name: &str, encoding: &str, installed: &[String]) -> Result<String, PostgresError> {
     if matches!(name, "C" | "POSIX") {
         return Ok(name.to_owned());
     }
@@ -31,11 +34,12 @@ pub(super) fn resolve(
 }
 
 /// What `locale -a` lists.
-pub(super) fn installed() -> Result<Vec<String>, PostgresError> {
+async fn installed() -> Result<Vec<String>, PostgresError> {
     let output = Command::new("locale")
         .arg("-a")
         .stdin(Stdio::null())
         .output()
+        .await
         .map_err(PostgresError::io("run locale -a"))?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }

@@ -38,6 +38,7 @@ pub use activity::{Activity, activity};
 pub use compute::{Compute, ComputeSpec};
 pub use error::PostgresError;
 pub use installation::{Installation, choose, find};
+pub use locale::local as local_locale;
 pub use precheck::SOCKET_NAME;
 pub use process::{Account, Exit, parent_of};
 pub use roles::{
@@ -47,4 +48,4 @@ pub use roles::{
 pub use session::Session;
 pub use settings::ComputeKind;
 pub use spare::Spares;
-pub use template::{LocaleProvider, TemplateSpec, create as create_template};
+pub use template::{Template, TemplateSpec};

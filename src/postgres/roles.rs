@@ -48,7 +48,8 @@ pub fn is_reserved_role(name: &str) -> bool {
 /// Makes `branch_owner` the owner of the database the session is in. To be run after the schema
 /// was loaded too, since that may set owners; runs any number of times.
 pub async fn prepare_database(session: &Session, database: &str) -> Result<(), PostgresError> {
-    run(session, &own_database(database).join(";\n"), "prepare database of trunk").await
+    let own = format!("ALTER DATABASE {} OWNER TO branch_owner", escape_identifier(database));
+    run(session, &format!("{own};\n{OWN_PUBLIC_SCHEMA}"), "prepare database of trunk").await
 }
 
 /// Makes `branch_owner`, and through it `ardent_apply`, a member of every mirrored role, and takes
@@ -78,9 +79,9 @@ pub async fn verifiers(session: &Session) -> Result<Vec<RoleVerifier>, PostgresE
     Ok(rows.iter().map(read).collect())
 }
 
-/// Statements that make the roles and databases of a fresh template.
-pub(super) fn template_statements(major: u32, database: &str) -> Vec<String> {
-    let mut statements: Vec<String> = [
+/// Statements that make the roles and the server's own database of a fresh template.
+pub(super) fn template_statements(major: u32) -> Vec<&'static str> {
+    let mut statements = vec![
         "CREATE ROLE branch_owner LOGIN BYPASSRLS CREATEDB",
         "CREATE ROLE ardent_apply LOGIN BYPASSRLS",
         // A role's setting is applied by the server itself, so no right to SET it is needed.
@@ -90,31 +91,18 @@ pub(super) fn template_statements(major: u32, database: &str) -> Vec<String> {
         "GRANT pg_monitor, pg_signal_backend TO branch_owner",
         "CREATE DATABASE ardent_system",
         "REVOKE ALL ON DATABASE ardent_system FROM PUBLIC",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    ];
     if major >= 14 {
-        statements.push("GRANT pg_read_all_data, pg_write_all_data TO branch_owner".to_owned());
+        statements.push("GRANT pg_read_all_data, pg_write_all_data TO branch_owner");
     }
     if major >= 15 {
-        statements.push("GRANT pg_checkpoint TO branch_owner".to_owned());
+        statements.push("GRANT pg_checkpoint TO branch_owner");
     }
     // Up to 15 CREATEROLE may grant itself the roles that lead into the host.
     if major >= 16 {
-        statements.push("ALTER ROLE branch_owner CREATEROLE".to_owned());
-    }
-    if database != "postgres" {
-        statements.push(format!("CREATE DATABASE {}", escape_identifier(database)));
+        statements.push("ALTER ROLE branch_owner CREATEROLE");
     }
     statements
-}
-
-/// Statements that make a database `branch_owner`'s, to be run inside it.
-pub(super) fn own_database(database: &str) -> Vec<String> {
-    vec![
-        format!("ALTER DATABASE {} OWNER TO branch_owner", escape_identifier(database)),
-        OWN_PUBLIC_SCHEMA.to_owned(),
-    ]
 }
 
 /// From 15 on `public` belongs to whoever owns the database; before, and on a source upgraded

@@ -1,9 +1,15 @@
-//! A fresh data directory for a trunk: `initdb`, the roles and the database, then a move into its
-//! place.
+//! A fresh data directory for a trunk: `initdb` and the roles.
 //!
-//! Made in a scratch directory because `initdb` insists on a user that the host knows, while the
-//! place belongs to the compute's uid. Nothing is synced here: the store makes the bytes durable
-//! when it takes them in.
+//! It knows nothing of a source, so it can be made before there is one: the database comes with the
+//! first copy, and its encoding and locale with it.
+//!
+//! ```text
+//! being made   a scratch directory of `initdb`'s user, who must be one that the host knows
+//! [`Template`] the same directory, whole
+//! placed       renamed, and the account's of the compute that starts on it
+//! ```
+//! Dropped before it is placed, it is removed. Nothing is synced here: the store makes the bytes
+//! durable when it takes them in.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,9 +20,9 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::geteuid;
 
+use super::compute::blocking;
 use super::error::PostgresError;
 use super::installation::Installation;
-use super::locale;
 use super::process::Account;
 use super::roles;
 
@@ -24,66 +30,59 @@ use super::roles;
 const ACCESS_RULES: &str = "# Written by Ardent. Only the front door reaches the socket.\n\
      local all all trust\n";
 
-/// Where the rules of collation and character classes come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocaleProvider {
-    /// The C library.
-    Libc,
-    /// ICU, from 15 on, with its locale.
-    Icu(String),
-    /// Postgres itself, from 17 on, with its locale.
-    Builtin(String),
-}
-
-/// What a template is made from: facts of the source and places on this host.
+/// What a template is made from.
 #[derive(Clone, Debug)]
 pub struct TemplateSpec {
     /// The binaries.
     pub installation: Installation,
-    /// Where the data directory goes: absent, or there and empty.
-    pub data_dir: PathBuf,
-    /// Owner of every file in it; `None`: ourselves.
-    pub account: Option<Account>,
-    /// A directory that is made for the time of the making, and removed if it is there. Those
-    /// above it can be entered by `user`.
+    /// A directory that is made. Those above it can be entered by `user`.
     pub scratch_dir: PathBuf,
     /// Who runs `initdb` when the server is root.
     pub user: String,
-    /// Name of the source's database.
-    pub database: String,
-    /// Encoding of the source's database, such as `UTF8`.
-    pub encoding: String,
-    /// Its `datcollate`.
-    pub collate: String,
-    /// Its `datctype`.
-    pub ctype: String,
-    /// Its `datlocprovider`.
-    pub provider: LocaleProvider,
-    /// Further lines for `postgresql.conf`: what the source sets and its data relies on, such as
-    /// `TimeZone`.
-    pub settings: Vec<(String, String)>,
 }
 
-/// Makes the data directory. Takes about a second.
-pub async fn create(spec: TemplateSpec) -> Result<(), PostgresError> {
-    tokio::task::spawn_blocking(move || create_blocking(&spec))
-        .await
-        .map_err(|stopped| PostgresError::io("make template")(io::Error::other(stopped)))
-        .and_then(|outcome| outcome)
+/// A data directory that no server has run on.
+#[derive(Debug)]
+pub struct Template {
+    scratch: Scratch,
+    installation: Installation,
 }
 
-fn create_blocking(spec: &TemplateSpec) -> Result<(), PostgresError> {
-    let scratch = Scratch::create(spec)?;
-    run_initdb(spec, &scratch)?;
-    configure(spec, &scratch.data_dir).map_err(PostgresError::io("configure template"))?;
-    let cluster = roles::template_statements(spec.installation.major, &spec.database);
-    run_single_user(spec, &scratch, "template1", &cluster)?;
-    run_single_user(spec, &scratch, &spec.database, &roles::own_database(&spec.database))?;
-    move_tree(&scratch.data_dir, &spec.data_dir, spec.account)
-        .map_err(PostgresError::io("move template into its place"))
+impl Template {
+    /// Makes one. Takes about a second.
+    pub async fn make(spec: TemplateSpec) -> Result<Self, PostgresError> {
+        blocking(move || Self::make_blocking(spec)).await
+    }
+
+    fn make_blocking(spec: TemplateSpec) -> Result<Self, PostgresError> {
+        let scratch = Scratch::create(&spec)?;
+        run_initdb(&spec, &scratch)?;
+        fs::write(scratch.data_dir.join("pg_hba.conf"), ACCESS_RULES)
+            .map_err(PostgresError::io("configure template"))?;
+        run_single_user(&spec, &scratch, &roles::template_statements(spec.installation.major))?;
+        Ok(Self { scratch, installation: spec.installation })
+    }
+
+    /// The binaries it was made with.
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// Makes it the data directory of a compute: `data_dir` is absent, or there and empty, and
+    /// every file becomes the account's; `None`: ours.
+    pub async fn place(
+        self,
+        data_dir: PathBuf,
+        account: Option<Account>,
+    ) -> Result<(), PostgresError> {
+        let failed = PostgresError::io("move template into its place");
+        blocking(move || move_tree(&self.scratch.data_dir, &data_dir, account).map_err(failed))
+            .await
+    }
 }
 
 /// A directory of `initdb`'s user, removed when this is dropped if it is still there.
+#[derive(Debug)]
 struct Scratch {
     data_dir: PathBuf,
     user: Option<Account>,
@@ -97,11 +96,6 @@ impl Scratch {
         };
         let data_dir = spec.scratch_dir.clone();
         let failed = || PostgresError::io("make scratch directory");
-        // An earlier making was cut short.
-        match fs::remove_dir_all(&data_dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(failed())?,
-        }
         fs::DirBuilder::new().mode(0o700).create(&data_dir).map_err(failed())?;
         let scratch = Self { data_dir, user };
         if let Some(Account { uid, gid }) = user {
@@ -138,29 +132,14 @@ impl Drop for Scratch {
 }
 
 fn run_initdb(spec: &TemplateSpec, scratch: &Scratch) -> Result<(), PostgresError> {
-    let installed = locale::installed()?;
-    let collate = locale::resolve(&spec.collate, &spec.encoding, &installed)?;
-    let ctype = locale::resolve(&spec.ctype, &spec.encoding, &installed)?;
     let mut command = scratch.command(spec, "initdb");
     command.arg("--pgdata").arg(&scratch.data_dir).args([
         "--username=ardent_system",
         "--auth=trust",
         "--data-checksums",
         "--no-sync",
-        "--lc-messages=C",
+        "--encoding=UTF8",
     ]);
-    command.arg(format!("--encoding={}", spec.encoding));
-    command.arg(format!("--lc-collate={collate}")).arg(format!("--lc-ctype={ctype}"));
-    match &spec.provider {
-        LocaleProvider::Libc => {}
-        LocaleProvider::Icu(name) => {
-            command.args(["--locale-provider=icu".to_owned(), format!("--icu-locale={name}")]);
-        }
-        LocaleProvider::Builtin(name) => {
-            command
-                .args(["--locale-provider=builtin".to_owned(), format!("--builtin-locale={name}")]);
-        }
-    }
     let output = command.output().map_err(PostgresError::io("execute initdb"))?;
     succeeded("initdb", &output)
 }
@@ -169,8 +148,7 @@ fn run_initdb(spec: &TemplateSpec, scratch: &Scratch) -> Result<(), PostgresErro
 fn run_single_user(
     spec: &TemplateSpec,
     scratch: &Scratch,
-    database: &str,
-    statements: &[String],
+    statements: &[&str],
 ) -> Result<(), PostgresError> {
     let failed = || PostgresError::io("execute postgres --single");
     let mut child = scratch
@@ -178,7 +156,7 @@ fn run_single_user(
         // -j: a statement ends at a semicolon and an empty line; -F: no fsync.
         .args(["--single", "-j", "-F", "-c", "exit_on_error=on", "-D"])
         .arg(&scratch.data_dir)
-        .arg(database)
+        .arg("template1")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -201,16 +179,6 @@ fn succeeded(program: &'static str, output: &Output) -> Result<(), PostgresError
     let grave = |line: &&str| line.contains("error:") || line.contains("FATAL:");
     let line = text.lines().find(grave).or_else(|| text.lines().last()).unwrap_or("no message");
     Err(PostgresError::ProgramFailed { program, message: line.to_owned() })
-}
-
-fn configure(spec: &TemplateSpec, data_dir: &Path) -> io::Result<()> {
-    fs::write(data_dir.join("pg_hba.conf"), ACCESS_RULES)?;
-    let mut lines = String::from("\n# Taken over from the source by Ardent.\n");
-    for (name, value) in &spec.settings {
-        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
-    }
-    let path = data_dir.join("postgresql.conf");
-    fs::OpenOptions::new().append(true).open(path)?.write_all(lines.as_bytes())
 }
 
 /// A rename where that can be: a copy takes as long as `initdb`.

@@ -17,7 +17,7 @@ use super::{End, Parts, ServerError, key_path, monitoring};
 use crate::admin::AdminConsole;
 use crate::admin::row::ConfigRow;
 use crate::branch::{BranchServices, Branches, FrontDoorAddress};
-use crate::connector::{ConnectorServices, Connectors};
+use crate::connector::{ConnectorServices, Connectors, Templates};
 use crate::control::{ControlPlane, ControlServices};
 use crate::job::Jobs;
 use crate::router::Router;
@@ -176,6 +176,7 @@ impl Parts {
             key: self.key.clone(),
             config: (*self.config.current()).clone(),
             data_dir: self.data_dir.clone(),
+            templates: Templates::default(),
         }
     }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
-use super::super::{Account, Compute, ComputeKind, Exit, PostgresError, Session, activity};
+use super::super::{
+    Account, Compute, ComputeKind, Exit, PostgresError, Session, Template, TemplateSpec, activity,
+};
 use super::{Site, login, start};
 
 /// Longer than anything here takes, shorter than a test run's patience.
@@ -84,8 +86,7 @@ async fn runs_confined_and_stops_without_a_trace() {
     assert!(!compute.socket_dir().join("notify").exists());
 
     let client = login(compute.socket_dir(), "branch_owner", "app").await;
-    let zone: String = client.query_one("SHOW TimeZone", &[]).await.unwrap().get(0);
-    assert_eq!(zone, "Europe/Berlin");
+    client.batch_execute("SELECT 1").await.unwrap();
     assert_eq!(compute.stop().await.unwrap(), Exit::Code(0));
     assert!(processes(&site).is_empty());
     let left: Vec<_> = fs::read_dir(site.root.join("run")).unwrap().collect();
@@ -248,18 +249,17 @@ async fn says_why_it_did_not_start() {
 }
 
 #[tokio::test]
-async fn names_the_locale_and_the_user_that_are_missing() {
+async fn a_template_that_nobody_takes_is_removed() {
     let site = Site::with_database("app").await;
-    let mut template = site.template("app");
-    template.data_dir = site.root.join("mnt/8");
-    template.collate = "tlh_QS.UTF-8".to_owned();
-    let error = super::create_template(template.clone()).await.unwrap_err();
-    assert!(matches!(error, PostgresError::LocaleMissing(_)), "{error}");
-    assert!(!template.scratch_dir.exists());
+    let template = Template::make(site.template()).await.unwrap();
+    assert!(site.template().scratch_dir.join("PG_VERSION").exists());
+    drop(template);
+    assert!(!site.template().scratch_dir.exists());
     if site.account.is_some() {
-        template.user = "nobody-of-that-name".to_owned();
-        let error = super::create_template(template).await.unwrap_err();
+        let spec = TemplateSpec { user: "nobody-of-that-name".to_owned(), ..site.template() };
+        let error = Template::make(spec).await.unwrap_err();
         assert!(matches!(error, PostgresError::NoSuchUser(_)), "{error}");
+        assert!(!site.template().scratch_dir.exists());
     }
 }
 

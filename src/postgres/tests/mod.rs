@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use postgres_protocol::escape::escape_identifier;
 use rustix::process::geteuid;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{
-    Account, Compute, ComputeKind, ComputeSpec, Installation, LocaleProvider, PostgresError,
-    TemplateSpec, create_template, find,
+    Account, Compute, ComputeKind, ComputeSpec, Installation, PostgresError, Session, Template,
+    TemplateSpec, find, prepare_database,
 };
 
 /// A directory with a fresh trunk in it, removed with everything that runs there.
@@ -45,24 +46,33 @@ impl Site {
         let account = geteuid().is_root().then_some(Account { uid, gid: uid });
         let installation = find(&[]).pop().expect("the tests need a PostgreSQL");
         let site = Self { root, account, installation };
-        create_template(site.template(database)).await.unwrap();
+        let template = Template::make(site.template()).await.unwrap();
+        template.place(site.data_dir(), site.account).await.unwrap();
+        site.create_database(database).await;
         site
     }
 
-    fn template(&self, database: &str) -> TemplateSpec {
+    fn template(&self) -> TemplateSpec {
         TemplateSpec {
             installation: self.installation.clone(),
-            data_dir: self.data_dir(),
-            account: self.account,
-            scratch_dir: self.root.join("run/7.initdb"),
+            scratch_dir: self.root.join("run/template"),
             user: "postgres".to_owned(),
-            database: database.to_owned(),
-            encoding: "UTF8".to_owned(),
-            collate: "C.UTF-8".to_owned(),
-            ctype: "C.UTF-8".to_owned(),
-            provider: LocaleProvider::Libc,
-            settings: vec![("TimeZone".to_owned(), "Europe/Berlin".to_owned())],
         }
+    }
+
+    /// As a first copy does it, with the log where `initdb` left it.
+    async fn create_database(&self, name: &str) {
+        let spec = ComputeSpec { wal_dir: None, ..self.compute(ComputeKind::Load) };
+        let loading = start(spec).await.unwrap();
+        let system = Session::system(loading.socket_dir()).await.unwrap();
+        if name != "postgres" {
+            let create = format!("CREATE DATABASE {}", escape_identifier(name));
+            system.client().batch_execute(&create).await.unwrap();
+        }
+        let own = Session::connect(loading.socket_dir(), name).await.unwrap();
+        prepare_database(&own, name).await.unwrap();
+        drop((system, own));
+        loading.stop().await.unwrap();
     }
 
     fn data_dir(&self) -> PathBuf {

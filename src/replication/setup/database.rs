@@ -2,6 +2,7 @@
 
 use proxy::client::{Session, quote_identifier};
 
+use crate::postgres::local_locale;
 use crate::source::Facts;
 
 use super::super::error::{Error, at_trunk};
@@ -21,34 +22,57 @@ pub(super) async fn recreate(trunk: &TrunkAccess, facts: &Facts) -> Result<Vec<S
         .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         .await
         .map_err(at_trunk)?;
-    let locale = match &facts.icu_locale {
+    let warnings = create(&session, &name, facts).await?;
+    let resemble = RESEMBLE_SQL.replace("{name}", &literal(&trunk.database));
+    session.batch_execute(&resemble).await.map_err(at_trunk)?;
+    session.close().await;
+    Ok(warnings)
+}
+
+async fn create(session: &Session, name: &str, facts: &Facts) -> Result<Vec<String>, Error> {
+    let provider = match &facts.icu_locale {
         Some(icu) => format!(" LOCALE_PROVIDER icu ICU_LOCALE {}", literal(icu)),
         None => String::new(),
     };
-    let create = |collate: &str, ctype: &str| {
+    let sql = |collate: &str, ctype: &str| {
         format!(
             "CREATE DATABASE {name} OWNER {APPLY_ROLE} TEMPLATE template0 ENCODING {} \
-             LC_COLLATE {} LC_CTYPE {}{locale}",
+             LC_COLLATE {} LC_CTYPE {}{provider}",
             literal(&facts.encoding),
             literal(collate),
             literal(ctype)
         )
     };
-    let mut warnings = Vec::new();
-    if let Err(error) = session.batch_execute(&create(&facts.collate, &facts.ctype)).await {
-        if error.as_db_error().is_none() {
-            return Err(at_trunk(error));
-        }
-        let sql = create(FALLBACK_LOCALE, FALLBACK_LOCALE);
-        session.batch_execute(&sql).await.map_err(at_trunk)?;
-        warnings.push(format!(
-            "locale {} is not installed here: text sorts as in {FALLBACK_LOCALE}",
-            facts.collate
-        ));
+    let local = async |name| local_locale(name, &facts.encoding).await.unwrap_or(name.to_owned());
+    let (collate, ctype) = (local(&facts.collate).await, local(&facts.ctype).await);
+    match session.batch_execute(&sql(&collate, &ctype)).await {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) if error.as_db_error().is_none() => return Err(at_trunk(error)),
+        Err(_) => {}
     }
-    session.close().await;
-    Ok(warnings)
+    session.batch_execute(&sql(FALLBACK_LOCALE, FALLBACK_LOCALE)).await.map_err(at_trunk)?;
+    Ok(vec![format!(
+        "locale {} is not installed here: text sorts as in {FALLBACK_LOCALE}",
+        facts.collate
+    )])
 }
+
+/// The other databases are as `initdb` left them, in a plain locale, and what is made from them in
+/// a branch has theirs: they get that of the source. They hold nothing but catalogs, which are
+/// ASCII and sort by their bytes in every locale; `pg_upgrade` changes `template0` in this way too.
+/// The columns differ from major to major.
+const RESEMBLE_SQL: &str = "\
+DO $$ DECLARE
+    columns text := (
+        SELECT string_agg(quote_ident(attname), ', ') FROM pg_catalog.pg_attribute
+         WHERE attrelid = 'pg_catalog.pg_database'::regclass AND attname IN (
+               'encoding', 'datlocprovider', 'datcollate', 'datctype', 'daticulocale', 'datlocale',
+               'daticurules', 'datcollversion'));
+BEGIN
+    EXECUTE format('UPDATE pg_catalog.pg_database SET (%1$s) = (
+        SELECT %1$s FROM pg_catalog.pg_database WHERE datname = %2$L) WHERE datname <> %2$L',
+        columns, {name});
+END $$";
 
 /// A database to be in while another is dropped.
 pub(in super::super) fn maintenance_database(database: &str) -> &'static str {
