@@ -14,11 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// Reading often enough to be exact, seldom enough not to be part of the load.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Returns once the first copy is whole. With pgoutput where that word is given, as a subscription
-/// has it.
-pub(super) fn follow(server: &Server, source: &Source) {
-    let plugin = std::env::args().find(|word| word == "pgoutput");
-    let plugin = plugin.as_deref().unwrap_or("wal2json");
+/// Returns once the first copy is whole.
+pub(super) fn follow(server: &Server, source: &Source, plugin: &str) {
     let url = source.url();
     let create = ["connector", "create", "postgresql", &url, "--name", "prod", "--plugin", plugin];
     server.ardent(&create).ok();

@@ -25,7 +25,7 @@ const SUBSCRIBER_AGE: &str = "select extract(epoch from clock_timestamp() - time
 pub(super) fn run(size: &Size) {
     let ours = source();
     let server = Server::start();
-    follow(&server, &ours);
+    follow(&server, &ours, "wal2json");
     let theirs = source();
     let subscriber = Source::with(&SETTINGS);
     load_schema(&theirs, &subscriber);

@@ -1,7 +1,7 @@
 //! What following a source costs, beside what Postgres brings itself: the first copy beside the
 //! table sync of `CREATE SUBSCRIPTION` and beside `pg_dump` with `pg_restore`, the stream beside
-//! the subscription's apply worker. `make bench-replication`; names of parts, `quick` and
-//! `pgoutput` may be given.
+//! the subscription's apply worker. `make bench-replication`; names of parts and `quick`
+//! may be given.
 //!
 //! Both sides follow one source in one run, one after the other, the order changing each round, so
 //! that the ratios mean something whatever the machine. Where others work on the machine too, the

@@ -2,6 +2,8 @@
 //!
 //! Both sides are stopped in their tracks while the source goes on. Once both walsenders wait for
 //! their readers, too, the sides are let go one after the other.
+//!
+//! Once with each plugin: a subscription has pgoutput, and `auto` takes wal2json where it is there.
 
 use std::path::PathBuf;
 
@@ -16,6 +18,12 @@ use super::support::source::Source;
 use super::{SETTINGS, Size};
 
 pub(super) fn run(size: &Size) {
+    for plugin in ["pgoutput", "wal2json"] {
+        run_with(plugin, size);
+    }
+}
+
+fn run_with(plugin: &str, size: &Size) {
     let source = Source::with(&SETTINGS);
     source.pgbench(10);
     source
@@ -26,24 +34,24 @@ pub(super) fn run(size: &Size) {
     load_schema(&source, &subscriber);
     subscribe(&subscriber, &source);
     let server = Server::start();
-    follow(&server, &source);
+    follow(&server, &source, plugin);
     let pair = Pair { source: &source, subscriber: &subscriber, server: &server };
     let each = size.transactions / 4;
-    pair.measure(&format!("backlog of {} TPC-B transactions", size.transactions), |_| {
+    pair.measure(&format!("{plugin}: backlog of {} transactions", size.transactions), |_| {
         let mut command = bounded(source.bin().join("pgbench"));
         command.env("PGOPTIONS", "-c synchronous_commit=off");
         command.args(["-n", "-c4", "-j2", "-t", &each.to_string()]).arg(source.socket_url());
         finish(&mut command).ok();
     });
     let rows = size.rows;
-    pair.measure(&format!("{rows} inserts in one transaction"), |round| {
+    pair.measure(&format!("{plugin}: {rows} inserts in one transaction"), |round| {
         let first = round * 10_000_000;
         source.sql(&format!(
             "insert into wide select g, g % 1000, md5(g::text), now(), g * 1.5
                from generate_series({first} + 1, {first} + {rows}) g"
         ));
     });
-    pair.measure(&format!("{rows} updates in one transaction"), |round| {
+    pair.measure(&format!("{plugin}: {rows} updates in one transaction"), |round| {
         let first = round * 10_000_000;
         source.sql(&format!(
             "update wide set a = a + 1 where id > {first} and id <= {first} + {rows}"
