@@ -111,7 +111,7 @@ impl Setup {
         let trunk = pin!(self.begin_trunk(installation));
         let (trunk, opening) = match select(trunk, opening).await {
             Either::Left((trunk, opening)) => (trunk?, opening.await?),
-            // To its end, come what may: `initdb` that nobody waits for leaves a directory.
+            // To its end, come what may: nobody would remove a directory that comes later.
             Either::Right((opening, trunk)) => {
                 let trunk = trunk.await;
                 (trunk?, opening?)

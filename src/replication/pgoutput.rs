@@ -349,6 +349,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
     fn name(text: &str) -> Vec<u8> {
         [text.as_bytes(), &[0]].concat()
@@ -493,14 +494,8 @@ mod tests {
     #[test]
     fn survives_any_mutation() {
         let whole = messages();
-        // A linear congruential generator (Knuth, MMIX): a seed replays its run.
-        let mut state = 0x5eed_u64;
-        let mut below = |limit: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(state >> 33).unwrap() % limit
-        };
+        let mut random = StdRng::seed_from_u64(0x5eed);
+        let mut below = |limit: usize| random.random_range(0..limit);
         for _ in 0..20_000 {
             let mut decoder = Decoder::new(Lsn(0), &[]);
             let mut events = Vec::new();

@@ -239,6 +239,7 @@ fn kept(text: &str, new: &Row<'_>, old: &Row<'_>) -> Option<Vec<usize>> {
 mod tests {
     use super::super::Decoder;
     use crate::lsn::Lsn;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
     const BEGIN: &str = r#"{"action":"B","lsn":"0/2","nextlsn":"0/3"}"#;
     const MESSAGES: [&str; 7] = [
@@ -309,13 +310,8 @@ mod tests {
     /// run, are read as the general reader does, or refused as it does. What was read is learnt.
     #[test]
     fn reads_what_the_general_reader_reads() {
-        let mut state = 0x5eed_u64;
-        let mut below = |limit: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(state >> 33).unwrap() % limit
-        };
+        let mut random = StdRng::seed_from_u64(0x5eed);
+        let mut below = |limit: usize| random.random_range(0..limit);
         let alphabet = b"\"\\{}[],:0123456789.-eEnulltruefasb \n\x1f\xc3\xa4\xff";
         let mut decoder = versed();
         let mut read = 0;

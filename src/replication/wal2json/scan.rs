@@ -383,6 +383,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
     /// The same by a general reader of JSON, for comparison.
     #[derive(Deserialize)]
@@ -529,14 +530,8 @@ mod tests {
     /// Whatever happens to a message: what is read is read alike by both, or refused.
     #[test]
     fn reads_nothing_else_after_any_mutation() {
-        // A linear congruential generator (Knuth, MMIX): a seed replays its run.
-        let mut state = 0x5eed_u64;
-        let mut below = |limit: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(state >> 33).unwrap() % limit
-        };
+        let mut random = StdRng::seed_from_u64(0x5eed);
+        let mut below = |limit: usize| random.random_range(0..limit);
         let alphabet = b"\"\\{}[],:0123456789.-+eEnulltruefasb \n\x00\x1f\x7f\xc3\xa4\xff";
         let mut read = 0;
         for _ in 0..200_000 {
