@@ -87,8 +87,8 @@ pub enum Error {
     /// The source's schema could not be read. What was being read may have gone meanwhile.
     #[error("look at the source's schema")]
     Look(#[source] client::Error),
-    /// The source rewrites a table faster than it is copied.
-    #[error("table was rewritten on the source while it was copied")]
+    /// The source changes a table faster than it is published or copied.
+    #[error("table was rewritten, renamed or dropped on the source meanwhile")]
     Moving,
 }
 

@@ -142,12 +142,21 @@ pub(super) async fn place(session: &Session, link: &Link, stray: &Stray) -> Resu
          {leave} ALTER PUBLICATION {to} ADD TABLE ONLY {table}; COMMIT"
     );
     let Err(error) = session.batch_execute(&sql).await else { return Ok(()) };
-    let refused = error.as_db_error().filter(|db| db.code() == &SqlState::INSUFFICIENT_PRIVILEGE);
-    let refused = refused.map(|db| Error::Unsafe(format!("cannot be published: {}", db.message())));
     if !session.is_closed() {
         session.batch_execute("ROLLBACK").await.map_err(at_source)?;
     }
-    Err(refused.unwrap_or_else(|| at_source(error)))
+    Err(match error.as_db_error() {
+        Some(db) if db.code() == &SqlState::INSUFFICIENT_PRIVILEGE => {
+            Error::Unsafe(format!("cannot be published: {}", db.message()))
+        }
+        // Found by its name a moment ago: the stream will say what has become of it.
+        Some(db) if is_gone(db.code()) => Error::Moving,
+        _ => at_source(error),
+    })
+}
+
+fn is_gone(code: &SqlState) -> bool {
+    [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code)
 }
 
 impl Applier {

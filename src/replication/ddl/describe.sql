@@ -6,6 +6,9 @@
 --
 -- $1 relations, $2 types, $3 functions, $4 schemas (oids), $5 whether default privileges too.
 -- Needs an empty search path, so that every name comes out qualified.
+--
+-- A look from outside of the transaction that changes a schema may find an object in its snapshot
+-- that is gone by now: of that, definitions are NULL, and it counts as gone.
 WITH relation AS (
   SELECT c.oid, c.relkind AS kind, c.relname AS name, n.nspname AS schema, c.relnamespace,
          c.relowner, c.relacl, c.reltype, c.reloptions, c.relpersistence, c.relispopulated,
@@ -545,5 +548,6 @@ SELECT pg_catalog.jsonb_build_object('class', o.class, 'oid', o.oid::bigint, 'ki
                     'phase', f.phase, 'key', f.key, 'make', f.make, 'first', f.first,
                     'retry', f.retry, 'drop', f.drop, 'body', f.body, 'name', f.name,
                     'rename', f.rename)))
-             FROM fact f WHERE f.class = o.class AND f.oid = o.oid), '[]')) AS object
+             FROM fact f WHERE f.class = o.class AND f.oid = o.oid AND f.make IS NOT NULL), '[]'))
+         AS object
   FROM object o

@@ -1,6 +1,7 @@
 //! Schema changes: whatever the source does, the trunk's schema and rows are the source's.
 
-use crate::replication::drop_source_objects;
+use crate::replication::error::Action;
+use crate::replication::{drop_source_objects, publication};
 use crate::source::Plugin;
 
 use super::support::server::{PASSWORD, Server};
@@ -462,4 +463,36 @@ async fn barriers_come_while_a_polled_schema_never_stands_still() {
     assert_eq!(chain.schema_difference(), None);
     chain.settle().await;
     chain.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_while_it_is_described_counts_as_gone() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE INDEX t_v ON t (v)";
+    let chain = Chain::start(schema).await;
+    let looking = chain.source.session("app").await;
+    looking.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+    chain.on_source("DROP INDEX t_v").await;
+    let facts = "SELECT f->>'key', f->>'make' IS NULL
+                   FROM ardent.describe(ARRAY['public.t'::regclass::oid], '{}', '{}', '{}', false) o,
+                        jsonb_array_elements(o->'facts') f";
+    let facts = looking.query(facts, &[]).await.unwrap();
+    let facts: Vec<(String, bool)> = facts.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(facts.iter().any(|(key, _)| key == "constraint/t_pkey"), "{facts:?}");
+    let is_odd = |(key, is_unmade): &&(String, bool)| *is_unmade || key == "index/t_v";
+    assert_eq!(facts.iter().find(is_odd), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_renamed_while_it_is_published_is_tried_again() {
+    let mut chain = Chain::prepare_with(Plugin::Pgoutput, "").await;
+    chain.copy().await;
+    chain.on_source("CREATE TABLE late (id int PRIMARY KEY)").await;
+    let (link, session) = (chain.link(), chain.source.session("app").await);
+    let strays = publication::strays(&session, &link).await.unwrap();
+    let [stray] = &strays[..] else { panic!("{}", strays.len()) };
+    chain.on_source("ALTER TABLE late RENAME TO later").await;
+    let error = publication::place(&session, &link, stray).await.unwrap_err();
+    assert_eq!(error.action(), Action::Retry, "{}", error.chain());
+    let strays = publication::strays(&session, &link).await.unwrap();
+    publication::place(&session, &link, &strays[0]).await.unwrap();
 }
