@@ -254,7 +254,7 @@ impl Applier {
                     self.tokens.push(body.token);
                 }
             }
-            Change::Lost { table: Some(table), said } => self.discover(&table, &said),
+            Change::Lost { table: Some(table), said } => self.lose(&table, &said).await?,
             Change::Lost { table: None, said } => self.shared.warn(said),
         }
         Ok(())

@@ -113,6 +113,17 @@ impl Applier {
         }
     }
 
+    /// Quarantines a table whose change the plugin could not send. Where it has an identity that is
+    /// the plugin's fault, and a copy of the table brings what is missing.
+    pub(super) async fn lose(&mut self, table: &TableName, said: &str) -> Result<(), Error> {
+        self.settle().await?;
+        let row = self.session.query_one(HAS_IDENTITY_SQL, &[&table.quoted()]).await;
+        let has_identity = row.and_then(|row| row.try_get(0)).map_err(at_trunk)?;
+        let is_resync_due = has_identity && self.resyncs.may_mend(table);
+        self.divert(table, said, is_resync_due);
+        Ok(())
+    }
+
     /// Takes a table out of quarantine.
     pub(super) async fn pardon(&mut self, table: &TableName) -> Result<(), Error> {
         self.discovered.retain(|entry| entry.table != *table);
@@ -147,6 +158,14 @@ pub(super) fn is_about_the_row(code: &SqlState) -> bool {
     let class = code.code().get(..2).unwrap_or_default();
     matches!(class, "0A" | "21" | "22" | "23" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0")
 }
+
+const HAS_IDENTITY_SQL: &str = "\
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_class c
+   WHERE c.oid = pg_catalog.to_regclass($1) AND (c.relreplident = 'f' OR EXISTS (
+     SELECT FROM pg_catalog.pg_index i
+      WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)))";
 
 #[cfg(test)]
 mod tests {

@@ -168,12 +168,7 @@ impl Decoder {
                 events.push(Event::Change(change));
             }
             "U" => events.push(Event::Change(self.update(&message, cells)?)),
-            "D" => {
-                let old = self.row(&message, &message.identity, cells)?;
-                let change = Change::Delete { old: old.tuple(cells.text)? };
-                self.forms.learn(cells.text, &message, None, Some(old));
-                events.push(Event::Change(change));
-            }
+            "D" => events.push(Event::Change(self.delete(&message, cells)?)),
             "T" => self.truncate(message)?,
             "M" => {
                 let lsn = position(message.lsn.as_deref())?;
@@ -186,11 +181,10 @@ impl Decoder {
     }
 
     fn update(&mut self, message: &Message<'_>, cells: &Cells<'_>) -> Result<Change, Error> {
-        let new = self.row(message, &message.columns, cells)?;
         if message.identity.is_none() {
-            let said = "an update came without its old key".to_owned();
-            return Ok(Change::Lost { table: Some(new.shape.table.clone()), said });
+            return lost_key(message, "an update");
         }
+        let new = self.row(message, &message.columns, cells)?;
         let old = self.row(message, &message.identity, cells)?;
         let change = Change::Update {
             new: new.tuple(cells.text)?,
@@ -200,6 +194,16 @@ impl Decoder {
             },
         };
         self.forms.learn(cells.text, message, Some(new), Some(old));
+        Ok(change)
+    }
+
+    fn delete(&mut self, message: &Message<'_>, cells: &Cells<'_>) -> Result<Change, Error> {
+        if message.identity.is_none() {
+            return lost_key(message, "a delete");
+        }
+        let old = self.row(message, &message.identity, cells)?;
+        let change = Change::Delete { old: old.tuple(cells.text)? };
+        self.forms.learn(cells.text, message, None, Some(old));
         Ok(change)
     }
 
@@ -282,6 +286,15 @@ impl Decoder {
 }
 
 const SHAPES_PER_TABLE_MAX: usize = 64;
+
+/// What a change says that does not say of which row it is.
+fn lost_key(message: &Message<'_>, change: &str) -> Result<Change, Error> {
+    let (Some(schema), Some(table)) = (&message.schema, &message.table) else {
+        return Err(Error::Decode("change without table"));
+    };
+    let table = TableName { schema: schema.to_string(), name: table.to_string() };
+    Ok(Change::Lost { table: Some(table), said: format!("{change} came without its old key") })
+}
 
 /// The cells of a message with the text that they are places of.
 struct Cells<'a> {
@@ -426,12 +439,15 @@ mod tests {
     }
 
     #[test]
-    fn an_update_without_its_key_is_a_loss() {
+    fn a_change_that_does_not_say_of_which_row_it_is_is_a_loss() {
         let update = UPDATE.replace("\"identity\"", "\"other\"");
-        let events = decode(&[&update]);
-        assert!(
-            matches!(&events[..], [Event::Change(Change::Lost { table: Some(t), .. })] if t.name == "t")
-        );
+        for change in [update.clone(), update.replace("\"U\"", "\"D\"")] {
+            let events = decode(&[&change]);
+            let [Event::Change(Change::Lost { table: Some(table), .. })] = &events[..] else {
+                panic!("{events:?}");
+            };
+            assert_eq!(table.name, "t");
+        }
     }
 
     #[test]

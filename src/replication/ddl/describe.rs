@@ -1,7 +1,7 @@
 //! Reads objects of a database as facts.
 
 use proxy::client::Session;
-use tokio_postgres::Statement;
+use tokio_postgres::{Row, Statement};
 
 use crate::source::TableName;
 
@@ -58,7 +58,8 @@ pub(super) async fn everything(source: &Session, schemas: &[String]) -> Result<V
     rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0)).collect()
 }
 
-/// A table of the source as it is now; nothing if there is none.
+/// A table of the source as it is now; nothing if there is none, or it was renamed while it was read:
+/// the stream knows it by the old name, and says which is the new one.
 pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Object>, Error> {
     let find = "SELECT c.oid FROM pg_catalog.pg_class c
                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -74,7 +75,10 @@ pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Obje
         )
         .await
         .map_err(at_look)?;
-    rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0)).collect()
+    let read = |row: &Row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0);
+    let mut objects = rows.iter().map(read).collect::<Result<Vec<Object>, Error>>()?;
+    objects.retain(|object| object.schema == name.schema && object.name == name.name);
+    Ok(objects)
 }
 
 fn parse(json: &[u8]) -> Result<Object, Error> {

@@ -65,6 +65,11 @@ impl Object {
         self.class == other.class && self.target == other.target
     }
 
+    /// Both tell of one object of the source, this one after the other.
+    pub(super) fn is_newer(&self, other: &Self) -> bool {
+        self.class == other.class && self.oid == other.oid
+    }
+
     /// Ordinary tables, whose rows the stream brings.
     pub(super) fn is_table(&self) -> bool {
         self.class == Class::Relation && self.kind == "r"

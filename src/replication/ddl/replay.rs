@@ -37,7 +37,8 @@ pub(in super::super) struct Replay {
     /// a later transaction only, so nothing joins this one.
     pub(in super::super) has_replayed: bool,
     has_fresh_roles: bool,
-    /// What differs from the source, to be tried again when rows have come that were missing.
+    /// What differs from the source as last heard of, to be tried again when rows have come that
+    /// were missing.
     pub(super) unequal: Vec<Object>,
 }
 
@@ -86,6 +87,14 @@ impl Replay {
         let (place, body) = self.unsealed.take()?;
         let is_ours = self.key.as_ref()?.has_made(seal, &format!("{} {body}", place.0));
         is_ours.then_some(body)
+    }
+
+    /// Takes out some of what differs from the source.
+    pub(super) fn forget_unequal(&mut self, is_meant: impl Fn(&Object) -> bool) -> Vec<Object> {
+        let all = std::mem::take(&mut self.unequal);
+        let (forgotten, left) = all.into_iter().partition(is_meant);
+        self.unequal = left;
+        forgotten
     }
 
     fn is_followed(&self, schema: &str) -> bool {
@@ -165,7 +174,11 @@ impl Applier {
         for new in &captured.extensions {
             extension::install(self, new).await?;
         }
-        self.equalize(&captured.objects).await?;
+        if self.equalize(&captured.objects).await? {
+            // What it needs may be ahead of the stream here, as a table that was copied again can
+            // be: a look describes it as it is then.
+            self.shared.want_poll();
+        }
         if tag == "REFRESH MATERIALIZED VIEW" {
             self.refresh(&captured.objects).await?;
         }
@@ -176,11 +189,13 @@ impl Applier {
         Ok(())
     }
 
-    /// Renames, then makes what differs until nothing does.
-    pub(super) async fn equalize(&mut self, objects: &[Object]) -> Result<(), Error> {
+    /// Renames, then makes what differs until nothing does. True if something still does that did
+    /// not when it was last heard of.
+    pub(super) async fn equalize(&mut self, objects: &[Object]) -> Result<bool, Error> {
         if objects.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
+        let before = self.replay.forget_unequal(|o| objects.iter().any(|n| n.is_newer(o)));
         for object in objects {
             self.rename(object).await?;
         }
@@ -204,7 +219,11 @@ impl Applier {
                 }
             }
         }
-        known::remember(&self.session, objects).await
+        known::remember(&self.session, objects).await?;
+        let was_unequal = |object: &Object| before.iter().any(|other| object.is_newer(other));
+        let unequal = &self.replay.unequal;
+        let is_unequal = |object: &Object| unequal.iter().any(|other| object.is_newer(other));
+        Ok(objects.iter().any(|object| is_unequal(object) && !was_unequal(object)))
     }
 
     /// What is left to do.
@@ -252,7 +271,7 @@ impl Applier {
         for (index, step) in left {
             let Some(object) = objects.get(*index) else { continue };
             if self.replay.unequal.len() < UNEQUAL_MAX {
-                self.replay.unequal.retain(|other| !other.is_same(object));
+                self.replay.forget_unequal(|other| object.is_newer(other));
                 self.replay.unequal.push(object.clone());
             }
             let key = &step.key;

@@ -46,6 +46,7 @@ impl Applier {
             }
             if let Some(class) = class(&object.kind) {
                 known::forget(&self.session, class, object.oid).await?;
+                self.replay.forget_unequal(|o| o.class == class && o.oid == object.oid);
             }
             if let ("table", Some(schema), Some(name)) =
                 (object.kind.as_str(), &object.schema, &object.name)

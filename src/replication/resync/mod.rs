@@ -27,7 +27,7 @@ mod copier;
 mod spool;
 mod uneven;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use proxy::client::Session;
@@ -52,6 +52,9 @@ use uneven::Uneven;
 /// Pause after a copy that failed for reasons that may pass.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// A table that the plugin keeps losing changes of is not copied again and again.
+const MEND_PAUSE: Duration = Duration::from_secs(600);
+
 /// Tables to copy again, one at a time.
 #[derive(Default)]
 pub(super) struct Resyncs {
@@ -60,6 +63,8 @@ pub(super) struct Resyncs {
     not_before: Option<Instant>,
     /// Tables of the first copy stand at several positions.
     uneven: Option<Uneven>,
+    /// When changes were lost that a copy brings; not for longer than [`MEND_PAUSE`].
+    mended: HashMap<TableName, Instant>,
 }
 
 /// A table that waits to be copied.
@@ -118,6 +123,12 @@ impl Resyncs {
             let table = table.clone();
             self.due.push_back(Due { table, after: Lsn::default(), was_refused: false });
         }
+    }
+
+    /// A table may be copied because of a change that was lost, unless it just was.
+    pub(super) fn may_mend(&mut self, table: &TableName) -> bool {
+        self.mended.retain(|_, at| at.elapsed() < MEND_PAUSE);
+        self.mended.insert(table.clone(), Instant::now()).is_none()
     }
 
     /// Gives up a table that is gone.

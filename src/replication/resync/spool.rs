@@ -27,6 +27,7 @@ impl Spool {
                 self.open.push(Change::Truncate { tables: vec![table.clone()] });
                 return Some(change);
             }
+            Change::Lost { table: Some(lost), .. } if lost == table => 0,
             _ => return Some(change),
         };
         self.bytes += bytes;
@@ -73,5 +74,16 @@ mod tests {
         }
         assert_eq!(spool.after(Lsn(20)).len(), 1);
         assert_eq!(spool.after(Lsn(0)).len(), 0);
+    }
+
+    #[test]
+    fn keeps_what_the_plugin_could_not_send() {
+        let name = |name: &str| TableName { schema: "s".into(), name: name.into() };
+        let lost = |table| Change::Lost { table: Some(name(table)), said: String::new() };
+        let mut spool = Spool::default();
+        assert!(spool.take(&name("t"), lost("u")).is_some());
+        assert!(spool.take(&name("t"), lost("t")).is_none());
+        spool.commit(Commit { end: Lsn(10), time_us: None });
+        assert_eq!(spool.after(Lsn(9)).len(), 1);
     }
 }

@@ -496,3 +496,34 @@ async fn a_table_that_is_renamed_while_it_is_published_is_tried_again() {
     let strays = publication::strays(&session, &link).await.unwrap();
     publication::place(&session, &link, &strays[0]).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_a_table_that_is_ahead_of_the_stream_is_made_by_a_look() {
+    let chain = Chain::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    chain.catch_up().await;
+    chain.trunk.run_in("app", "ALTER TABLE t RENAME TO r").await;
+    chain.on_source("CREATE VIEW v AS SELECT id FROM t; ALTER TABLE t RENAME TO r").await;
+    chain.catch_up().await;
+    assert!(chain.schema_difference().is_some(), "the view was made of another table");
+    chain.catch_up().await;
+    assert_eq!(chain.schema_difference(), None);
+}
+
+/// A constraint that could not be made is tried again when rows have come, but not once it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_source_dropped_is_not_tried_again() {
+    let schema = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);
+                  CREATE TABLE b AS SELECT id FROM a; CREATE TABLE c (id int PRIMARY KEY)";
+    let chain = Chain::start(schema).await;
+    chain.catch_up().await;
+    chain.trunk.run_in("app", "DELETE FROM a").await;
+    chain.on_source("ALTER TABLE b ADD CONSTRAINT late FOREIGN KEY (id) REFERENCES a").await;
+    chain.catch_up().await;
+    assert!(chain.schema_difference().is_some(), "the constraint has what it needs");
+    chain.trunk.run_in("app", "INSERT INTO a VALUES (1)").await;
+    chain.on_source("ALTER TABLE b DROP CONSTRAINT late").await;
+    chain.on_source("ALTER TABLE c ADD COLUMN at text DEFAULT clock_timestamp()::text").await;
+    chain.catch_up().await;
+    chain.settle().await;
+    assert_eq!(chain.schema_difference(), None);
+}

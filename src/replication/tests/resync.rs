@@ -145,3 +145,22 @@ async fn a_table_that_is_refused_twice_is_given_up() {
     chain.settle().await;
     chain.assert_equal().await;
 }
+
+/// Where the table has an identity in the trunk, so that only the plugin can be to blame.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_plugin_lost_is_made_good_by_a_copy_but_not_over_and_over() {
+    let chain = Chain::start("CREATE TABLE t (id int NOT NULL); INSERT INTO t VALUES (1)").await;
+    chain.catch_up().await;
+    // A copy takes away what the source does not have.
+    let add_identity = "ALTER TABLE t ADD PRIMARY KEY (id)";
+    chain.trunk.run_in("app", add_identity).await;
+    chain.on_source("UPDATE t SET id = 2").await;
+    chain.catch_up().await;
+    chain.settle().await;
+    chain.assert_equal().await;
+    chain.trunk.run_in("app", add_identity).await;
+    chain.on_source("UPDATE t SET id = 3").await;
+    chain.catch_up().await;
+    let [ref entry] = chain.stream().status().quarantined[..] else { panic!("not in quarantine") };
+    assert!(!entry.is_resync_due && entry.reason.contains("UPDATE"), "{entry:?}");
+}
