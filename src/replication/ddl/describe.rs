@@ -58,8 +58,8 @@ pub(super) async fn everything(source: &Session, schemas: &[String]) -> Result<V
     rows.iter().map(|row| parse(&row.try_get::<_, Json>(0).map_err(at_look)?.0)).collect()
 }
 
-/// A table of the source as it is now; nothing if there is none, or it was renamed while it was read:
-/// the stream knows it by the old name, and says which is the new one.
+/// A table of the source as it is now; nothing if there is none, or it was renamed while it was
+/// read: the stream knows it by the old name, and says which is the new one.
 pub(super) async fn table(source: &Session, name: &TableName) -> Result<Vec<Object>, Error> {
     let find = "SELECT c.oid FROM pg_catalog.pg_class c
                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
