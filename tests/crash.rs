@@ -58,6 +58,17 @@ impl Scene {
         });
     }
 
+    /// After a create that failed: nothing is left of it, and the next one succeeds.
+    fn create_again(&self, name: &str, failed: Ran) -> Ran {
+        assert!(failed.code == 1 && !failed.stderr.is_empty(), "{failed:#?}");
+        let listed = self.server.ardent(&["branch", "list"]).ok();
+        assert!(!listed.contains(name), "{listed} after {failed:#?}");
+        eventually(RECOVERY, "a branch can be made", || {
+            let said = self.server.ardent(&["branch", "create", name, "--print-url"]);
+            (said.code == 0).then_some(said)
+        })
+    }
+
     /// Cuts a branch under load, then one after the load, which must equal the source exactly.
     fn assert_stream_goes_on(self) {
         let during = eventually(RECOVERY, "a branch can be cut again", || {
@@ -124,6 +135,35 @@ fn a_store_that_hangs_is_replaced() {
     writer.wait_more(50);
     signal(scene.server.store().pid, Signal::STOP);
     scene.assert_journal(writer);
+    scene.assert_stream_goes_on();
+}
+
+/// At any moment between the freeze of the trunk and the answer to the client: a branch is made
+/// and whole, or there is none and its name is free.
+#[test]
+fn the_store_is_killed_while_a_branch_is_made() {
+    let scene = Scene::new();
+    let mut made = Vec::new();
+    for after_ms in [10, 25, 40, 55, 70, 90, 120] {
+        let name = format!("after-{after_ms}");
+        let create = || scene.server.ardent(&["branch", "create", &name, "--print-url"]);
+        scene.wait_answer();
+        let store = scene.server.store();
+        let said = std::thread::scope(|scope| {
+            let create = scope.spawn(create);
+            std::thread::sleep(Duration::from_millis(after_ms));
+            store.kill_and_wait();
+            create.join().expect("the client ends")
+        });
+        let said = if said.code == 0 { said } else { scene.create_again(&name, said) };
+        made.push(said.stdout.trim_end().to_owned());
+    }
+    for url in made {
+        eventually(RECOVERY, "the branch answers", || {
+            (psql(&url, "select 1").code == 0).then_some(())
+        });
+        assert_invariant(Driver::Psql, &url);
+    }
     scene.assert_stream_goes_on();
 }
 

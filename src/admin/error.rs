@@ -61,6 +61,8 @@ pub mod sqlstate {
     pub const DISK_FULL: &str = "53100";
     /// The source or a compute cannot be reached.
     pub const CONNECTION_FAILURE: &str = "08006";
+    /// The store is being started.
+    pub const CANNOT_CONNECT_NOW: &str = "57P03";
     /// Took longer than its limit; the work may still be going on.
     pub const TIMEOUT: &str = "57014";
     /// A bug of ours.

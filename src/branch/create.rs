@@ -56,7 +56,10 @@ impl Branches {
                     branches.create_new(&request).await
                 }
                 Ok(existing) => branches.check_same(existing, &request),
-                Err(_) => branches.create_new(&request).await,
+                Err(_) => {
+                    branches.free_name(request.connector.id(), name).await?;
+                    branches.create_new(&request).await
+                }
             }
         });
         work.await.map_err(|_| BranchError::Stopping)?
@@ -81,9 +84,12 @@ impl Branches {
         request.from.as_ref().map(find).transpose()
     }
 
-    async fn create_new(&self, request: &CreateBranch) -> Result<Arc<BranchRecord>, BranchError> {
+    async fn create_new(
+        self: &Arc<Self>,
+        request: &CreateBranch,
+    ) -> Result<Arc<BranchRecord>, BranchError> {
         let limit = self.services.config.branch.branches_max;
-        if self.by_endpoint.len() + self.failed.len() >= limit {
+        if self.by_endpoint.len() + self.failed.len() + self.going.len() >= limit {
             return Err(BranchError::TooMany(limit));
         }
         let parent = self.parent(request)?;
@@ -100,7 +106,9 @@ impl Branches {
             }
             Err(error) => {
                 tracing::warn!(branch = %record.made.name, error = %Causes(&error), "undoing branch creation");
-                self.remove(&record).await?;
+                if let Err(error) = self.remove(&Arc::new(record)).await {
+                    tracing::warn!(error = %Causes(&error), "creation is undone later");
+                }
                 Err(error)
             }
         }

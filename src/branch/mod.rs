@@ -5,8 +5,8 @@
 //! * A branch is reachable by its endpoint exactly when its row says `Active`. One whose hook
 //!   failed is kept apart, for its operator to look at and delete.
 //! * Creating and deleting one name happen one after the other ([`names::NameLocks`]).
-//! * A creation or deletion that began goes on when its caller leaves, and is finished or undone
-//!   by the next server if this one dies.
+//! * A creation or deletion that began goes on when its caller leaves, and when a step of it fails;
+//!   it is finished or undone by the next server if this one dies.
 
 mod create;
 mod credential;
@@ -59,6 +59,8 @@ pub struct Branches {
     by_endpoint: DashMap<String, Arc<BranchRecord>>,
     /// Those whose hook failed.
     failed: DashMap<BranchId, Arc<BranchRecord>>,
+    /// Those whose removal has begun and did not come to its end yet.
+    going: DashMap<BranchId, Arc<BranchRecord>>,
     names: NameLocks,
 }
 
@@ -129,6 +131,7 @@ impl Branches {
             services,
             by_endpoint: DashMap::new(),
             failed: DashMap::new(),
+            going: DashMap::new(),
             names: NameLocks::default(),
         };
         for record in branches.services.catalog.branches()? {
@@ -137,7 +140,7 @@ impl Branches {
                 (BranchKind::User, BranchState::Failed) => branches.keep_failed(record),
                 (BranchKind::User, BranchState::Creating | BranchState::Deleting) => {
                     tracing::info!(branch = %record.made.name, "removing unfinished branch");
-                    branches.remove(&record).await?;
+                    branches.remove_rest(&record).await?;
                 }
                 (BranchKind::Trunk, _) => {}
             }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BranchError, Branches};
 use crate::catalog::{BranchKind, BranchRecord, NewBranch};
+use crate::cause::Causes;
 use crate::compute::ComputeTarget;
 use crate::connector::{Connector, CutRequest};
 use crate::postgres::OWNER_ROLE;
@@ -30,12 +31,15 @@ impl Branches {
         let branches = self.clone();
         let work = tokio::spawn(async move {
             let _turn = branches.names.lock(connector.id(), NAME).await;
-            let record = branches.insert_hidden(&connector)?;
+            branches.free_name(connector.id(), NAME).await?;
+            let record = Arc::new(branches.insert_hidden(&connector)?);
             let outcome = tokio::select! {
                 () = left.cancelled() => Err(BranchError::Stopping),
                 outcome = branches.compare_at(&record, &connector, &scope) => outcome,
             };
-            branches.remove(&record).await?;
+            if let Err(error) = branches.remove(&record).await {
+                tracing::warn!(error = %Causes(&error), "branch of a comparison is deleted later");
+            }
             outcome
         });
         work.await.map_err(|_| BranchError::Stopping)?

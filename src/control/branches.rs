@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use storage::Usage;
+
 use super::{ControlPlane, refuse, rows};
 use crate::admin::request::{CreateBranchRequest, Level};
 use crate::admin::row::{BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, SwitchRow};
 use crate::admin::{Caller, OperationError, Outcome, sqlstate};
 use crate::branch::{CreateBranch, UrlParts};
 use crate::catalog::{BranchRecord, BranchState, Selection};
+use crate::cause::Causes;
 use crate::connector::Connector;
 use crate::name::Name;
 use crate::postgres::ComputeKind;
@@ -63,11 +66,16 @@ impl ControlPlane {
         connector: &Connector,
         branch: &BranchRecord,
     ) -> Outcome<BranchRow> {
-        let usage = self.0.branches.usage(branch).await.map_err(refuse::branch)?;
+        let usage = self.0.branches.usage(branch).await;
         let compute = self.0.computes.running(branch.number).await;
         let parent = branch.made.parent.and_then(|parent| self.0.branches.by_number(parent));
         let mut warnings = rows::warnings(connector);
-        warnings.extend(usage.failed.iter().map(|reason| format!("storage failed: {reason}")));
+        warnings.extend(match &usage {
+            Ok(usage) => usage.failed.as_ref().map(|reason| format!("storage failed: {reason}")),
+            Err(error) => Some(format!("its size is not known now: {}", Causes(error))),
+        });
+        let bytes =
+            |of: fn(&Usage) -> u64| usage.as_ref().ok().and_then(|usage| rows::count(of(usage)));
         warnings.extend(branch.failure.clone());
         if branch.stale {
             warnings.push("the source's position was not reached before the cut".to_owned());
@@ -80,9 +88,9 @@ impl ControlPlane {
             lsn: branch.lsn,
             commit_time: branch.commit_time,
             stale: branch.stale,
-            unique_bytes: rows::count(usage.unique_bytes),
-            shared_bytes: rows::count(usage.shared_bytes),
-            reclaimable_bytes: rows::count(usage.reclaimable_bytes),
+            unique_bytes: bytes(|usage| usage.unique_bytes),
+            shared_bytes: bytes(|usage| usage.shared_bytes),
+            reclaimable_bytes: bytes(|usage| usage.reclaimable_bytes),
             parent: parent.map(|parent| rows::name(&parent.made.name)).transpose()?,
             created_at: branch.created_at,
             compute_socket: compute.map(|c| c.socket_dir().display().to_string()),

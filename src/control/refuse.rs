@@ -1,6 +1,6 @@
 //! Errors of the layers below, in the words and codes of SQL.
 
-use storage::RefusalCode;
+use storage::{Advice, RefusalCode};
 
 use crate::admin::{OperationError, sqlstate};
 use crate::branch::BranchError;
@@ -116,6 +116,10 @@ fn store(error: &StoreError) -> OperationError {
                     "Delete branches, or make room on the disk under the data directory. \
                      store.reserve_mb is kept for the branches that exist.",
                 )
+        }
+        StoreError::Refused(error) if error.advice() == Advice::Retry => {
+            OperationError::new(sqlstate::CANNOT_CONNECT_NOW, Causes(error).to_string())
+                .with_hint("The store is started again when it ends; try again in a moment.")
         }
         error => internal(error),
     }
