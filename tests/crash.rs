@@ -1,6 +1,7 @@
 //! kill -9 of every process, each under load: what was committed is there, and the stream goes on
 //! without a gap or a duplicate.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -146,14 +147,16 @@ fn the_store_is_killed_while_a_branch_is_made() {
     let mut made = Vec::new();
     for after_ms in [10, 25, 40, 55, 70, 90, 120] {
         let name = format!("after-{after_ms}");
-        let create = || scene.server.ardent(&["branch", "create", &name, "--print-url"]);
         scene.wait_answer();
         let store = scene.server.store();
+        let (ended, end) = mpsc::channel();
+        let server = &scene.server;
         let said = std::thread::scope(|scope| {
-            let create = scope.spawn(create);
-            std::thread::sleep(Duration::from_millis(after_ms));
+            let create = ["branch", "create", &name, "--print-url"];
+            scope.spawn(move || ended.send(server.ardent(&create)));
+            let said = end.recv_timeout(Duration::from_millis(after_ms)).ok();
             store.kill_and_wait();
-            create.join().expect("the client ends")
+            said.or_else(|| end.recv().ok()).expect("the client ends")
         });
         let said = if said.code == 0 { said } else { scene.create_again(&name, said) };
         made.push(said.stdout.trim_end().to_owned());

@@ -21,16 +21,21 @@ const TRUNK_AGE: &str =
 const SUBSCRIBER_AGE: &str = "select extract(epoch from clock_timestamp() - timestamp)::float8
        from pg_last_committed_xact()";
 
-/// Each side has a source of its own, so that neither pays for the other.
 pub(super) fn run(size: &Size) {
+    for plugin in ["pgoutput", "wal2json"] {
+        follow_with(plugin, size.live_seconds);
+    }
+}
+
+/// Each side has a source of its own, so that neither pays for the other.
+fn follow_with(plugin: &str, seconds: u32) {
     let ours = source();
     let server = Server::start();
-    follow(&server, &ours, "wal2json");
+    follow(&server, &ours, plugin);
     let theirs = source();
     let subscriber = Source::with(&SETTINGS);
     load_schema(&theirs, &subscriber);
     subscribe(&subscriber, &theirs);
-    let seconds = size.live_seconds;
     let (own, other) = by_turns(
         || ages(&ours, &trunk_url(&server), TRUNK_AGE, seconds),
         || ages(&theirs, &subscriber.socket_url(), SUBSCRIBER_AGE, seconds),
@@ -39,11 +44,13 @@ pub(super) fn run(size: &Size) {
         let middle =
             |of: &[Vec<f64>]| median(of.iter().map(|ages| quantile(ages.clone(), percent)));
         let (own, other) = (middle(&own), middle(&other));
-        println!("lag in ms at {RATE} TPS, p{percent:<22} {:8.1} {:8.1}", own * 1e3, other * 1e3);
+        let what = format!("{plugin}: lag in ms at {RATE} TPS, p{percent}");
+        println!("{what:42} {:8.1} {:8.1}", own * 1e3, other * 1e3);
     }
     let (own, other) = by_turns(|| full_rate(&ours, seconds), || full_rate(&theirs, seconds));
     let (own, other) = (median(own.into_iter()), median(other.into_iter()));
-    println!("{:42} {own:8.0} {other:8.0} {:7.2}", "TPS of the source while followed", own / other);
+    let what = format!("{plugin}: TPS of the source while followed");
+    println!("{what:42} {own:8.0} {other:8.0} {:7.2}", own / other);
     subscriber.sql("drop subscription theirs");
 }
 

@@ -105,7 +105,8 @@ impl Branches {
                 Err(error)
             }
             Err(error) => {
-                tracing::warn!(branch = %record.made.name, error = %Causes(&error), "undoing branch creation");
+                let branch = &record.made.name;
+                tracing::warn!(%branch, error = %Causes(&error), "undoing branch creation");
                 if let Err(error) = self.remove(&Arc::new(record)).await {
                     tracing::warn!(error = %Causes(&error), "creation is undone later");
                 }
@@ -117,7 +118,8 @@ impl Branches {
     /// Keeps a branch whose hook failed, its compute stopped and its endpoint leading nowhere.
     async fn fail(&self, mut record: BranchRecord, error: &BranchError) -> Result<(), BranchError> {
         let failure = error.to_string();
-        tracing::warn!(branch = %record.made.name, error = %failure, "new branch is kept unconnectable");
+        let branch = &record.made.name;
+        tracing::warn!(%branch, error = %failure, "new branch is kept unconnectable");
         record.state = BranchState::Failed;
         record.failure = Some(failure);
         self.services.catalog.settle_branch(&record)?;

@@ -10,6 +10,9 @@
 //! | of a full group, with more at hand | once in [`FLUSH_INTERVAL`] |
 //! | of the last that is at hand | once in [`QUIET_INTERVAL`] |
 //!
+//! What nobody waits for is committed once in [`COMMIT_INTERVAL`]: a source that commits faster
+//! pays for fewer, larger rounds of the trunk beside it, and one that is slower notices nothing.
+//!
 //! Where no commit comes any more, the last ones are made durable [`QUIET_INTERVAL`] after the one
 //! that waited. So a trunk that keeps up takes little from a source on the same disk.
 
@@ -26,6 +29,8 @@ use super::change::Commit;
 use super::error::{Error, at_trunk};
 use super::flight::Ending;
 
+/// Little beside the time in which a source tells of a commit, long beside what a round takes.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a position reached without changes is written down.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 /// The source is told as often; what it keeps for us meanwhile is little.
@@ -49,6 +54,20 @@ impl Applier {
         }
         self.send_commit(false).await?;
         self.settle().await
+    }
+
+    /// It is time to commit what is at hand. While it is not, [`Applier::commit_will_be_due`].
+    pub(super) fn commit_is_due(&self) -> bool {
+        let is_waited_for = !self.has_rows_only();
+        self.pending.is_none() || is_waited_for || self.written_at.elapsed() >= COMMIT_INTERVAL
+    }
+
+    /// Returns when it is time to commit what is at hand; never, if nothing waits for that.
+    pub(super) async fn commit_will_be_due(&self) {
+        if self.commit_is_due() {
+            std::future::pending::<()>().await;
+        }
+        sleep_until(self.written_at + COMMIT_INTERVAL).await;
     }
 
     /// Commits what is pending, be it an empty transaction. Everything is durable then.
@@ -155,10 +174,10 @@ impl Applier {
         });
     }
 
-    /// Returns when it is time to [`Applier::flush`]; never, if all is durable or will be with the
-    /// transaction at hand.
+    /// Returns when it is time to [`Applier::flush`]; never, if all is durable or will be with what
+    /// is at hand.
     pub(super) async fn flush_is_due(&self) {
-        if self.is_open || self.is_flushed() {
+        if self.is_open || self.is_flushed() || !self.commit_is_due() {
             std::future::pending::<()>().await;
         }
         sleep_until(self.flushed_at + QUIET_INTERVAL).await;

@@ -314,7 +314,7 @@ impl Stream {
                 events = batch.events.into_iter().peekable();
                 None
             } else {
-                if applier.is_at_boundary() {
+                if applier.is_at_boundary() && applier.commit_is_due() {
                     applier.commit().await?;
                 }
                 tokio::select! {
@@ -322,6 +322,7 @@ impl Stream {
                         events = batch.ok_or(Error::Ended)?.events.into_iter().peekable();
                         None
                     }
+                    () = applier.commit_will_be_due(), if applier.is_at_boundary() => None,
                     () = applier.flush_is_due(), if applier.is_at_boundary() => {
                         applier.flush().await?;
                         None
