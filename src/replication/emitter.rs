@@ -26,15 +26,18 @@ use super::wal2json::MESSAGE_PREFIXES;
 const SESSION_OPTIONS: &str =
     "-c statement_timeout=30s -c lock_timeout=10s -c synchronous_commit=local";
 
-/// A schema that changes under so many looks in a row is taken as the last one saw it.
+/// A schema that changes under so many looks in a row is taken as the last one saw it, where
+/// nothing else tells of its changes.
 const LOOKS_MAX: u32 = 5;
 
 /// What a message is to say.
 struct Text<'a> {
     prefix: &'a str,
     token: &'a str,
-    /// The schema too: nothing else tells of its changes.
-    is_looking: bool,
+    /// How often to look at the schema first, until it stands still.
+    looks: u32,
+    /// What was seen has to be said, though it stood still for none of them.
+    is_looked_for: bool,
 }
 
 /// What the slot looks like from the source.
@@ -91,8 +94,9 @@ impl Emitter {
         if wanted.is_none() {
             inner.poller.reset();
         }
-        let is_looking = wanted.is_some();
-        let text = Text { prefix, token: &token, is_looking };
+        let is_looked_for = wanted.as_ref().is_some_and(|wanted| wanted.is_only_way);
+        let looks = if is_looked_for { LOOKS_MAX } else { u32::from(wanted.is_some()) };
+        let text = Text { prefix, token: &token, looks, is_looked_for };
         let mut outcome = self.emit_exactly(&mut inner, &text).await;
         // A session that broke while idle is only noticed by using it.
         if matches!(&outcome, Err(error) if error.is_session()) {
@@ -107,10 +111,7 @@ impl Emitter {
 
     /// Emits until the schema was the same before and after.
     async fn emit_exactly(&self, inner: &mut Inner, text: &Text<'_>) -> Result<(), Error> {
-        if !text.is_looking {
-            return self.emit_once(inner, text, String::new()).await;
-        }
-        for look in 1..=LOOKS_MAX {
+        for look in 1..=text.looks {
             let session = self.session(&mut inner.session).await?;
             let poll = inner.poller.look(session, &self.link.schemas).await?;
             let name = format!("{:032x}", rand::random::<u128>());
@@ -118,13 +119,18 @@ impl Emitter {
             self.emit_once(inner, text, name).await?;
             let session = self.session(&mut inner.session).await?;
             // What never stands still is repaired by the next look.
-            if inner.poller.is_current(session).await? || look == LOOKS_MAX {
+            let is_last = text.is_looked_for && look == text.looks;
+            if inner.poller.is_current(session).await? || is_last {
                 inner.poller.tell();
                 polled.send_replace(Some(Arc::new(poll)));
                 return Ok(());
             }
         }
-        Ok(())
+        if text.looks > 0 {
+            // The stream tells of the changes too, and what is not exact would be ahead of it.
+            self.shared.want_poll();
+        }
+        self.emit_once(inner, text, String::new()).await
     }
 
     async fn emit_once(

@@ -141,8 +141,8 @@ impl Shared {
     /// Takes the wish to look at the source's schema, if there is one or it is always so.
     pub(super) fn take_poll(&self) -> Option<Wanted<'_>> {
         let is_wanted = self.is_poll_wanted.swap(false, Ordering::Relaxed);
-        let is_due = is_wanted || lock(&self.status).ddl_mode == MODE_POLLING;
-        is_due.then(|| Wanted { shared: self, is_done: false })
+        let is_only_way = lock(&self.status).ddl_mode == MODE_POLLING;
+        (is_wanted || is_only_way).then(|| Wanted { shared: self, is_done: false, is_only_way })
     }
 
     pub(super) fn heard(&self) -> u64 {
@@ -179,6 +179,8 @@ impl Shared {
 pub(super) struct Wanted<'a> {
     shared: &'a Shared,
     is_done: bool,
+    /// Nothing else tells of changes of the schema.
+    pub(super) is_only_way: bool,
 }
 
 impl Wanted<'_> {
