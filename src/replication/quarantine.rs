@@ -116,6 +116,10 @@ impl Applier {
     /// Quarantines a table whose change the plugin could not send. Where it has an identity that is
     /// the plugin's fault, and a copy of the table brings what is missing.
     pub(super) async fn lose(&mut self, table: &TableName, said: &str) -> Result<(), Error> {
+        // Of a table without one, every update is lost: the first says it all.
+        if self.quarantined.contains(table) {
+            return Ok(());
+        }
         self.settle().await?;
         let row = self.session.query_one(HAS_IDENTITY_SQL, &[&table.quoted()]).await;
         let has_identity = row.and_then(|row| row.try_get(0)).map_err(at_trunk)?;

@@ -27,7 +27,7 @@ impl Spool {
                 self.open.push(Change::Truncate { tables: vec![table.clone()] });
                 return Some(change);
             }
-            Change::Lost { table: Some(lost), .. } if lost == table => 0,
+            Change::Lost { table: Some(lost), said } if lost == table => said.len(),
             _ => return Some(change),
         };
         self.bytes += bytes;
