@@ -3,6 +3,8 @@
 //!
 //! Over `/dev/fuse` a request wakes a thread that may be on another processor, and the reply wakes
 //! the process there again; on virtual machines that costs several times what the request does.
+//! Only the long reads that the kernel sends ahead of a scan are answered elsewhere: they take as
+//! long as the scan needs for what it has, and nobody waits for them yet.
 //!
 //! Every processor has a queue in the kernel, every thread here an `io_uring` of its own with one
 //! entry in one queue, in which it answers one request at a time. A queue always has one thread
@@ -21,6 +23,7 @@ mod entry;
 mod reply;
 mod serve;
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::answer::caught;
 use super::requests::Requests;
@@ -51,6 +54,8 @@ struct Shared {
     device: OwnedFd,
     requests: Requests,
     queues: Vec<Queue>,
+    /// The processors that this process may use.
+    allowed: CpuSet,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -82,7 +87,8 @@ impl Rings {
     /// Serves what comes through `device`, on which the kernel was promised rings.
     pub(super) fn start(device: OwnedFd, requests: Requests) -> io::Result<Self> {
         let queues = (0..processors()?).map(|_| Queue::default()).collect();
-        let shared = Arc::new(Shared { device, requests, queues, threads: Mutex::default() });
+        let (allowed, threads) = (sched_getaffinity(None)?, Mutex::default());
+        let shared = Arc::new(Shared { device, requests, queues, allowed, threads });
         for queue in 0..shared.queues.len() {
             add_thread(&shared, queue)?;
         }
@@ -142,10 +148,11 @@ fn add_thread(shared: &Arc<Shared>, queue: usize) -> io::Result<()> {
 }
 
 fn work(shared: &Arc<Shared>, queue: usize) {
-    stay_on(queue);
+    let place = Place::new(queue, &shared.allowed);
     let served = Entry::register(&shared.device, queue).and_then(|entry| {
         entry.run(|call, payload| {
             let _in_hand = InHand::take(shared, queue);
+            place.suit(serve::is_long_read(call));
             caught(|| serve::answer(&shared.requests, call, payload))
         })
     });
@@ -158,15 +165,40 @@ fn work(shared: &Arc<Shared>, queue: usize) {
     }
 }
 
-/// Keeps this thread on the processor of its queue. One that is off, or not for this process, has
-/// its queue served from another.
-fn stay_on(queue: usize) {
-    let mut here = CpuSet::new();
-    if queue < CpuSet::MAX_CPU {
-        here.set(queue);
+/// Where a thread answers.
+struct Place {
+    /// The processor of its queue.
+    home: CpuSet,
+    /// All others that this process may use.
+    away: CpuSet,
+    is_home: Cell<bool>,
+}
+
+impl Place {
+    fn new(queue: usize, allowed: &CpuSet) -> Self {
+        let (mut home, mut away) = (CpuSet::new(), *allowed);
+        if queue < CpuSet::MAX_CPU {
+            home.set(queue);
+            away.unset(queue);
+        }
+        keep_to(&home);
+        Self { home, away, is_home: Cell::new(true) }
     }
-    if let Err(error) = sched_setaffinity(None, &here) {
-        tracing::debug!(%error, queue, "a thread stays where it is");
+
+    /// At home the thread runs when whoever asked waits for it, at no cost for a wake. A long read
+    /// is better made elsewhere: who scans a table works on what was read before.
+    fn suit(&self, is_long_read: bool) {
+        let is_home = !is_long_read || self.away.count() == 0;
+        if self.is_home.replace(is_home) != is_home {
+            keep_to(if is_home { &self.home } else { &self.away });
+        }
+    }
+}
+
+/// A processor that is off, or not for this process, has its queue served from another.
+fn keep_to(processors: &CpuSet) {
+    if let Err(error) = sched_setaffinity(None, processors) {
+        tracing::debug!(%error, "a thread stays where it is");
     }
 }
 

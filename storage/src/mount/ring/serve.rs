@@ -18,6 +18,9 @@ use crate::mount::requests::{Named, Replied, Requests, Wanted};
 /// In the flags of a write.
 const WRITE_CACHE: u32 = 1 << 0;
 
+/// Bytes of a read that is ahead of a scan: as many as the kernel asks for at a time.
+const LONG_READ: u32 = 256 << 10;
+
 mod opcode {
     pub(super) const LOOKUP: u32 = 1;
     pub(super) const FORGET: u32 = 2;
@@ -41,6 +44,11 @@ mod opcode {
     pub(super) const FALLOCATE: u32 = 43;
     pub(super) const RENAME2: u32 = 45;
     pub(super) const COPY_FILE_RANGE: u32 = 47;
+}
+
+/// Whether it is one of those that the kernel sends ahead of a scan.
+pub(super) fn is_long_read(call: &Call<'_>) -> bool {
+    call.opcode() == opcode::READ && call.u32(16) >= LONG_READ
 }
 
 /// Answers a request. The reply is in `payload`; returns how long it is.
