@@ -119,6 +119,22 @@ fn a_branch_compute_is_killed() {
     scene.assert_stream_goes_on();
 }
 
+/// As the kernel does when memory runs out. Postgres would recover in place, where the store does
+/// not hear of it and cannot make durable what recovery takes for that.
+#[test]
+fn a_backend_of_a_branch_is_killed() {
+    let scene = Scene::new();
+    let writer = Writer::start(&scene.url, "journal");
+    writer.wait_more(50);
+    let compute = scene.server.compute_of("used");
+    let find = "select pid from pg_stat_activity \
+                where query like '%into journal%' and pid <> pg_backend_pid()";
+    signal(Driver::Psql.rows(&scene.url, find).parse().expect("one"), Signal::KILL);
+    scene.assert_journal(writer);
+    assert_ne!(scene.server.compute_of("used").pid, compute.pid, "it recovered in place");
+    scene.assert_stream_goes_on();
+}
+
 #[test]
 fn the_store_is_killed() {
     let scene = Scene::new();

@@ -131,7 +131,12 @@ impl Control {
                 self.mounted.forget(branch);
             }
             Request::Limit { branch, max_bytes } => self.store.limit(branch, max_bytes)?,
-            Request::BeginCompute { branch } => self.store.begin_compute(branch)?,
+            Request::BeginCompute { branch } => {
+                self.store.begin_compute(branch)?;
+                if self.store.branch(branch)?.take_lost() {
+                    self.mounted.forget(branch);
+                }
+            }
             Request::Usage { branch } => return Ok(Reply::Usage(self.store.usage(branch)?)),
             Request::List => return Ok(Reply::List { branches: self.store.list()? }),
             Request::Check => {

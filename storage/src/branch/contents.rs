@@ -122,7 +122,7 @@ impl Branch {
     /// Writes all of `data`, which the kernel has accepted from Postgres some time ago: neither
     /// limit nor reserve can refuse it any more.
     pub(crate) fn write_held_back(&self, file: FileId, offset: u64, data: &[u8]) -> FsResult<()> {
-        self.write_checked(file, offset, data, |_, _, _| Ok(()))
+        self.write_checked(file, offset, data, |_, _, _| Ok(())).inspect_err(|_| self.note_lost())
     }
 
     fn write_checked(

@@ -10,6 +10,11 @@
 //! ([`Branch::write_held_back`]). So it is told to stop that while there is still room for all that
 //! it may hold ([`Branch::may_hold_back`]); from then on each write comes here first, and is
 //! refused in time.
+//!
+//! If it fails all the same (others took the reserve, the disk broke), the kernel tells whoever
+//! syncs, once for each file, and goes on to show what nothing holds. The Postgres recovers from
+//! its log, and must not skip pages as current that are so in memory only: before its next start
+//! the kernel forgets the branch ([`Branch::take_lost`]).
 
 use std::sync::atomic::Ordering;
 
@@ -45,6 +50,16 @@ impl Branch {
     /// Whether the kernel may hold writes back: none of those that it may hold would be refused.
     pub(crate) fn may_hold_back(&self) -> bool {
         !self.near_limit.load(Ordering::Relaxed) && self.media.room.is_ample()
+    }
+
+    /// A write that the kernel had accepted failed.
+    pub(super) fn note_lost(&self) {
+        self.lost_writes.store(true, Ordering::Release);
+    }
+
+    /// Whether one did since this was last asked.
+    pub(crate) fn take_lost(&self) -> bool {
+        self.lost_writes.swap(false, Ordering::AcqRel)
     }
 
     /// It holds as many bytes of its own by now.

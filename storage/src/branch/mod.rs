@@ -94,6 +94,8 @@ pub(crate) struct Branch {
     max_bytes: AtomicU64,
     /// Whether it may come to its limit by what the kernel may hold back.
     near_limit: AtomicBool,
+    /// See `limits.rs`.
+    lost_writes: AtomicBool,
     /// See `durability.rs`.
     tentative: AtomicBool,
     failed: OnceLock<String>,
@@ -132,6 +134,7 @@ impl Branch {
             account: parts.account,
             max_bytes: AtomicU64::new(parts.max_bytes.unwrap_or(u64::MAX)),
             near_limit: AtomicBool::new(false),
+            lost_writes: AtomicBool::new(false),
             tentative: AtomicBool::new(false),
             failed: OnceLock::new(),
         };

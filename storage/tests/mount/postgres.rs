@@ -61,7 +61,7 @@ impl<'a> Cluster<'a> {
         // A port is part of the socket's name only: nothing listens on TCP.
         let options = format!(
             "-k {} -p {} -c listen_addresses= -c shared_buffers=16MB \
-             -c recovery_init_sync_method=syncfs",
+             -c recovery_init_sync_method=syncfs -c restart_after_crash=off",
             served.dir.display(),
             6000 + number
         );
@@ -107,6 +107,12 @@ impl<'a> Cluster<'a> {
                     (select sum(bbalance) from pgbench_branches) \
                     = (select coalesce(sum(delta), 0) from pgbench_history)";
         assert_eq!(self.sql(sums), "t");
+    }
+
+    /// Ends it at once, if it has not ended by itself.
+    pub(crate) fn crash(self) {
+        let dir = self.dir();
+        let _ = try_run("pg_ctl", &["-w", "-m", "immediate", "-D", dir.to_str().unwrap(), "stop"]);
     }
 
     pub(crate) fn stop(self, mode: &str) {

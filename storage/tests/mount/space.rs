@@ -1,8 +1,11 @@
 //! A disk that fills up, and branches that may hold only so much.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use storage::{Error, RefusalCode};
 
@@ -20,7 +23,7 @@ impl SmallDisk {
         let disk = Self { dir: std::env::temp_dir().join(name) };
         std::fs::create_dir(&disk.dir).unwrap();
         let image = disk.dir.with_extension("img");
-        std::fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
         let call = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output().unwrap();
             assert!(output.status.success(), "{program}: {output:?}");
@@ -29,6 +32,23 @@ impl SmallDisk {
         call("mkfs.ext4", &["-q", "-m", "0", image]);
         call("mount", &["-o", "loop", image, dir]);
         disk
+    }
+
+    /// Takes what is left, to the last page.
+    fn fill(&self) {
+        let rest = File::create(self.dir.join("rest")).unwrap();
+        let (mut at, mut len) = (0, 64 << 20);
+        while len >= 4096 {
+            match fallocate(&rest, FallocateFlags::empty(), at, len) {
+                Ok(()) => at += len,
+                Err(Errno::NOSPC) => len /= 2,
+                Err(error) => panic!("fill the disk: {error}"),
+            }
+        }
+    }
+
+    fn give_back(&self) {
+        std::fs::remove_file(self.dir.join("rest")).unwrap();
     }
 }
 
@@ -94,6 +114,41 @@ fn a_full_disk_refuses_growth_and_stops_nobody() {
     served.client().fork(id(2), id(4), postgres()).unwrap();
     for cluster in [&one, &other] {
         cluster.sql("insert into filler select repeat('x', 7000) from generate_series(1, 500)");
+        cluster.pgbench(&["-n", "-c", "2", "-t", "50"]);
+        cluster.check();
+    }
+    served.assert_sound();
+    one.stop("fast");
+    other.stop("fast");
+    for number in [1, 2] {
+        run("pg_checksums", &["--check", "-D", served.branch(number).to_str().unwrap()]);
+    }
+    served.stop();
+    served.assert_sound();
+}
+
+/// Somebody else takes the reserve as well, while the kernel still holds back what was committed.
+#[test]
+fn a_disk_that_others_fill_to_the_last_byte_costs_a_restart_and_no_commit() {
+    let disk = SmallDisk::new(600);
+    let mut served = Served::in_dir(disk.dir.join("served"));
+    prepare(&served);
+    served.client().fork(id(1), id(2), postgres()).unwrap();
+    let (one, other) = (Cluster::start(&served, 1), Cluster::start(&served, 2));
+    let accounts = "select count(*) from pgbench_accounts";
+    // The first session of a branch writes what it has found of the catalogs.
+    assert_eq!(other.sql(accounts), "100000");
+    one.sql("update pgbench_accounts set filler = 'committed'");
+    disk.fill();
+    let written = one.try_sql("checkpoint");
+    assert!(written.is_err(), "there was room for 13 MB of new pages");
+    assert_eq!(other.sql(accounts), "100000", "who only reads notices nothing");
+    disk.give_back();
+    one.crash();
+    let one = Cluster::start(&served, 1);
+    assert_eq!(one.sql(&format!("{accounts} where filler = 'committed'")), "100000");
+    assert_eq!(other.sql(&format!("{accounts} where filler = 'committed'")), "0");
+    for cluster in [&one, &other] {
         cluster.pgbench(&["-n", "-c", "2", "-t", "50"]);
         cluster.check();
     }
