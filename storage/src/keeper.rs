@@ -48,6 +48,11 @@ pub(crate) enum Job {
 /// slow disk cannot pile up layers; it holds up nobody else.
 const UNSEALED_MAX: usize = 32;
 
+/// Layers that may lie on each other, mergeable, while others wait to be sealed: a merge takes
+/// several times as long as a seal, and forks wait for those. Past it each seal is followed by a
+/// merge, so that forks go at the pace of merges.
+const RUN_BUSY_MAX: usize = 128;
+
 /// A handle to the thread.
 pub(crate) struct Keeper {
     jobs: Sender<Job>,
@@ -58,7 +63,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts the thread; without `run_max` it takes jobs and does none of them. No more than that
-    /// many layers that could be merged lie on each other for long.
+    /// many layers that could be merged lie on each other for long, see [`RUN_BUSY_MAX`].
     pub(crate) fn start(holdings: Arc<Holdings>, running: Running) -> io::Result<Self> {
         let (jobs, queue) = channel();
         let Some(run_max) = running.run_max else {
@@ -152,6 +157,15 @@ struct Backlog {
 }
 
 impl Backlog {
+    /// A layer was sealed. Whether others wait.
+    fn one_less(&self) -> bool {
+        let mut count = self.count();
+        let Some(unsealed) = &mut *count else { return false };
+        *unsealed = unsealed.saturating_sub(1);
+        self.fewer.notify_all();
+        *unsealed > 0
+    }
+
     /// A number cannot be left half changed.
     fn count(&self) -> MutexGuard<'_, Option<usize>> {
         self.unsealed.lock().unwrap_or_else(PoisonError::into_inner)
@@ -191,11 +205,8 @@ impl Worker {
                 Ok(_) if self.is_stopping() => {}
                 Ok(Job::Seal(layer)) => {
                     self.seal(&layer);
-                    self.merge_next();
-                    if let Some(unsealed) = &mut *self.backlog.count() {
-                        *unsealed = unsealed.saturating_sub(1);
-                    }
-                    self.backlog.fewer.notify_all();
+                    let are_waiting = self.backlog.one_less();
+                    self.merge_next(self.run_max.max(if are_waiting { RUN_BUSY_MAX } else { 0 }));
                 }
                 Ok(Job::Flush(layer)) => {
                     // The layer remembers a failure; the next fsync reports it.
@@ -205,14 +216,14 @@ impl Worker {
                 }
                 Ok(Job::Remove(layers)) => {
                     layers.into_iter().for_each(|layer| self.remove(layer));
-                    self.merge_next();
+                    self.merge_next(self.run_max);
                 }
                 Ok(Job::Tidy(layer)) => self.tops.push(layer),
                 Ok(Job::Pause(job)) => job(),
                 #[cfg(test)]
                 Ok(Job::Report(done)) => {
                     self.seal_postponed();
-                    while self.merge_next() {}
+                    while self.merge_next(self.run_max) {}
                     self.compact();
                     self.tidy();
                     drop(done);
@@ -226,7 +237,7 @@ impl Worker {
                 self.compact();
                 self.unmerged.clear();
                 // One at a time, between jobs, so that nothing waits long.
-                let more = self.merge_next();
+                let more = self.merge_next(self.run_max);
                 tidy_at = Instant::now() + if more { Duration::ZERO } else { TIDY_INTERVAL };
             }
         }
@@ -321,9 +332,9 @@ impl Worker {
         locks::lock(&self.holdings.shape).is_ok_and(|shape| shape.graph.base(layer).is_none())
     }
 
-    /// Merges two layers if there are any to merge. Whether there may be more.
-    fn merge_next(&mut self) -> bool {
-        let Some(pair) = merge::pick(&self.holdings, self.run_max, &self.unmerged) else {
+    /// Merges two layers of a run of more than `run_max`. Whether there may be more.
+    fn merge_next(&mut self, run_max: usize) -> bool {
+        let Some(pair) = merge::pick(&self.holdings, run_max, &self.unmerged) else {
             return false;
         };
         if !self.merge(&pair) {

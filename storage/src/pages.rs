@@ -44,6 +44,13 @@ impl Chunk {
         }
     }
 
+    /// How many pages from `slot` on the same layer holds.
+    fn same_from(&self, slot: usize) -> u64 {
+        let Self::Mixed(slots) = self else { return (CHUNK - slot) as u64 };
+        let first = slots.get(slot);
+        slots.iter().skip(slot).take_while(|layer| Some(*layer) == first).count() as u64
+    }
+
     /// Sets `slots` and returns what it replaced, as the number of pages that `counted` held.
     fn fill(&mut self, slots: Range<usize>, layer: Option<LayerId>, counted: LayerId) -> u64 {
         if let Self::Mixed(pages) = self {
@@ -123,27 +130,25 @@ impl PageMap {
     /// `pages` cut into runs, in order, each as long as can be.
     pub(crate) fn runs(&self, pages: Range<u64>) -> impl Iterator<Item = Run> + '_ {
         let mut next = pages.start;
+        // Looked up once for all runs in it.
+        let (mut index, mut chunk) = (usize::MAX, None);
         std::iter::from_fn(move || {
-            if next >= pages.end {
-                return None;
+            let (start, mut layer) = (next, None);
+            while next < pages.end {
+                let (at, slot) = place(next);
+                if at != index {
+                    (index, chunk) = (at, self.chunks.get(at));
+                }
+                let here = chunk.and_then(|chunk| chunk.layer(slot));
+                if next != start && here != layer {
+                    break;
+                }
+                layer = here;
+                let len = chunk.map_or(u64::MAX, |chunk| chunk.same_from(slot));
+                next = next.saturating_add(len).min(pages.end);
             }
-            let start = next;
-            let layer = self.layer(start);
-            while next < pages.end && self.layer(next) == layer {
-                next = self.skip(next).min(pages.end);
-            }
-            Some(Run { pages: start..next, layer })
+            (next > start).then_some(Run { pages: start..next, layer })
         })
-    }
-
-    /// The next page that may be held by another layer than `page`.
-    fn skip(&self, page: u64) -> u64 {
-        let (chunk, _) = place(page);
-        match self.chunks.get(chunk) {
-            None => u64::MAX,
-            Some(Chunk::Mixed(_)) => page + 1,
-            Some(_) => (chunk as u64 + 1) * CHUNK_PAGES,
-        }
     }
 
     fn fill(&mut self, pages: Range<u64>, layer: Option<LayerId>, counted: LayerId) -> u64 {
