@@ -4,6 +4,9 @@ SHELL := /bin/bash
 # Through the environment: a password is no part of a command line.
 export SOURCE
 
+# Most tests wait: for a Postgres, for the disk, for the network. One more than two processors can run at a time.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n > 3 ? n : 3)))
+
 .PHONY: demo test bench bench-store bench-replication bench-proxy lint setup
 
 demo: setup              ## set up what is missing, build, and show the main job; SOURCE=postgresql://... on your own server
