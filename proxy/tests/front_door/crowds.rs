@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proxy::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::raw::startup;
@@ -16,6 +17,9 @@ use crate::support::{Door, until};
 const CROWD_MAX: usize = 10_000;
 /// Other tests run beside these.
 const DESCRIPTORS_TO_SPARE: usize = 1500;
+
+/// One at a time: together they need more descriptors than either asked for.
+static CROWD: Mutex<()> = Mutex::const_new(());
 
 /// How large a crowd may be of which each one takes so many descriptors, both ends being ours:
 /// ten thousand, or what is possible where the limit cannot be raised.
@@ -42,6 +46,7 @@ fn patient() -> Limits {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_strangers_keep_nobody_out() {
+    let _alone = CROWD.lock().await;
     let size = crowd_of(2);
     let door = Door::with_limits(Limits { preauth_connections: size, ..patient() }).await;
     let address = door.address;
@@ -85,6 +90,7 @@ fn idle_console(socket: &PathBuf) -> UnixStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_sessions_are_held_and_one_more_is_told_so() {
+    let _alone = CROWD.lock().await;
     let size = crowd_of(3);
     let door = Door::with_limits(Limits { sessions: size, ..patient() }).await;
     let socket = door.unix_socket.clone();
