@@ -119,8 +119,8 @@ fn a_branch_compute_is_killed() {
     scene.assert_stream_goes_on();
 }
 
-/// As the kernel does when memory runs out. Postgres would recover in place, where the store does
-/// not hear of it and cannot make durable what recovery takes for that.
+/// As the kernel does when memory runs out. Postgres would recover in place, of which the store
+/// does not hear: what it does before a start it would not have done.
 #[test]
 fn a_backend_of_a_branch_is_killed() {
     let scene = Scene::new();

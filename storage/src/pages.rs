@@ -174,6 +174,8 @@ fn place(page: u64) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::repeat;
+
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
@@ -206,9 +208,17 @@ mod tests {
             for (page, expected) in plain.iter().enumerate() {
                 assert_eq!(map.layer(page as u64), *expected, "seed {seed}");
             }
-            let runs: Vec<_> = map.runs(0..1500).collect();
-            assert_eq!(runs.iter().map(|run| run.pages.end - run.pages.start).sum::<u64>(), 1500);
-            assert!(runs.windows(2).all(|pair| pair[0].layer != pair[1].layer), "seed {seed}");
+            let start = random.random_range(0..1500);
+            for range in [0..1500, start..random.random_range(start..1600)] {
+                let runs: Vec<_> = map.runs(range.clone()).collect();
+                assert!(runs.windows(2).all(|pair| pair[0].layer != pair[1].layer), "seed {seed}");
+                let pages: Vec<_> = runs.iter().flat_map(|run| run.pages.clone()).collect();
+                assert!(pages.into_iter().eq(range), "seed {seed}");
+                for (page, run) in runs.iter().flat_map(|run| run.pages.clone().zip(repeat(run))) {
+                    let expected = plain.get(usize::try_from(page).unwrap()).copied().flatten();
+                    assert_eq!(run.layer, expected, "seed {seed}");
+                }
+            }
         }
     }
 
