@@ -54,8 +54,8 @@ impl fmt::Display for BranchId {
     }
 }
 
-/// A layer number: given out by the store in rising order, never reused. A layer's base always has
-/// a smaller number.
+/// A layer number: given out by the store in rising order, never reused. It says nothing of what
+/// lies on what: numbers are given out before it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LayerId(NonZeroU32);
 

@@ -45,13 +45,17 @@ pub(crate) enum Job {
 }
 
 /// Frozen layers that may wait to be sealed. A fork past that waits, so that forks in a loop on a
-/// slow disk cannot pile up layers; it holds up nobody else.
-const UNSEALED_MAX: usize = 32;
+/// slow disk cannot pile up layers; it holds up nobody else. A layer of tens of thousands of new
+/// files takes a second to be sealed, in which fifty forks may come.
+const UNSEALED_MAX: usize = 128;
 
-/// Layers that may lie on each other, mergeable, while others wait to be sealed: a merge takes
-/// several times as long as a seal, and forks wait for those. Past it each seal is followed by a
-/// merge, so that forks go at the pace of merges.
+/// Layers that may lie on each other, mergeable, as long as merges keep their pace. Past it each
+/// seal is followed by a merge, so that forks go at the pace of merges.
 const RUN_BUSY_MAX: usize = 128;
+
+/// How many times as long as a merge took there is none after it. Its reads, writes and syncs, and
+/// the blocks it gives back, are what whoever forks or commits meanwhile waits for.
+const MERGE_PAUSE: u32 = 4;
 
 /// A handle to the thread.
 pub(crate) struct Keeper {
@@ -90,6 +94,7 @@ impl Keeper {
             tops: Vec::new(),
             postponed: Vec::new(),
             unmerged: HashSet::new(),
+            merge_at: None,
         };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
@@ -157,13 +162,12 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// A layer was sealed. Whether others wait.
-    fn one_less(&self) -> bool {
-        let mut count = self.count();
-        let Some(unsealed) = &mut *count else { return false };
-        *unsealed = unsealed.saturating_sub(1);
+    /// A layer was sealed.
+    fn one_less(&self) {
+        if let Some(unsealed) = &mut *self.count() {
+            *unsealed = unsealed.saturating_sub(1);
+        }
         self.fewer.notify_all();
-        *unsealed > 0
     }
 
     /// A number cannot be left half changed.
@@ -183,6 +187,8 @@ struct Worker {
     postponed: Vec<Weak<Layer>>,
     /// Upper layers of merges that could not be done; they are tried again at the next tidying.
     unmerged: HashSet<LayerId>,
+    /// When to look for the next merge; none if there was nothing to merge.
+    merge_at: Option<Instant>,
 }
 
 impl Drop for Worker {
@@ -197,7 +203,8 @@ impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
         let mut tidy_at = Instant::now() + TIDY_INTERVAL;
         loop {
-            match queue.recv_timeout(tidy_at.saturating_duration_since(Instant::now())) {
+            let wake_at = self.merge_at.map_or(tidy_at, |at| at.min(tidy_at));
+            match queue.recv_timeout(wake_at.saturating_duration_since(Instant::now())) {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.tidy();
                     return;
@@ -205,8 +212,9 @@ impl Worker {
                 Ok(_) if self.is_stopping() => {}
                 Ok(Job::Seal(layer)) => {
                     self.seal(&layer);
-                    let are_waiting = self.backlog.one_less();
-                    self.merge_next(self.run_max.max(if are_waiting { RUN_BUSY_MAX } else { 0 }));
+                    self.backlog.one_less();
+                    self.merge_next(self.run_max.max(RUN_BUSY_MAX));
+                    self.merge_soon();
                 }
                 Ok(Job::Flush(layer)) => {
                     // The layer remembers a failure; the next fsync reports it.
@@ -216,7 +224,7 @@ impl Worker {
                 }
                 Ok(Job::Remove(layers)) => {
                     layers.into_iter().for_each(|layer| self.remove(layer));
-                    self.merge_next(self.run_max);
+                    self.merge_soon();
                 }
                 Ok(Job::Tidy(layer)) => self.tops.push(layer),
                 Ok(Job::Pause(job)) => job(),
@@ -228,7 +236,7 @@ impl Worker {
                     self.tidy();
                     drop(done);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.merge_if_due(),
             }
             if Instant::now() >= tidy_at {
                 self.tidy();
@@ -236,9 +244,8 @@ impl Worker {
                 self.seal_postponed();
                 self.compact();
                 self.unmerged.clear();
-                // One at a time, between jobs, so that nothing waits long.
-                let more = self.merge_next(self.run_max);
-                tidy_at = Instant::now() + if more { Duration::ZERO } else { TIDY_INTERVAL };
+                self.merge_soon();
+                tidy_at = Instant::now() + TIDY_INTERVAL;
             }
         }
     }
@@ -330,6 +337,20 @@ impl Worker {
 
     fn is_lowest(&self, layer: LayerId) -> bool {
         locks::lock(&self.holdings.shape).is_ok_and(|shape| shape.graph.base(layer).is_none())
+    }
+
+    /// There may be something to merge.
+    fn merge_soon(&mut self) {
+        self.merge_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Merges two layers if it is time, one at a time between jobs, so that nothing waits long.
+    fn merge_if_due(&mut self) {
+        let started = Instant::now();
+        if self.merge_at.is_some_and(|at| at <= started) {
+            let more = self.merge_next(self.run_max);
+            self.merge_at = more.then(|| Instant::now() + started.elapsed() * MERGE_PAUSE);
+        }
     }
 
     /// Merges two layers of a run of more than `run_max`. Whether there may be more.

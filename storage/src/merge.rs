@@ -61,14 +61,16 @@ struct Merged {
 }
 
 /// The pair that costs least to merge, among those in runs of more than `run_max` layers that could
-/// all be merged into one. `skipped` are upper layers to leave alone.
+/// all be merged into one. Of about equal costs it is the lowest: so of many small layers one takes
+/// in all others, each page is copied once, and none is kept in several of them. Layers `skipped`
+/// are not taken for upper ones.
 pub(crate) fn pick(
     holdings: &Holdings,
     run_max: usize,
     skipped: &HashSet<LayerId>,
 ) -> Option<Pair> {
     let shape = locks::lock(&holdings.shape).ok()?;
-    // By lower layer, of which each has one upper at most; numbers rise along a run.
+    // By lower layer, of which each has one upper at most; they come upwards.
     let mut runs: Vec<Vec<(LayerId, LayerId)>> = Vec::new();
     let mut run_of = HashMap::new();
     for (lower, upper) in shape.graph.single_users() {
@@ -87,7 +89,7 @@ pub(crate) fn pick(
         .filter(|run| run.len() >= run_max)
         .flatten()
         .filter_map(|(lower, upper)| pair(&shape, lower, upper))
-        .min_by_key(|pair| pair.upper.bytes() + pair.lower.metadata_bytes())
+        .min_by_key(|pair| (pair.upper.bytes() + pair.lower.metadata_bytes()).checked_ilog2())
 }
 
 fn pair(shape: &Shape, lower: LayerId, upper: LayerId) -> Option<Pair> {

@@ -21,7 +21,6 @@ use crate::id::{BranchId, LayerId};
 use crate::journal::{BranchEdit, ForkLayers, Log};
 use crate::keeper::{Job, Keeper};
 use crate::layer::{Layer, Media};
-use crate::load;
 use crate::locks;
 use crate::tree::Tree;
 use crate::wire::Owner;
@@ -33,10 +32,14 @@ mod checking;
 mod importing;
 mod opening;
 mod report;
+mod spares;
+
+use spares::Spares;
 
 pub(crate) struct Store {
     holdings: Arc<Holdings>,
     keeper: Keeper,
+    spares: Spares,
 }
 
 impl Store {
@@ -225,6 +228,7 @@ impl Store {
 
     /// Makes everything durable. The mount is gone already.
     pub(crate) fn close(&self) -> Result<(), Error> {
+        self.spares.stop();
         self.keeper.stop();
         let tops: Vec<_> = locks::read(&self.holdings.branches)
             .map_err(|_| broken())?
@@ -242,11 +246,8 @@ impl Store {
     }
 
     fn prepare(&self) -> Result<(LayerId, Log), Error> {
-        let id = self.shape()?.allocate_layer().ok_or_else(used_up)?;
-        let log = load::prepare(&self.holdings.media, id)
-            .map_err(io_error("make a layer in", "."))
-            .inspect_err(|_| self.discard(&[id]))?;
-        Ok((id, log))
+        let made = self.spares.take().map_or_else(|| spares::make(&self.holdings), Ok);
+        made.map_err(io_error("make a layer in", "layers"))
     }
 
     /// Removes layers that were prepared and are not needed.
@@ -366,10 +367,6 @@ fn broken() -> Error {
         path: BRANCHES.into(),
         detail: "the state in memory does not fit; restart the store".to_owned(),
     }
-}
-
-fn used_up() -> Error {
-    Error::Damaged { path: "layers".into(), detail: "all layer numbers are used up".to_owned() }
 }
 
 fn io_error(doing: &'static str, path: &'static str) -> impl Fn(io::Error) -> Error {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::spares::Spares;
 use super::{BRANCHES, Store, io_error};
 use crate::branch::{Branch, Parts};
 use crate::disk::{Disk, Open, read_all, write_all};
@@ -52,9 +53,9 @@ impl Store {
         media.disk.sync_dir(Path::new(".")).map_err(io_error("sync", "."))?;
         sweep(&media, &graph)?;
         let (loaded, lost) = load_layers(&media, &graph);
-        let mut unsealed: Vec<_> = loaded.values().filter(|found| !found.sealed).collect();
-        unsealed.sort_unstable_by_key(|found| found.layer.id);
-        let unsealed: Vec<_> = unsealed.into_iter().map(|found| found.layer.clone()).collect();
+        let upwards = graph.layers_upwards().filter_map(|(layer, _)| loaded.get(&layer));
+        let unsealed = upwards.filter(|found| !found.sealed).map(|found| found.layer.clone());
+        let unsealed: Vec<_> = unsealed.collect();
         let layers = loaded.iter().map(|(id, found)| (*id, found.layer.clone())).collect();
         let shape = Shape::new(graph, layers);
         let mut branches = HashMap::new();
@@ -80,12 +81,14 @@ impl Store {
         let holdings = Arc::new(Holdings { media, shape, branches: RwLock::new(branches), lost });
         let keeper =
             Keeper::start(holdings.clone(), running).map_err(io_error("start a thread in", "."))?;
+        let spares = Spares::start(holdings.clone(), running.run_max.is_some())
+            .map_err(io_error("start a thread in", "."))?;
         for layer in unsealed {
             // The tops among them have no frozen namespace, so they are looked after, not sealed.
             keeper.push(Job::Tidy(Arc::downgrade(&layer)));
             keeper.push(Job::Seal(layer));
         }
-        Ok(Self { holdings, keeper })
+        Ok(Self { holdings, keeper, spares })
     }
 }
 
@@ -175,8 +178,8 @@ fn sweep(media: &Media, graph: &Graph) -> Result<(), Error> {
     Ok(())
 }
 
-/// Loads every layer, each after the one below it: numbers rise. Of those that cannot be loaded it
-/// tells why; they keep their files.
+/// Loads every layer, each after the one below it. Of those that cannot be loaded it tells why;
+/// they keep their files.
 fn load_layers(
     media: &Arc<Media>,
     graph: &Graph,
@@ -184,7 +187,7 @@ fn load_layers(
     let tops: HashSet<_> = graph.branches().map(|(_, node)| node.top).collect();
     let mut loaded: HashMap<LayerId, Loaded> = HashMap::new();
     let mut lost = BTreeMap::new();
-    for (id, node) in graph.layers() {
+    for (id, node) in graph.layers_upwards() {
         let base = node.base.and_then(|base| loaded.get(&base));
         let found = match node.base.filter(|_| base.is_none()) {
             Some(below) => Err(match lost.get(&below) {

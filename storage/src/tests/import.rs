@@ -10,8 +10,8 @@ use crate::import::incoming_dir;
 use crate::store::Store;
 
 struct Scene {
-    dir: TempDir,
     store: Store,
+    dir: TempDir,
     incoming: PathBuf,
 }
 
@@ -23,7 +23,7 @@ impl Scene {
         let incoming = incoming_dir(dir.path(), id(7));
         fs::create_dir_all(incoming.join("base/1")).unwrap();
         fs::write(incoming.join("PG_VERSION"), "15\n").unwrap();
-        Self { dir, store, incoming }
+        Self { store, dir, incoming }
     }
 
     fn refusal(&self) -> Error {

@@ -19,8 +19,8 @@ type Lineage = BTreeMap<u32, Option<(u32, u64)>>;
 
 struct Run {
     random: StdRng,
-    dir: TempDir,
     store: Option<Store>,
+    dir: TempDir,
     lineage: Lineage,
     alive: Vec<u32>,
     clock: u64,

@@ -5,6 +5,7 @@ mod crash;
 mod decoding;
 mod faults;
 mod faulty;
+mod fork;
 mod import;
 mod lock_file;
 mod marks;

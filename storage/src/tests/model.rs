@@ -46,8 +46,8 @@ const SIZE_MAX: u64 = 3 << 20;
 
 struct Run {
     random: StdRng,
-    dir: TempDir,
     store: Store,
+    dir: TempDir,
     oracles: BTreeMap<BranchId, Oracle>,
     next: u32,
 }

@@ -10,6 +10,8 @@ use crate::journal::{BranchEdit, ForkLayers, Seat};
 use crate::numbers::Numbers;
 use crate::wire::Owner;
 
+mod flaw;
+
 /// What stands directly on a layer. Branches sort last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum User {
@@ -79,6 +81,22 @@ impl Graph {
 
     pub(crate) fn layers(&self) -> impl Iterator<Item = (LayerId, &LayerNode)> + '_ {
         self.layers.iter().map(|(layer, node)| (*layer, node))
+    }
+
+    /// All layers, each after the one it lies on.
+    pub(crate) fn layers_upwards(&self) -> impl Iterator<Item = (LayerId, &LayerNode)> + '_ {
+        let is_known = |base: LayerId| self.layers.contains_key(&base);
+        let lowest = self.layers().filter(|(_, node)| !node.base.is_some_and(is_known));
+        let mut open: Vec<_> = lowest.map(|(layer, _)| layer).collect();
+        std::iter::from_fn(move || {
+            let layer = open.pop()?;
+            let node = self.layers.get(&layer)?;
+            open.extend(node.users.iter().filter_map(|user| match user {
+                User::Layer(above) => Some(*above),
+                User::Branch(_) => None,
+            }));
+            Some((layer, node))
+        })
     }
 
     pub(crate) fn branches(&self) -> impl Iterator<Item = (BranchId, BranchNode)> + '_ {
@@ -243,11 +261,11 @@ impl Graph {
         }
     }
 
-    /// Layers that one layer stands on, with that layer. Ordered by the upper one.
+    /// Layers that one layer stands on, with that layer; upwards in each chain.
     pub(crate) fn single_users(&self) -> impl Iterator<Item = (LayerId, LayerId)> + '_ {
-        self.layers.iter().filter_map(|(upper, node)| {
+        self.layers_upwards().filter_map(|(upper, node)| {
             let lower = node.base?;
-            (self.layers.get(&lower)?.users.len() == 1).then_some((lower, *upper))
+            (self.layers.get(&lower)?.users.len() == 1).then_some((lower, upper))
         })
     }
 
@@ -262,8 +280,8 @@ impl Graph {
 
     /// Records that tell all of it, the first of them how many follow.
     pub(crate) fn state(&self) -> Vec<BranchEdit> {
-        let layers = self.layers.iter().map(|(layer, node)| BranchEdit::Layer {
-            layer: *layer,
+        let layers = self.layers_upwards().map(|(layer, node)| BranchEdit::Layer {
+            layer,
             base: node.base,
             filtered: node.filtered,
             face: node.face,
@@ -303,27 +321,6 @@ impl Graph {
             below.users.insert(User::Layer(layer));
         }
         self.layers.insert(layer, LayerNode { base, filtered, face, users: BTreeSet::new() });
-    }
-
-    /// What does not fit in it, if anything: who stands on a layer must be just those whose base or
-    /// top it is, and a base has a smaller number.
-    pub(crate) fn flaw(&self) -> Option<String> {
-        let mut users: BTreeMap<LayerId, BTreeSet<User>> = BTreeMap::new();
-        for (layer, node) in &self.layers {
-            if let Some(base) = node.base {
-                if base >= *layer || !self.layers.contains_key(&base) {
-                    return Some(format!("layer {layer} lies on layer {base}, which cannot be"));
-                }
-                users.entry(base).or_default().insert(User::Layer(*layer));
-            }
-        }
-        for (branch, node) in &self.branches {
-            users.entry(node.top).or_default().insert(User::Branch(*branch));
-        }
-        let mut wrong =
-            self.layers.iter().filter(|(layer, node)| users.get(layer) != Some(&node.users));
-        let (layer, _) = wrong.next()?;
-        Some(format!("layer {layer} does not know what stands on it"))
     }
 
     /// What stood on `upper` stands on `lower` now.
