@@ -16,8 +16,9 @@
 //! Page maps in memory keep U's number; `files` knows that L has its pages. Data that only an open
 //! file without a name still shows is in no manifest, so a merge that would remove it waits.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::iter::successors;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -70,25 +71,18 @@ pub(crate) fn pick(
     skipped: &HashSet<LayerId>,
 ) -> Option<Pair> {
     let shape = locks::lock(&holdings.shape).ok()?;
-    // By lower layer, of which each has one upper at most; they come upwards.
-    let mut runs: Vec<Vec<(LayerId, LayerId)>> = Vec::new();
-    let mut run_of = HashMap::new();
-    for (lower, upper) in shape.graph.single_users() {
-        let sealed = |id| shape.layers.get(&id).is_some_and(|layer| layer.is_sealed());
-        if !sealed(lower) || !sealed(upper) || skipped.contains(&upper) {
-            continue;
-        }
-        let run = run_of.remove(&lower).unwrap_or_else(|| {
-            runs.push(Vec::new());
-            runs.len() - 1
-        });
-        runs[run].push((lower, upper));
-        run_of.insert(upper, run);
-    }
-    runs.into_iter()
-        .filter(|run| run.len() >= run_max)
+    let is_sealed = |id| shape.layers.get(&id).is_some_and(|layer| layer.is_sealed());
+    let may_merge =
+        |lower, upper| is_sealed(lower) && is_sealed(upper) && !skipped.contains(&upper);
+    let pairs = shape.graph.single_users().filter(|(lower, upper)| may_merge(*lower, *upper));
+    let upper_of: BTreeMap<LayerId, LayerId> = pairs.collect();
+    let uppers: HashSet<LayerId> = upper_of.values().copied().collect();
+    let lowest = upper_of.keys().filter(|layer| !uppers.contains(layer));
+    let next = |lower: &LayerId| upper_of.get(lower).copied();
+    let runs = lowest.map(|lowest| successors(Some(*lowest), next).collect::<Vec<_>>());
+    runs.filter(|run| run.len() > run_max)
         .flatten()
-        .filter_map(|(lower, upper)| pair(&shape, lower, upper))
+        .filter_map(|lower| pair(&shape, lower, next(&lower)?))
         .min_by_key(|pair| (pair.upper.bytes() + pair.lower.metadata_bytes()).checked_ilog2())
 }
 

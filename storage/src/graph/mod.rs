@@ -261,9 +261,9 @@ impl Graph {
         }
     }
 
-    /// Layers that one layer stands on, with that layer; upwards in each chain.
+    /// Layers that one layer stands on, with that layer.
     pub(crate) fn single_users(&self) -> impl Iterator<Item = (LayerId, LayerId)> + '_ {
-        self.layers_upwards().filter_map(|(upper, node)| {
+        self.layers().filter_map(|(upper, node)| {
             let lower = node.base?;
             (self.layers.get(&lower)?.users.len() == 1).then_some((lower, upper))
         })
