@@ -1,10 +1,11 @@
-//! What the store costs: forks under load, Postgres on a branch beside the same Postgres on the
-//! host's own file system, space and memory. `make bench-store`; names of sections as arguments
-//! run these alone.
+//! What the store costs: forks under load, the log they copy, Postgres on a branch beside the same
+//! Postgres on the host's own file system, space and memory. `make bench-store`; names of sections
+//! as arguments run these alone.
 //!
 //! Both sides of every ratio come from one run, by turns.
 
 mod fork;
+mod log;
 mod shape;
 mod space;
 mod speed;
@@ -14,8 +15,13 @@ mod support;
 
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 4] =
-    [("fork", fork::run), ("speed", speed::run), ("space", space::run), ("memory", space::memory)];
+const SECTIONS: [Section; 5] = [
+    ("fork", fork::run),
+    ("log", log::run),
+    ("speed", speed::run),
+    ("space", space::run),
+    ("memory", space::memory),
+];
 
 fn main() {
     // Cargo adds options of its own.
