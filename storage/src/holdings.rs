@@ -5,9 +5,11 @@
 //! changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::branch::Branch;
+use crate::files::layer_dir;
 use crate::graph::Graph;
 use crate::id::{BranchId, FileId, LayerId};
 use crate::layer::{Layer, Media};
@@ -60,6 +62,22 @@ fn bytes_of(layers: &HashMap<LayerId, Arc<Layer>>) -> impl Fn(LayerId) -> u64 + 
 }
 
 impl Holdings {
+    /// Removes the directory of a layer that nothing stands on. What cannot be removed the next
+    /// start sweeps.
+    pub(crate) fn remove_layer(&self, layer: LayerId) {
+        self.media.files.forget_layer(layer);
+        match self.media.disk.remove_dir_all(&layer_dir(layer)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%layer, %error, "remove the directory of a layer");
+            }
+            _ => {
+                if let Ok(mut shape) = locks::lock(&self.shape) {
+                    shape.pending.remove(&layer);
+                }
+            }
+        }
+    }
+
     /// Whether any of `files` has no name in some branch but is open there.
     pub(crate) fn any_orphan(&self, files: &[FileId]) -> bool {
         // A panic in a request must not make the keeper remove what may be in use.

@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compaction;
-use crate::files::layer_dir;
 use crate::holdings::Holdings;
 use crate::id::LayerId;
 use crate::layer::{Layer, Sealed};
@@ -223,7 +222,7 @@ impl Worker {
                     }
                 }
                 Ok(Job::Remove(layers)) => {
-                    layers.into_iter().for_each(|layer| self.remove(layer));
+                    layers.into_iter().for_each(|layer| self.holdings.remove_layer(layer));
                     self.merge_soon();
                 }
                 Ok(Job::Tidy(layer)) => self.tops.push(layer),
@@ -369,19 +368,5 @@ impl Worker {
             tracing::warn!(layer = %pair.upper.id, %error, "layer stays unmerged");
             false
         })
-    }
-
-    fn remove(&self, layer: LayerId) {
-        self.holdings.media.files.forget_layer(layer);
-        match self.holdings.media.disk.remove_dir_all(&layer_dir(layer)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%layer, %error, "remove the directory of a layer");
-            }
-            _ => {
-                if let Ok(mut shape) = locks::lock(&self.holdings.shape) {
-                    shape.pending.remove(&layer);
-                }
-            }
-        }
     }
 }

@@ -11,7 +11,6 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::files::layer_dir;
 use crate::holdings::Holdings;
 use crate::id::LayerId;
 use crate::journal::Log;
@@ -87,7 +86,7 @@ impl Shelf {
             let stock = self.changed.wait_while(self.stock(), rests);
             if stock.unwrap_or_else(PoisonError::into_inner).stopping {
                 let left = std::mem::take(&mut self.stock().ready);
-                return left.into_iter().for_each(|(layer, _)| remove(holdings, layer));
+                return left.into_iter().for_each(|(layer, _)| holdings.remove_layer(layer));
             }
             match make(holdings) {
                 Ok(spare) => self.stock().ready.push_back(spare),
@@ -112,22 +111,8 @@ pub(super) fn make(holdings: &Holdings) -> io::Result<(LayerId, Log)> {
     match load::prepare(&holdings.media, layer) {
         Ok(journal) => Ok((layer, journal)),
         Err(error) => {
-            remove(holdings, layer);
+            holdings.remove_layer(layer);
             Err(error)
-        }
-    }
-}
-
-/// Removes a layer that nobody took.
-fn remove(holdings: &Holdings, layer: LayerId) {
-    match holdings.media.disk.remove_dir_all(&layer_dir(layer)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%layer, %error, "remove a spare layer");
-        }
-        _ => {
-            if let Ok(mut shape) = locks::lock(&holdings.shape) {
-                shape.pending.remove(&layer);
-            }
         }
     }
 }
