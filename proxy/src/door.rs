@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::console::Console;
 use crate::crowd::Place;
+use crate::lanes::LanePlace;
 use crate::limits::Limits;
 use crate::naming::{Login, Target};
 use crate::policy::Policy;
@@ -73,6 +74,7 @@ impl<R: Route, C: Console> Door<R, C> {
 pub(crate) struct Accepted<'a> {
     pub(crate) peer: Peer,
     pub(crate) entrance: &'a Entrance,
+    pub(crate) lane: &'a LanePlace,
     pub(crate) policy: Arc<Policy>,
     pub(crate) place: Place,
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::console::Console;
 use crate::door::{self, Accepted, Door, Entrance};
 use crate::home::Home;
-use crate::lanes::Lanes;
+use crate::lanes::{LanePlace, Lanes};
 use crate::route::Route;
 use crate::sessions::Peer;
 use crate::settings::{Settings, Stop};
@@ -118,12 +118,10 @@ async fn accept_loop<R: Route, C: Console>(
         match accepted {
             Ok(accepted) => {
                 let (door, entrance) = (Arc::clone(&door), Arc::clone(&entrance));
-                let (lane, place) = lanes.place();
-                let served = async move {
-                    connection(&door, accepted, &entrance).await;
-                    drop(place);
-                };
-                connections.spawn_on(served, &lane);
+                let lane = lanes.place();
+                let runtime = lane.runtime().clone();
+                let served = async move { connection(&door, accepted, (&entrance, &lane)).await };
+                connections.spawn_on(served, &runtime);
             }
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(%error, "accept");
@@ -156,7 +154,7 @@ async fn all_ended(connections: &mut JoinSet<()>) {
 async fn connection<R: Route, C: Console>(
     door: &Door<R, C>,
     (socket, peer): (UnwatchedSocket, Peer),
-    entrance: &Entrance,
+    (entrance, lane): (&Entrance, &LanePlace),
 ) {
     let Ok(socket) = socket.watch() else { return };
     let mut stream = Stream::Plain(socket);
@@ -164,7 +162,7 @@ async fn connection<R: Route, C: Console>(
     door.settings.meters.accepted();
     match door.settings.entrants.0.enter(peer, &policy.limits) {
         Ok(place) => {
-            door.connection(stream, Accepted { peer, entrance, policy, place }).await;
+            door.connection(stream, Accepted { peer, entrance, lane, policy, place }).await;
         }
         Err(refusal) => {
             tracing::warn!(%peer, reason = refusal.message, "connection refused");

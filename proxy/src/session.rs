@@ -21,7 +21,6 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayEnd};
 use crate::route::{Backend, Route};
 use crate::sessions::{SessionGuard, SessionState};
-use crate::socket::Socket;
 use crate::stream::{Hangup, Stream, close_gently};
 use crate::wire;
 
@@ -75,10 +74,11 @@ impl<R: Route, C: Console> Door<R, C> {
         }
         accepted.place.settled();
 
-        let Ok(mut backend) = Socket::of_backend(backend) else {
+        let client = std::mem::replace(stream, Stream::Closed);
+        let Ok(mut relay) = Relay::start(client, backend, session.record(), accepted.lane.belt())
+        else {
             return Err(Ending::Gone("no descriptor left"));
         };
-        let mut relay = Relay::new(stream, &mut backend, session);
         // As a set of one it is polled when it was woken only, and not for every message.
         let mut stop: FuturesUnordered<_> = [self.stop.sessions.cancelled()].into_iter().collect();
         let mut end = tokio::select! {
@@ -91,8 +91,8 @@ impl<R: Route, C: Console> Door<R, C> {
             let grace = self.limits().stop_grace;
             end = tokio::time::timeout(grace, relay.run()).await.ok();
         }
-        let at_boundary = relay.at_boundary();
-        drop(backend);
+        let at_boundary;
+        (*stream, at_boundary) = relay.end().await;
         if matches!(end, None | Some(RelayEnd::ClientDied)) {
             key.cancel().await;
         }

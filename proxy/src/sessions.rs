@@ -213,6 +213,13 @@ impl From<TransactionStatus> for SessionState {
     }
 }
 
+impl SessionGuard {
+    /// The record, which outlives its place in the registry.
+    pub(crate) fn record(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+}
+
 impl std::ops::Deref for SessionGuard {
     type Target = Session;
 

@@ -43,8 +43,7 @@ pub(crate) struct Socket {
     family: Family,
     /// While a unix socket was full when last written to: the same by another descriptor.
     room: Option<AsyncFd<OwnedFd>>,
-    /// The last read was of a stream from this host.
-    streams: bool,
+    streaming: Streaming,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,16 +52,45 @@ enum Family {
     Unix,
 }
 
+/// Whether the last read was of a stream from this host.
+#[derive(Debug, Default)]
+struct Streaming(bool);
+
+impl Streaming {
+    /// Asks for the next part, if there is to be one.
+    fn ask(&mut self, socket: impl AsFd, buffer: &mut [u8]) -> Option<Result<usize, Errno>> {
+        if !std::mem::take(&mut self.0) {
+            return None;
+        }
+        let mut asks = (0..ASKS).map(|_| receive(&socket, buffer));
+        asks.find(|received| *received != Err(Errno::WOULDBLOCK))
+    }
+
+    fn note(&mut self, family: Family, count: usize) {
+        self.0 = matches!(family, Family::Unix) && count >= STREAMED_BYTES;
+    }
+}
+
+fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    Ok(recv(socket, buffer, RecvFlags::empty())?.0)
+}
+
 impl Socket {
     /// Takes over a connection to a backend.
     pub(crate) fn of_backend(stream: UnixStream) -> io::Result<Self> {
         UnwatchedSocket::unix(stream)?.watch()
     }
 
+    /// Takes it from the runtime.
+    pub(crate) fn unwatch(self) -> UnwatchedSocket {
+        let Self { watched, family, streaming, .. } = self;
+        UnwatchedSocket { socket: watched.into_inner(), family, streaming }
+    }
+
     /// The same connection by a descriptor of its own.
     pub(crate) fn duplicate(&self) -> io::Result<Self> {
         let socket = self.as_fd().try_clone_to_owned()?;
-        UnwatchedSocket { socket, family: self.family }.watch()
+        UnwatchedSocket { socket, family: self.family, streaming: Streaming::default() }.watch()
     }
 
     /// The next byte, left where it is; `None` at the end.
@@ -77,7 +105,7 @@ impl Socket {
 
     fn has_read(&mut self, count: usize, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         buffer.advance(count);
-        self.streams = matches!(self.family, Family::Unix) && count >= STREAMED_BYTES;
+        self.streaming.note(self.family, count);
         Poll::Ready(Ok(()))
     }
 
@@ -140,6 +168,7 @@ impl Socket {
 pub(crate) struct UnwatchedSocket {
     socket: OwnedFd,
     family: Family,
+    streaming: Streaming,
 }
 
 impl UnwatchedSocket {
@@ -151,22 +180,45 @@ impl UnwatchedSocket {
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_RETRIES)?;
         sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
-        Ok(Self { socket: stream.into_std()?.into(), family: Family::Tcp })
+        Ok(Self::of(stream.into_std()?.into(), Family::Tcp))
     }
 
     /// Takes a connection over a unix socket.
     pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
-        Ok(Self { socket: stream.into_std()?.into(), family: Family::Unix })
+        Ok(Self::of(stream.into_std()?.into(), Family::Unix))
+    }
+
+    fn of(socket: OwnedFd, family: Family) -> Self {
+        Self { socket, family, streaming: Streaming::default() }
+    }
+
+    /// Takes what has arrived, or the error `WouldBlock`.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = receive(&self.socket, buffer)?;
+        self.streaming.note(self.family, count);
+        Ok(count)
+    }
+
+    /// Asks for the next part of a stream, if this is one: `None` if it is not there yet.
+    pub(crate) fn ask(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        let received = self.streaming.ask(&self.socket, buffer)?;
+        self.streaming.note(self.family, received.unwrap_or_default());
+        Some(received.map_err(io::Error::from))
+    }
+
+    /// Sends what there is room for, or the error `WouldBlock`.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.socket, bytes, SendFlags::NOSIGNAL)?)
     }
 
     /// Gives it to the runtime of the caller.
     pub(crate) fn watch(self) -> io::Result<Socket> {
-        let Self { socket, family } = self;
+        let Self { socket, family, streaming } = self;
         let interest = match family {
             Family::Tcp => Interest::READABLE | Interest::WRITABLE,
             Family::Unix => Interest::READABLE,
         };
-        Ok(Socket { watched: watch(socket, interest)?, family, room: None, streams: false })
+        Ok(Socket { watched: watch(socket, interest)?, family, room: None, streaming })
     }
 }
 
@@ -182,6 +234,12 @@ fn peek(socket: &OwnedFd) -> io::Result<Option<u8>> {
     Ok((count > 0).then_some(byte[0]))
 }
 
+impl AsFd for UnwatchedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watched.as_fd()
@@ -195,29 +253,25 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
-        if std::mem::take(&mut socket.streams) {
+        if socket.streaming.0 {
             // A stream without end must not keep the lane from others.
             let turn = ready!(poll_proceed(cx));
-            for _ in 0..ASKS {
-                match recv(&socket.watched, buffer.initialize_unfilled(), RecvFlags::empty()) {
-                    Err(Errno::WOULDBLOCK) => {}
-                    received => {
-                        turn.made_progress();
-                        return socket.has_read(received?.0, buffer);
-                    }
-                }
+            let asked = socket.streaming.ask(&socket.watched, buffer.initialize_unfilled());
+            if let Some(received) = asked {
+                turn.made_progress();
+                return socket.has_read(received?, buffer);
             }
         }
         loop {
             let mut input = ready!(socket.watched.poll_read_ready(cx))?;
             let unfilled = buffer.initialize_unfilled();
             let wanted = unfilled.len();
-            let count = match recv(socket.watched.get_ref(), unfilled, RecvFlags::empty()) {
+            let count = match receive(&socket.watched, unfilled) {
                 Err(Errno::WOULDBLOCK) => {
                     input.clear_ready();
                     continue;
                 }
-                received => received?.0,
+                received => received?,
             };
             // Less than asked for: that was all. What comes later is announced.
             if 0 < count && count < wanted {
