@@ -1,10 +1,9 @@
 //! Measuring sides by turns, so that what else the machine does hits all of them alike.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::sides::Side;
-
-const ROUNDS: usize = 7;
 
 /// A number of one side, and how many transactions it stands for, if they are counted.
 pub(crate) struct Measured {
@@ -15,10 +14,10 @@ pub(crate) struct Measured {
 /// Measures every side in turn, some rounds long, each round beginning with another side. Prints
 /// medians: of the values, of the ratios within a round, of the CPU time a transaction costs
 /// between client and Postgres.
-pub(crate) fn by_turns(sides: &[Side], measure: impl Fn(&str) -> Measured) {
+pub(crate) fn by_turns(sides: &[Side], rounds: usize, measure: impl Fn(&str) -> Measured) {
     let mut values = vec![Vec::new(); sides.len()];
     let mut costs = vec![Vec::new(); sides.len()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for turn in 0..sides.len() {
             let place = (round + turn) % sides.len();
             let side = &sides[place];
@@ -30,15 +29,21 @@ pub(crate) fn by_turns(sides: &[Side], measure: impl Fn(&str) -> Measured) {
             }
         }
     }
+    let ratio = |place: usize, to: usize| {
+        median(values[place].iter().zip(&values[to]).map(|(value, base)| value / base).collect())
+    };
     for (place, side) in sides.iter().enumerate() {
-        let base = &values[side.base];
-        let ratios = values[place].iter().zip(base).map(|(value, base)| value / base).collect();
         let (name, value) = (side.name, median(values[place].clone()));
-        let cost = match costs[place].is_empty() {
-            true => String::new(),
-            false => format!("   {:5.1} us CPU", median(costs[place].clone())),
-        };
-        println!("  {name:<12} {value:10.1}   {:.2} x{cost}", median(ratios));
+        let mut line = format!("  {name:<12} {value:10.1}   {:.2} x", ratio(place, side.base));
+        if !costs[place].is_empty() {
+            let cost = median(costs[place].clone());
+            write!(line, "   {cost:5.1} us CPU").expect("text");
+        }
+        if let Some(rival) = side.rival {
+            let (name, ratio) = (sides[rival].name, ratio(place, rival));
+            write!(line, "   {ratio:.3} of {name}").expect("text");
+        }
+        println!("{line}");
     }
 }
 

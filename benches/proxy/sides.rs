@@ -21,11 +21,15 @@ pub(crate) struct Side {
     pub(crate) between: Option<u32>,
     /// The side, by its place, that this one is compared with.
     pub(crate) base: usize,
+    /// Another that it is compared with.
+    pub(crate) rival: Option<usize>,
 }
 
 /// The ways to one branch.
 pub(crate) struct Sides {
     pub(crate) all: Vec<Side>,
+    /// What stands behind them or between.
+    pub(crate) processes: Vec<u32>,
     _pooler: Option<Pooler>,
 }
 
@@ -36,6 +40,7 @@ struct Branch {
     socket: PathBuf,
     owner: (u32, u32),
     admin: String,
+    postmaster: u32,
 }
 
 impl Branch {
@@ -50,44 +55,51 @@ impl Branch {
         let admin = format!("host={} user=ardent_system dbname=postgres", socket.display());
         open_tcp(&data, &admin);
         let direct = format!("postgresql://branch_owner:pw@127.77.{high}.{low}:5432/postgres");
-        Self { relay, direct, owner: owner_of(&data), socket, admin }
+        let pid_file = std::fs::read_to_string(data.join("postmaster.pid"));
+        let pid_file = pid_file.expect("the compute is awake");
+        let postmaster = pid_file.lines().next().and_then(|pid| pid.parse().ok());
+        let postmaster = postmaster.expect("its process");
+        Self { relay, direct, owner: owner_of(&data), socket, admin, postmaster }
     }
 }
 
 impl Sides {
     /// Direct, relayed and pooled, with and without TLS.
     pub(crate) fn relayed(server: &Server) -> Self {
-        let Branch { relay, direct, socket, owner, admin } = Branch::create(server, "relayed");
+        let Branch { relay, direct, socket, owner, admin, postmaster } =
+            Branch::create(server, "relayed");
         let scratch = Scratch::new("bench");
         own_tls(scratch.path(), owner, &admin);
         let (pooler, pooled) = pooler(scratch, owner, &socket);
         let ca = server.data_dir().join("tls/ca.crt");
         let relay_tls = format!("{relay}?sslmode=verify-ca&sslrootcert={}", ca.display());
+        let processes = vec![server.pid(), pooler.child.id(), postmaster];
         let (server, pgbouncer) = (Some(server.pid()), Some(pooler.child.id()));
         let plain = |url: &str| format!("{url}?sslmode=disable");
-        let side = |name, url, between, base| Side { name, url, between, base };
+        let side = |name, url, between, base| Side { name, url, between, base, rival: None };
         let all = vec![
             side("direct TCP", plain(&direct), None, 0),
-            side("relay", plain(&relay), server, 0),
+            Side { rival: Some(2), ..side("relay", plain(&relay), server, 0) },
             side("pgbouncer", pooled, pgbouncer, 0),
             side("direct TLS", format!("{direct}?sslmode=require"), None, 3),
             side("relay TLS", relay_tls, server, 3),
         ];
-        Self { all, _pooler: Some(pooler) }
+        Self { all, processes, _pooler: Some(pooler) }
     }
 
     /// Direct and handed off.
     pub(crate) fn handed_off(server: &Server) -> Self {
-        let Branch { relay, direct, .. } = Branch::create(server, "handedoff");
+        let Branch { relay, direct, postmaster, .. } = Branch::create(server, "handedoff");
         let side = |name, url, between| Side {
             name,
             url: format!("{url}?sslmode=disable"),
             between,
             base: 0,
+            rival: None,
         };
         let all =
             vec![side("direct TCP", direct, None), side("handed off", relay, Some(server.pid()))];
-        Self { all, _pooler: None }
+        Self { all, processes: vec![server.pid(), postmaster], _pooler: None }
     }
 }
 

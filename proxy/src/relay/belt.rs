@@ -1,8 +1,8 @@
 //! The thread that moves the bytes of plain sessions, with an epoll of its own.
 //!
 //! A runtime's task would do as well, but takes three times as long for what is to be done between
-//! a read and a write. A session is two sockets and an [`Exchange`]; what it shares are counters, so
-//! there is nothing to lock. What others want of a session comes as a command, rung in by an event.
+//! a read and a write. A session is two sockets and an [`Exchange`]; it shares counters at most, so
+//! there is nothing to lock. What others want of it comes as a command, rung in by an event.
 //!
 //! Invariants:
 //! * A load's sockets are listened to from the moment that it is taken up until it is put down.
