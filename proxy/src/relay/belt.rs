@@ -9,8 +9,10 @@
 //! * The number of a session is never given to another, so an event or a command for a session that
 //!   has ended finds nothing.
 //! * A session that always has more to move takes turns with the others.
+//! * What is counted as at work is the sessions on the belt that are.
 //!
-//! Must never: wait for anything but its epoll.
+//! Must never: wait for anything but its epoll. While the next event comes soon it waits awake
+//! ([`patience`](super::patience)).
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -27,6 +30,8 @@ use tokio::sync::oneshot;
 use super::RelayEnd;
 use super::edge::Edge;
 use super::exchange::Exchange;
+use super::patience::Patience;
+use super::task::Plain;
 use crate::sessions::Session;
 use crate::socket::UnwatchedSocket;
 use crate::stream::Stream;
@@ -53,8 +58,9 @@ struct Handle {
 pub(crate) struct Load {
     number: u64,
     belt: Handle,
-    put_down: oneshot::Receiver<PutDown>,
-    ended: Option<PutDown>,
+    /// `None` once it has come.
+    put_down: Option<oneshot::Receiver<PutDown>>,
+    left: Option<PutDown>,
 }
 
 /// What is left of a session.
@@ -94,13 +100,7 @@ impl Belt {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
         let handle = Handle { commands, bell: Arc::clone(&bell) };
-        let running = Running {
-            epoll,
-            bell,
-            commands: received,
-            loads: HashMap::new(),
-            cut_short: Vec::new(),
-        };
+        let running = Running::new(epoll, bell, received);
         let run = move || match running.run() {
             Ok(()) => {}
             Err(error) => tracing::error!(%error, "wait for sessions"),
@@ -110,23 +110,10 @@ impl Belt {
     }
 
     /// Takes up a session.
-    pub(super) fn carry(
-        &self,
-        client: UnwatchedSocket,
-        backend: UnwatchedSocket,
-        session: Arc<Session>,
-    ) -> io::Result<Load> {
-        let (number, (sender, put_down)) = (session.id, oneshot::channel());
-        let carried = Carried {
-            client: Edge::new(client),
-            backend: Edge::new(backend),
-            exchange: Exchange::default(),
-            session,
-            waits_for_turn: false,
-            put_down: sender,
-        };
-        self.0.send(Command::TakeUp(Box::new(carried)));
-        Ok(Load { number, belt: self.0.clone(), put_down, ended: None })
+    pub(super) fn carry(&self, plain: Plain) -> Load {
+        let (number, (sender, put_down)) = (plain.session.id, oneshot::channel());
+        self.0.send(Command::TakeUp(Box::new(Carried::new(plain, sender))));
+        Load { number, belt: self.0.clone(), put_down: Some(put_down), left: None }
     }
 }
 
@@ -150,10 +137,8 @@ impl Handle {
 impl Load {
     /// Waits until one side ends.
     pub(super) async fn ended(&mut self) -> RelayEnd {
-        if self.ended.is_none() {
-            self.ended = (&mut self.put_down).await.ok();
-        }
-        let end = self.ended.as_mut().and_then(|put_down| put_down.end.take());
+        self.put_down().await;
+        let end = self.left.as_mut().and_then(|left| left.end.take());
         end.unwrap_or(RelayEnd::BackendDied)
     }
 
@@ -163,22 +148,31 @@ impl Load {
 
     /// Takes it from the belt, wherever it stands.
     pub(super) async fn end(mut self) -> (Stream, bool) {
-        if self.ended.is_none() {
-            self.belt.send(Command::Leave(self.number));
-            self.ended = (&mut self.put_down).await.ok();
-        }
-        let Some(PutDown { client, at_boundary, .. }) = self.ended.take() else {
+        self.leave();
+        self.put_down().await;
+        let Some(PutDown { client, at_boundary, .. }) = self.left.take() else {
             return (Stream::Closed, false);
         };
         (client.watch().map_or(Stream::Closed, Stream::Plain), at_boundary)
+    }
+
+    fn leave(&self) {
+        if self.put_down.is_some() {
+            self.belt.send(Command::Leave(self.number));
+        }
+    }
+
+    async fn put_down(&mut self) {
+        if let Some(put_down) = &mut self.put_down {
+            self.left = put_down.await.ok();
+            self.put_down = None;
+        }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        if self.ended.is_none() {
-            self.belt.send(Command::Leave(self.number));
-        }
+        self.leave();
     }
 }
 
@@ -200,17 +194,21 @@ struct Running {
     loads: HashMap<u64, Carried>,
     /// Sessions whose turn was over before they had moved all they could.
     cut_short: Vec<u64>,
+    patience: Patience,
+    /// Sessions that have sent something and not been told that all is done.
+    at_work: usize,
 }
 
 impl Running {
+    fn new(epoll: OwnedFd, bell: Arc<OwnedFd>, commands: Receiver<Command>) -> Self {
+        let (loads, cut_short, patience) = (HashMap::new(), Vec::new(), Patience::default());
+        Self { epoll, bell, commands, loads, cut_short, patience, at_work: 0 }
+    }
+
     fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         loop {
-            let at_once = (!self.cut_short.is_empty()).then(Timespec::default);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), at_once.as_ref()) {
-                Err(rustix::io::Errno::INTR) => continue,
-                waited => waited?,
-            };
+            self.wait(&mut events)?;
             for number in std::mem::take(&mut self.cut_short) {
                 if let Some(load) = self.loads.get_mut(&number) {
                     load.waits_for_turn = false;
@@ -230,6 +228,31 @@ impl Running {
         }
     }
 
+    /// Waits for events, unless there is more to do already.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        if !self.cut_short.is_empty() {
+            return self.look(events, Some(Timespec::default()));
+        }
+        let (since, awake) = (Instant::now(), self.patience.awake(self.at_work));
+        while events.is_empty() && since.elapsed() < awake {
+            // Whoever else is to run on this processor goes first.
+            std::thread::yield_now();
+            self.look(events, Some(Timespec::default()))?;
+        }
+        while events.is_empty() {
+            self.look(events, None)?;
+        }
+        self.patience.note(awake, since.elapsed());
+        Ok(())
+    }
+
+    fn look(&self, events: &mut Vec<Event>, at_most: Option<Timespec>) -> io::Result<()> {
+        match epoll::wait(&self.epoll, spare_capacity(events), at_most.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Something happened at one side of a session.
     fn arrived(&mut self, address: u64, told: EventFlags) {
         let (number, is_client) = (address >> 1, address & 1 == 1);
@@ -241,7 +264,11 @@ impl Running {
 
     fn turn(&mut self, number: u64) {
         let Some(load) = self.loads.get_mut(&number) else { return };
-        if let Some(end) = load.turn() {
+        let was_busy = load.exchange.is_busy();
+        let end = load.turn();
+        self.at_work += usize::from(load.exchange.is_busy());
+        self.at_work -= usize::from(was_busy);
+        if let Some(end) = end {
             return self.put_down(number, Some(end));
         }
         let was_cut_short = load.client.was_cut_short() || load.backend.was_cut_short();
@@ -280,6 +307,7 @@ impl Running {
         let listening = sides.into_iter().try_for_each(|(address, edge)| {
             epoll::add(&self.epoll, edge, EventData::new_u64(address), edge.wanted())
         });
+        self.at_work += usize::from(load.exchange.is_busy());
         self.loads.insert(number, load);
         match listening {
             Ok(()) => self.turn(number),
@@ -298,6 +326,7 @@ impl Running {
             let _: rustix::io::Result<()> = epoll::delete(&self.epoll, edge);
         }
         drop(backend);
+        self.at_work -= usize::from(exchange.is_busy());
         let (client, at_boundary) = (client.into_socket(), exchange.at_boundary());
         // Whoever waited for it may be gone.
         let _: Result<(), PutDown> = put_down.send(PutDown { end, client, at_boundary });
@@ -305,6 +334,12 @@ impl Running {
 }
 
 impl Carried {
+    fn new(plain: Plain, put_down: oneshot::Sender<PutDown>) -> Self {
+        let Plain { client, backend, session, exchange } = plain;
+        let (client, backend) = (Edge::new(client), Edge::new(backend));
+        Self { client, backend, exchange, session, waits_for_turn: false, put_down }
+    }
+
     /// Moves what it can. A fault of ours ends this session and no other.
     fn turn(&mut self) -> Option<RelayEnd> {
         let Self { client, backend, exchange, session, .. } = self;
@@ -353,6 +388,10 @@ mod tests {
         Sessions::new().admit(identity, &Limits::default()).unwrap()
     }
 
+    fn plain(client: UnwatchedSocket, backend: UnwatchedSocket, session: &SessionGuard) -> Plain {
+        Plain { client, backend, session: session.record(), exchange: Exchange::default() }
+    }
+
     /// Our end and theirs, with room for more than a turn moves.
     fn roomy_pair() -> (UnwatchedSocket, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -362,14 +401,15 @@ mod tests {
         (UnwatchedSocket::unix(ours).unwrap(), theirs)
     }
 
+    fn pair() -> (UnwatchedSocket, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (UnwatchedSocket::unix(ours).unwrap(), theirs)
+    }
+
     fn one_carried() -> (Belt, Carried) {
         let (belt, session) = (Belt::start().unwrap(), admitted());
-        let pair = || {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            (UnwatchedSocket::unix(ours).unwrap(), theirs)
-        };
         let ((ours, client), (backends, backend)) = (pair(), pair());
-        let load = belt.carry(ours, backends, session.record()).unwrap();
+        let load = belt.carry(plain(ours, backends, &session));
         (belt, Carried { load, client, backend, _session: session })
     }
 
@@ -406,7 +446,7 @@ mod tests {
         let ((ours, mut client), (backends, mut backend)) = (roomy_pair(), roomy_pair());
         let bytes = vec![7; 4 * BUFFER_BYTES * READS_MAX];
         backend.write_all(&bytes).await.unwrap();
-        let _load = belt.carry(ours, backends, session.record()).unwrap();
+        let _load = belt.carry(plain(ours, backends, &session));
         client.read_exact(&mut vec![0; bytes.len()]).await.unwrap();
     }
 
@@ -454,5 +494,28 @@ mod tests {
         drop(belt);
         assert!(matches!(carried.load.ended().await, RelayEnd::BackendDied));
         assert_eq!(carried.client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_at_work_is_counted() {
+        let (epoll, bell) =
+            (epoll::create(CreateFlags::CLOEXEC).unwrap(), eventfd(0, EventfdFlags::empty()));
+        let mut belt = Running::new(epoll, Arc::new(bell.unwrap()), channel().1);
+        let session = admitted();
+        let number = session.record().id;
+        let ((ours, mut client), (backends, mut backend)) = (pair(), pair());
+        let plain = plain(ours, backends, &session);
+        belt.take_up(super::Carried::new(plain, oneshot::channel().0));
+        assert_eq!(belt.at_work, 0);
+        client.write_all(b"Q\0\0\0\x05\0").await.unwrap();
+        belt.arrived(client_of(number), EventFlags::IN);
+        assert_eq!(belt.at_work, 1);
+        backend.write_all(b"Z\0\0\0\x05I").await.unwrap();
+        belt.arrived(backend_of(number), EventFlags::IN);
+        assert_eq!(belt.at_work, 0);
+        client.write_all(b"Q\0\0\0\x05\0").await.unwrap();
+        belt.arrived(client_of(number), EventFlags::IN);
+        belt.put_down(number, None);
+        assert_eq!(belt.at_work, 0);
     }
 }

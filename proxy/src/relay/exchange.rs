@@ -58,6 +58,11 @@ impl Exchange {
         self.skimmer.at_boundary() && self.to_client.is_empty()
     }
 
+    /// Whether the client has sent something since the backend last said that all is done.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Moves what can be moved. Returns how the relay ended, if it did.
     pub(super) fn step(
         &mut self,
