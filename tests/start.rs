@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::cli::{ARDENT, Ran, bounded, run};
 use crate::support::drivers::psql;
 use crate::support::scratch::Scratch;
-use crate::support::server::Server;
+use crate::support::server::{Server, configure};
 use crate::support::source::{Source, free_port};
 
 /// Runs `serve` where it must refuse to start: exit code 1 and one clear line.
@@ -29,8 +29,10 @@ fn serve(data_dir: &Path, port: u16) -> Command {
 }
 
 fn with_serve_arguments(command: &mut Command, data_dir: &Path, port: u16) {
-    let listen = format!("127.0.0.1:{port}");
+    let (listen, config) = (format!("127.0.0.1:{port}"), data_dir.with_extension("toml"));
+    configure(&config, port, "");
     command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", &listen]);
+    command.arg("--config").arg(config);
 }
 
 /// Runs `serve` in a mount namespace of its own in which `hide` has taken something away.

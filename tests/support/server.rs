@@ -51,12 +51,9 @@ impl Server {
         server
     }
 
-    /// Writes the configuration file. Its computes get uids of their own, for the server ends
-    /// whatever runs under them, and servers of other tests run beside it.
+    /// Writes the configuration file.
     pub(crate) fn reconfigure(&self, settings: &str) {
-        let uid_base = 20_000_000 + u32::from(self.port) * 1000;
-        let text = format!("[compute]\nuid_base = {uid_base}\n{settings}");
-        std::fs::write(self.config(), text).expect("write the configuration");
+        configure(&self.config(), self.port, settings);
     }
 
     /// Starts the server on the same data directory and port, after it was stopped or killed.
@@ -234,6 +231,14 @@ impl Drop for Server {
             eprintln!("{}", self.log_text());
         }
     }
+}
+
+/// Writes the configuration of a server that listens on this port. Its computes get uids of their
+/// own, for a server ends whatever runs under them, and servers of other tests run beside it.
+pub(crate) fn configure(file: &Path, port: u16, settings: &str) {
+    let uid_base = 20_000_000 + u32::from(port) * 1000;
+    let text = format!("[compute]\nuid_base = {uid_base}\n{settings}");
+    std::fs::write(file, text).expect("write the configuration");
 }
 
 /// The first line a child prints, or nothing when it ended without one.
