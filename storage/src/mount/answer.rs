@@ -10,12 +10,10 @@ use crate::locks::FsResult;
 
 /// How long the kernel may keep what it learned inside a branch.
 pub(super) const LONG: Duration = Duration::from_secs(24 * 3600);
-/// How long it may keep attributes that stop it from holding writes back.
-const SHORT: Duration = Duration::from_secs(1);
+/// How long it may keep attributes that stop it from holding writes back, and names of branches.
+pub(super) const SHORT: Duration = Duration::from_secs(1);
 /// The set-user-ID bit; see `held_back.rs`.
 const WRITTEN_AT_ONCE: u32 = 0o4000;
-/// How long it may keep what it learned of the root directory.
-pub(super) const NEVER: Duration = Duration::ZERO;
 
 /// Runs one request. A panic is EIO.
 pub(super) fn guarded<T>(request: impl FnOnce() -> FsResult<T>) -> Result<T, fuser::Errno> {
@@ -68,7 +66,7 @@ pub(super) fn attr_valid(attr: &FileAttr) -> Duration {
     if u32::from(attr.perm) & WRITTEN_AT_ONCE == 0 { LONG } else { SHORT }
 }
 
-/// The directory that lists the branches.
+/// The directory that lists the branches. Always the same.
 pub(super) fn root_attr() -> FileAttr {
     FileAttr {
         ino: INodeNo::ROOT,

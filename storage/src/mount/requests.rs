@@ -11,7 +11,7 @@ use fuser::{FileAttr, INodeNo, RenameFlags, TimeOrNow};
 use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
-use super::answer::{LONG, NEVER, attr_valid, file_attr, guarded, root_attr};
+use super::answer::{LONG, SHORT, attr_valid, file_attr, guarded, root_attr};
 use super::held_back::HeldBack;
 use super::links::Links;
 use super::syncs::Syncs;
@@ -104,7 +104,7 @@ impl Requests {
             |attr, name_valid| Named { attr, name_valid, attributes_valid: attr_valid(&attr) };
         if parent == INodeNo::ROOT {
             let attr = self.branch_attr(name).ok_or(fuser::Errno::ENOENT)?;
-            return Ok(named(attr, NEVER));
+            return Ok(named(attr, SHORT));
         }
         let told = |branch: &Branch, file| told(branch, branch.lookup(file, name.as_bytes()));
         match self.on(parent, told) {
@@ -119,7 +119,7 @@ impl Requests {
     /// The attributes of a node, and how long the kernel may keep them.
     pub(super) fn attributes(&self, node: INodeNo) -> Replied<(FileAttr, Duration)> {
         if node == INodeNo::ROOT {
-            return Ok((root_attr(), NEVER));
+            return Ok((root_attr(), LONG));
         }
         let attr = file_attr(&self.on(node, |branch, file| branch.stat(file))?);
         Ok((attr, attr_valid(&attr)))
