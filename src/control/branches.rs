@@ -8,7 +8,7 @@ use super::{ControlPlane, refuse, rows};
 use crate::admin::request::{CreateBranchRequest, Level};
 use crate::admin::row::{BranchRow, BranchStatus, BranchSummaryRow, ComputeRow, SwitchRow};
 use crate::admin::{Caller, OperationError, Outcome, sqlstate};
-use crate::branch::{CreateBranch, UrlParts};
+use crate::branch::{BranchError, CreateBranch, UrlParts};
 use crate::catalog::{BranchRecord, BranchState, Selection};
 use crate::cause::Causes;
 use crate::connector::Connector;
@@ -56,8 +56,11 @@ impl ControlPlane {
             connector: Some(connector.name().to_owned()),
             branch: Some(request.name.to_string()),
         };
-        self.select(caller, &selection)?;
-        self.branch_row(caller, &connector, &branch).await
+        // The store is asked while the disk takes the selection.
+        let select = async { self.select(caller, &selection) };
+        let (usage, selected) = tokio::join!(self.0.branches.usage(&branch), select);
+        selected?;
+        self.branch_row_of(caller, &connector, &branch, usage).await
     }
 
     pub(super) async fn branch_row(
@@ -67,6 +70,16 @@ impl ControlPlane {
         branch: &BranchRecord,
     ) -> Outcome<BranchRow> {
         let usage = self.0.branches.usage(branch).await;
+        self.branch_row_of(caller, connector, branch, usage).await
+    }
+
+    async fn branch_row_of(
+        &self,
+        caller: &Caller,
+        connector: &Connector,
+        branch: &BranchRecord,
+        usage: Result<Usage, BranchError>,
+    ) -> Outcome<BranchRow> {
         let compute = self.0.computes.running(branch.number).await;
         let parent = branch.made.parent.and_then(|parent| self.0.branches.by_number(parent));
         let mut warnings = rows::warnings(connector);

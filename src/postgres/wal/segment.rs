@@ -26,8 +26,8 @@ const HEADER_BYTES: usize = 40;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
-/// As much is read at once.
-const CHUNK_BYTES: usize = 1 << 20;
+/// As much is read at once. Most forks need some hundred KiB, and what lies behind them is a hole.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// How one log is cut up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
