@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statfs, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -162,8 +162,9 @@ fn read_far_ahead(device: &str) -> io::Result<()> {
 /// Removes what a store that was killed left mounted. Returns the directory's full name, resolved
 /// while nothing is mounted there.
 fn detach_corpse(dir: &Path) -> io::Result<PathBuf> {
-    // Every killed store may have left one.
-    while matches!(fs::metadata(dir), Err(error) if is_corpse(&error)) {
+    // Every killed store may have left one. What the kernel knows of its root it still tells: only
+    // the file system's figures are asked for each time.
+    while matches!(statfs(dir), Err(Errno::NOTCONN | Errno::CONNABORTED)) {
         if unmount(dir, UnmountFlags::DETACH).is_err() {
             let status = std::process::Command::new("fusermount3").arg("-uz").arg(dir).status()?;
             if !status.success() {
@@ -174,8 +175,4 @@ fn detach_corpse(dir: &Path) -> io::Result<PathBuf> {
     }
     fs::create_dir_all(dir)?;
     dir.canonicalize()
-}
-
-fn is_corpse(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
